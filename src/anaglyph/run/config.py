@@ -1,0 +1,99 @@
+"""The settings of one run: every choice that `anaglyph diff` makes, in one validated record.
+
+The field descriptions are the help texts of the command line and the documentation of `--config`.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anaglyph.errors import InputError
+
+DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
+
+
+class DiffConfig(BaseModel):
+    """Settings of a run; the models, the data and the output folder are not among them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int | float = Field(
+        default=0.5,
+        description="residual stream after this block: an index (13) or a fraction of depth (0.5)",
+    )
+    methods: tuple[str, ...] = Field(
+        default=DEFAULT_METHODS, min_length=1, description="dictionary methods to train"
+    )
+    sparsity: str = Field(default="batchtopk", description="activation function of the latents")
+    latents: int = Field(default=4096, ge=1, description="dictionary size, in latents")
+    k: int | None = Field(
+        default=None,
+        ge=1,
+        description="active latents per token; left out, each method's own default",
+    )
+    tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="training tokens per dictionary, repeats counted; left out, from the data",
+    )
+    batch: int = Field(default=2048, ge=1, description="training batch, in tokens")
+    lr: float | None = Field(default=None, gt=0, description="Adam's peak learning rate")
+    context: int = Field(default=256, ge=2, description="longest sequence, in tokens")
+    pack: bool = Field(default=False, description="pack documents into sequences of equal length")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="read at most so many tokens of the data"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="number format of the stored activations"
+    )
+    nu: tuple[float, ...] = Field(
+        default=(0.3, 0.6),
+        description="thresholds on nu for the subsets of latents that are patched",
+    )
+    causal_tokens: int = Field(
+        default=4096, ge=1, description="held-out tokens on which KL is measured"
+    )
+    candidates: int = Field(
+        default=8, ge=0, description="latents whose own KL is measured, one at a time"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of every random choice")
+    threads: int | None = Field(
+        default=None, ge=1, description="processor threads; left out, all of them"
+    )
+
+
+def load_config(file: Path | None = None, **overrides: Any) -> DiffConfig:
+    """Read settings from a JSON or TOML file, then let the overrides that are not None win.
+
+    Args:
+        file: A `.json` or `.toml` file whose fields are those of `DiffConfig`.
+        **overrides: Fields given on the command line.
+
+    Raises:
+        InputError: The file cannot be read, or a field is unknown or has a bad value.
+    """
+    values: dict[str, Any] = _read_settings(file) if file is not None else {}
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return DiffConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InputError(f"{field}: {first['msg']} (got {first['input']!r})") from error
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the settings file {file}: {error.strerror}") from error
+    try:
+        values = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} is neither JSON nor TOML as its name says: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file} must hold one object of settings, not {type(values).__name__}")
+    return values

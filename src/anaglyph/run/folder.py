@@ -1,0 +1,142 @@
+"""The run folder: which stages of a run are finished, and under which key.
+
+`run.json` is the only file here that changes; it is replaced whole after each stage. A stage's
+artifacts count as finished only if its key, a digest of all that determines them, is the one asked
+for and every file it wrote is still there.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anaglyph.errors import InputError, StoreError
+from anaglyph.files import read_json, write_json
+from anaglyph.run.config import DiffConfig
+
+PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
+
+
+class StageState(BaseModel):
+    """One finished stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str
+    seconds: float = Field(description="wall-clock time of the stage")
+    outputs: list[str] = Field(description="files or folders it wrote, relative to the run folder")
+
+
+class RunState(BaseModel):
+    """The contents of `run.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anaglyph: str
+    created: str
+    base: str
+    tuned: str
+    data: list[str]
+    layer: int
+    n_layers: int
+    config: DiffConfig
+    fingerprints: dict[str, str | None]
+    corpus: dict[str, Any]
+    threads: int
+    versions: dict[str, str]
+    stages: dict[str, StageState] = Field(default_factory=dict)
+
+
+class RunFolder:
+    """A folder that holds one run's artifacts."""
+
+    def __init__(self, path: Path, state: RunState) -> None:
+        self.path = path
+        self.state = state
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open an existing run.
+
+        Raises:
+            InputError: There is no run in the folder.
+            StoreError: `run.json` is damaged.
+        """
+        path = Path(path)
+        if not (path / "run.json").is_file():
+            raise InputError(f"{path} is not a run folder: it has no run.json")
+        try:
+            return cls(path, RunState.model_validate(read_json(path / "run.json")))
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise StoreError(
+                f"{path / 'run.json'} is damaged: {where}: {error.errors()[0]['msg']}"
+            ) from error
+
+    @classmethod
+    def begin(cls, path: str | Path, **facts: Any) -> "RunFolder":
+        """Open the run at `path`, or start one there; the facts of the run are brought up to date.
+
+        Stages that an earlier run finished are kept: their keys decide whether they are reused.
+
+        Raises:
+            InputError: The folder holds other files than a run's.
+        """
+        path = Path(path)
+        created, stages = datetime.now(UTC).isoformat(timespec="seconds"), {}
+        if (path / "run.json").exists():
+            earlier = cls.open(path).state
+            created, stages = earlier.created, earlier.stages
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not a run folder; name a new or empty folder")
+        versions = {name: version(name) for name in PACKAGES}
+        state = RunState(
+            anaglyph=versions["anaglyph"],
+            created=created,
+            stages=stages,
+            versions=versions,
+            **facts,
+        )
+        run = cls(path, state)
+        run._save()
+        return run
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Tell whether the stage's artifacts are there and were made under this key."""
+        state = self.state.stages.get(stage)
+        return (
+            state is not None
+            and state.key == key
+            and all((self.path / output).exists() for output in state.outputs)
+        )
+
+    @contextmanager
+    def stage(self, name: str, key: str, outputs: list[str]) -> Iterator[None]:
+        """Run a stage's body and, if it ends well, record it as finished under `key`."""
+        # Its old record goes first: the body replaces the artifacts that the record vouches for.
+        if self.state.stages.pop(name, None) is not None:
+            self._save()
+        start = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - start, 3)
+        self.state.stages[name] = StageState(key=key, seconds=seconds, outputs=outputs)
+        self._save()
+
+    def key_of(self, stage: str) -> str:
+        """Return the key of a finished stage.
+
+        Raises:
+            InputError: The stage was never finished; the message names the command to run first.
+        """
+        state = self.state.stages.get(stage)
+        if state is None:
+            raise InputError(f"{self.path} has no finished stage {stage!r}; run that stage first")
+        return state.key
+
+    def _save(self) -> None:
+        write_json(self.path / "run.json", self.state.model_dump(mode="json"))

@@ -1,0 +1,32 @@
+"""Settings of the whole suite: shapes are checked, threads are few, nothing reaches a network."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+SOURCE = Path(__file__).parent.parent / "src" / "anaglyph"
+
+
+def _checked_modules() -> list[str]:
+    """Name every module whose annotations are enforced.
+
+    Packages are left out because naming one would take in all below it; numba cannot compile a
+    function that the hook has wrapped, so kernels are left out too; typer reads signatures.
+    """
+    names = []
+    for file in SOURCE.rglob("*.py"):
+        parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+        if file.stem not in ("__init__", "cli") and "kernels" not in parts:
+            names.append(".".join(parts))
+    return sorted(names)
+
+
+install_import_hook(_checked_modules(), "beartype.beartype")
+
+settings.register_profile("anaglyph", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("anaglyph")
