@@ -1,0 +1,222 @@
+"""A trained dictionary: raw activations in, sparse codes out, and back.
+
+Training scales activations; the scale is folded into the weights, so nothing here knows of it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from anaglyph.dictionaries import saving
+from anaglyph.dictionaries.codes import Codes
+from anaglyph.dictionaries.kernels import Active, choose_kernels
+from anaglyph.dictionaries.methods import DictionaryMethod, get_method
+from anaglyph.dictionaries.sparsity import SPARSITIES
+from anaglyph.dictionaries.weights import Weights
+from anaglyph.errors import InputError
+
+# Pre-activations [tokens, latents] are held for one block of tokens at a time.
+BLOCK_BYTES = 64 * 2**20
+
+
+class Dictionary:
+    """The weights of one method, with how to select and how well they did.
+
+    A latent is active where f_j * s_j exceeds ``threshold``, s_j = sum_m w_m ||d_j^m|| with
+    ``source_weights`` w_m: 1 for an SAE; for a crosscoder the models' scales relative to their
+    mean, so that a model of large activations does not decide alone.
+    """
+
+    def __init__(
+        self,
+        method: DictionaryMethod,
+        weights: Weights,
+        *,
+        k: int,
+        sparsity: str = "batchtopk",
+        threshold: float | None = None,
+        source_weights: tuple[float, ...] | None = None,
+        config: dict[str, Any] | None = None,
+        stats: dict[str, Any] | None = None,
+    ) -> None:
+        """Bring weights and settings together.
+
+        Raises:
+            InputError: The weights do not fit each other or the method.
+        """
+        self._method = method
+        self.weights = weights
+        self.k = k
+        self.sparsity = sparsity
+        self.threshold = threshold
+        self.source_weights = source_weights or (1.0,) * len(method.sources)
+        self.config = config or {}
+        self.stats = stats or {}
+        _check(method, weights)
+        self._norms = weights.norms(self.source_weights)
+        self._kernels = choose_kernels()
+        self._select = SPARSITIES.get(sparsity)(k, self._kernels)
+        self._select.threshold = threshold
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self._method.name
+
+    @property
+    def spec(self) -> DictionaryMethod:
+        """The method itself: kind, sources, inputs, scaling targets."""
+        return self._method
+
+    @property
+    def n_latents(self) -> int:
+        """Number of latents."""
+        return len(self.weights.encoder_bias)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each source."""
+        return tuple(matrix.shape[1] for matrix in self.weights.decoder)
+
+    @property
+    def encoder(self) -> tuple[Tensor, ...]:
+        """Encoder of each source, float32 [latents, d]."""
+        return self.weights.encoder
+
+    @property
+    def encoder_bias(self) -> Float[Tensor, " latents"]:
+        """Encoder bias."""
+        return self.weights.encoder_bias
+
+    @property
+    def decoder(self) -> tuple[Tensor, ...]:
+        """Decoder of each source, float32 [latents, d]."""
+        return self.weights.decoder
+
+    @property
+    def decoder_bias(self) -> tuple[Tensor, ...]:
+        """Decoder bias of each source, float32 [d]."""
+        return self.weights.decoder_bias
+
+    @property
+    def decoders(self) -> Float32[np.ndarray, "sources latents d"]:
+        """All decoders as one array; ``decoder`` serves sources of differing widths.
+
+        Raises:
+            InputError: The sources differ in width.
+        """
+        if len(set(self.widths)) > 1:
+            raise InputError(f"decoders of widths {self.widths} are no one array; use decoder")
+        return torch.stack(self.decoder).numpy()
+
+    def encode(
+        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
+    ) -> Codes:
+        """Return the codes of tokens whose raw activations in both models are given.
+
+        Raises:
+            InputError: No tokens, a wrong width, unequal numbers of tokens, NaN or inf.
+        """
+        if len(base) != len(tuned):
+            raise InputError(f"base has {len(base)} tokens, tuned has {len(tuned)}")
+        self._method.widths(base.shape[1], tuned.shape[1])
+        return self.encode_inputs(self._method.inputs(base, tuned))
+
+    def encode_inputs(self, inputs: tuple[Float[Tensor, "tokens _"], ...]) -> Codes:
+        """Return the codes of the sources' own inputs; a base-SAE may so be fed h_tuned.
+
+        Raises:
+            InputError: As ``encode``.
+        """
+        self._check_inputs(inputs)
+        block = max(1, BLOCK_BYTES // (4 * self.n_latents))
+        pre = torch.empty(min(block, len(inputs[0])), self.n_latents)
+        parts = []
+        for start in range(0, len(inputs[0]), block):
+            rows = tuple(values[start : start + block].float() for values in inputs)
+            out = pre[: len(rows[0])]
+            for source, values in enumerate(rows):
+                if self._method.centred:
+                    values = values - self.decoder_bias[source]
+                if source == 0:
+                    torch.mm(values, self.encoder[source].T, out=out)
+                else:
+                    out.addmm_(values, self.encoder[source].T)
+            active = self._select.infer(out, self.encoder_bias, self._norms)
+            parts.append(Codes(*(part.numpy() for part in active)))
+        return Codes.join(parts)
+
+    def reconstruct(self, codes: Codes) -> tuple[Float[Tensor, "tokens _"], ...]:
+        """Return the reconstruction of each source, biases included.
+
+        Raises:
+            InputError: The codes have latents that the dictionary has not.
+        """
+        if len(codes.indices) and not 0 <= codes.indices.min() <= codes.indices.max() < (
+            self.n_latents
+        ):
+            raise InputError(f"codes name latents outside 0..{self.n_latents - 1}")
+        active = Active(*map(torch.from_numpy, (codes.indices, codes.values, codes.offsets)))
+        rebuilt = []
+        for matrix, bias in zip(self.decoder, self.decoder_bias, strict=True):
+            out = bias.repeat(codes.n_tokens, 1)
+            self._kernels.decode(active, matrix, out)
+            rebuilt.append(out)
+        return tuple(rebuilt)
+
+    def decode(self, codes: Codes) -> Tensor | tuple[Tensor, ...]:
+        """Return ``reconstruct``, without the tuple if there is one source."""
+        rebuilt = self.reconstruct(codes)
+        return rebuilt[0] if len(rebuilt) == 1 else rebuilt
+
+    def difference(self, codes: Codes) -> Float[Tensor, "tokens d"] | None:
+        """Return h_tuned - h_base as rebuilt, biases included; None if the method cannot say."""
+        return self._method.difference(self.reconstruct(codes))
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``weights.safetensors`` into ``folder``."""
+        settings = {
+            "method": self.method,
+            "k": self.k,
+            "sparsity": self.sparsity,
+            "threshold": self.threshold,
+            "source_weights": list(self.source_weights),
+            "config": self.config,
+            "stats": self.stats,
+        }
+        saving.write(Path(folder), self.weights, settings)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Dictionary":
+        """Read what ``save`` wrote.
+
+        Raises:
+            StoreError: A file is missing or damaged, or the two do not fit.
+            InputError: The method or sparsity is not known here.
+        """
+        weights, settings = saving.read(Path(folder))
+        method = get_method(settings.pop("method"))
+        settings["source_weights"] = tuple(settings["source_weights"])
+        return cls(method, weights, **settings)
+
+    def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
+        for source, width, values in zip(self._method.sources, self.widths, inputs, strict=True):
+            if values.shape[1] != width:
+                raise InputError(f"{source} has width {values.shape[1]}, the dictionary {width}")
+            if len(values) == 0:
+                raise InputError(f"{source} has no tokens")
+            # A sum is finite only if all its terms are, and costs no mask of the same size.
+            if not torch.isfinite(values.sum(dtype=torch.float64)):
+                raise InputError(f"{source} has activations that are NaN or inf")
+
+
+def _check(method: DictionaryMethod, weights: Weights) -> None:
+    found = {name: tuple(tensor.shape) for name, tensor in weights.named().items()}
+    widths = tuple(len(bias) for bias in weights.decoder_bias)
+    expected = Weights.shapes(len(weights.encoder_bias), widths)
+    if len(widths) != len(method.sources) or found != expected:
+        raise InputError(f"weights do not fit {method.name} of {method.sources}: {found}")

@@ -1,0 +1,57 @@
+"""Named things that a user can choose, and add to: methods and sparsities.
+
+A name maps to a class. Classes of ours register with a decorator; a user's own come in through an
+entry point, so that installing a package is all it takes.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from anaglyph.errors import InputError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from names to classes that also reads an entry-point group."""
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Return a decorator that registers a class and sets its ``name``.
+
+        Raises:
+            InputError: Another class has the name.
+        """
+
+        def decorate(cls: type[T]) -> type[T]:
+            known = self._classes.get(name)
+            if known is not None and known.__qualname__ != cls.__qualname__:
+                raise InputError(f"{self.kind} {name!r} is registered twice")
+            cls.name = name  # type: ignore[attr-defined]
+            self._classes[name] = cls
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Return all known names, installed entry points included."""
+        installed = {entry.name for entry in entry_points(group=self.group)}
+        return sorted(installed | set(self._classes))
+
+    def get(self, name: str) -> type[T]:
+        """Return the class of that name.
+
+        Raises:
+            InputError: There is none; the message lists the names that exist.
+        """
+        if name in self._classes:
+            return self._classes[name]
+        for entry in entry_points(group=self.group):
+            if entry.name == name:
+                return self.register(name)(entry.load())
+        raise InputError(f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}")

@@ -1,0 +1,88 @@
+"""BatchTopK and TopK."""
+
+import torch
+from torch import Tensor
+
+from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.sparsity.base import SPARSITIES, Sparsity
+from anaglyph.errors import InputError
+
+# The filter before the exact selection lies this far below the last batch's smallest kept score.
+SLACK = 0.9
+
+
+@SPARSITIES.register("batchtopk")
+class BatchTopK(Sparsity):
+    """The k * tokens largest positive scores of the whole batch, however they fall on tokens.
+
+    Inference judges tokens alone: it keeps scores above a threshold, the moving average of the
+    smallest kept score over the last steps.
+    """
+
+    def __init__(self, k: int, kernels: Kernels, steps: int = 1) -> None:
+        super().__init__(k, kernels, steps)
+        # 0.999 as in the paper for long runs; a short run averages over its last tenth, because
+        # early steps have other scores altogether.
+        self.decay = max(0.0, min(0.999, 1 - 10 / steps))
+        self.threshold = None
+        self._bound = 0.0
+
+    def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        """Return the largest scores exactly; no sort of the batch, no cap on a token."""
+        wanted = self.k * pre.shape[0]
+        active = self._above(self._bound, pre, bias, norms)
+        while len(active.indices) < wanted and self._bound > 0:
+            self._bound = self._bound * 0.5 if self._bound > 1e-3 * (self.threshold or 0) else 0.0
+            active = self._above(self._bound, pre, bias, norms)
+        if len(active.indices) == 0:
+            return active
+        scores = active.values * norms[active.indices]
+        if len(scores) > wanted:
+            active, smallest = self.kernels.largest(active, scores, wanted)
+        else:
+            smallest = float(scores.min())
+        self._bound = SLACK * smallest
+        if self.threshold is None:
+            self.threshold = smallest
+        self.threshold += (1 - self.decay) * (smallest - self.threshold)
+        return active
+
+    def infer(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        """Return the scores above the threshold."""
+        return self._above(self.threshold or 0.0, pre, bias, norms)
+
+    def state(self) -> dict[str, float | None]:
+        """Return the threshold and the filter's bound."""
+        return {"threshold": self.threshold, "bound": self._bound}
+
+    def restore(self, state: dict[str, float | None]) -> None:
+        """Take up a saved threshold and bound."""
+        self.threshold = state["threshold"]
+        self._bound = state["bound"] or 0.0
+
+    def _above(self, score: float, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        # A latent whose decoders are all zero scores nothing: score / tiny is out of reach.
+        tiny = torch.finfo(norms.dtype).tiny
+        return self.kernels.above(pre, bias, score / norms.clamp(min=tiny))
+
+
+@SPARSITIES.register("topk")
+class TopK(Sparsity):
+    """The k largest positive scores of each token, in training and after."""
+
+    def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        """Return the largest scores of each token."""
+        if self.k > pre.shape[1]:
+            raise InputError(f"k={self.k} exceeds the {pre.shape[1]} latents")
+        scores = (pre + bias).mul_(norms)
+        largest, latents = scores.topk(self.k, dim=1, sorted=False)
+        latents, order = latents.sort(dim=1)
+        positive = largest.gather(1, order) > 0
+        values = (pre.gather(1, latents) + bias[latents])[positive]
+        offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
+        torch.cumsum(positive.sum(1), 0, out=offsets[1:])
+        return Active(latents[positive].int(), values, offsets)
+
+    def infer(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        """Return the largest scores of each token."""
+        return self.select(pre, bias, norms)

@@ -1,0 +1,58 @@
+"""The tensors of a dictionary, in the one layout that training, saving and inference share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Weights:
+    """Row-major weights: row j of a matrix belongs to latent j.
+
+    With rows, clipping, the optimiser and the sparse operations each touch whole latents.
+    """
+
+    encoder: tuple[Tensor, ...]
+    """One a source, float32 [latents, d]."""
+    encoder_bias: Tensor
+    """float32 [latents]."""
+    decoder: tuple[Tensor, ...]
+    """One a source, float32 [latents, d]."""
+    decoder_bias: tuple[Tensor, ...]
+    """One a source, float32 [d]."""
+
+    @classmethod
+    def zeros(cls, latents: int, widths: tuple[int, ...], device: str = "cpu") -> "Weights":
+        """Return weights of zeros, for gradients and moments too."""
+        return cls(
+            tuple(torch.zeros(latents, width, device=device) for width in widths),
+            torch.zeros(latents, device=device),
+            tuple(torch.zeros(latents, width, device=device) for width in widths),
+            tuple(torch.zeros(width, device=device) for width in widths),
+        )
+
+    @staticmethod
+    def shapes(latents: int, widths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor, under the names of ``named``."""
+        shapes: dict[str, tuple[int, ...]] = {"encoder_bias": (latents,)}
+        for source, width in enumerate(widths):
+            shapes[f"encoder.{source}"] = shapes[f"decoder.{source}"] = (latents, width)
+            shapes[f"decoder_bias.{source}"] = (width,)
+        return shapes
+
+    def named(self) -> dict[str, Tensor]:
+        """Return every tensor under the name it is saved with."""
+        named = {"encoder_bias": self.encoder_bias}
+        for source in range(len(self.encoder)):
+            named[f"encoder.{source}"] = self.encoder[source]
+            named[f"decoder.{source}"] = self.decoder[source]
+            named[f"decoder_bias.{source}"] = self.decoder_bias[source]
+        return named
+
+    def norms(self, source_weights: tuple[float, ...]) -> Tensor:
+        """Return s_j = sum_m w_m ||d_j^m||, float32 [latents]."""
+        parts = zip(source_weights, self.decoder, strict=True)
+        return sum(  # type: ignore[return-value]
+            weight * torch.linalg.vector_norm(matrix, dim=1) for weight, matrix in parts
+        )
