@@ -4,26 +4,17 @@ One small class a method (maths.md section 1). It says which activations go in, 
 exist and how their errors make a loss; training, saving and scoring are the same for all.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
-import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.dictionaries.registry import Registry
 from anaglyph.errors import InputError
+from anaglyph.store.moments import Moments, Statistics
 
 METHODS: "Registry[DictionaryMethod]" = Registry("method", "anaglyph.methods")
 register = METHODS.register
-
-
-@runtime_checkable
-class Moments(Protocol):
-    """First and second moments of one source, as the store keeps them."""
-
-    mean: Float64[np.ndarray, " d"]
-    variance_sum: float
 
 
 class DictionaryMethod:
@@ -47,7 +38,7 @@ class DictionaryMethod:
         self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
     ) -> tuple[Tensor, ...]:
         """Return the input of each source."""
-        values: dict[str, Tensor] = {"base": base, "tuned": tuned}
+        values = {"base": base, "tuned": tuned}
         return tuple(
             tuned - base if source == "difference" else values[source] for source in self.sources
         )
@@ -72,13 +63,15 @@ class DictionaryMethod:
         values = {"base": d_base, "tuned": d_tuned, "difference": d_tuned}
         return tuple(values[source] for source in self.sources)
 
-    def moments(self, statistics: Sequence[Moments | None]) -> tuple[Moments, ...]:
-        """Return the moments of each source from the store's (base, tuned, difference)."""
-        values = dict(zip(("base", "tuned", "difference"), statistics, strict=True))
-        found = tuple(values[source] for source in self.sources)
-        if any(moments is None for moments in found):
-            raise InputError(f"{self.name}: the store has no statistics of {self.sources}")
-        return found  # type: ignore[return-value]
+    def moments(self, statistics: Statistics) -> tuple[Moments, ...]:
+        """Return the moments of each source; the store's names are the sources' names."""
+        found = []
+        for source in self.sources:
+            moments: Moments | None = getattr(statistics, source)
+            if moments is None:
+                raise InputError(f"{self.name}: the store has no statistics of the {source}")
+            found.append(moments)
+        return tuple(found)
 
     def loss(
         self, errors: tuple[Float[Tensor, "tokens _"], ...]
