@@ -1,0 +1,202 @@
+"""A causal language model cut open at its decoder blocks: run up to one, or on from one.
+
+Choices made here:
+
+- The model's own ``forward`` always does the work, so masks, rotary embeddings and per-layer
+  attention types are the real ones. Running *to* a layer puts hooks on the wanted blocks and leaves
+  by an exception from the last of them; running *from* a layer lets the skipped blocks stand aside.
+- Blocks are found by search, not by family: they are the one ``ModuleList`` as long as the model
+  is deep. A family that hands state from block to block behind our back (a shared key-value cache,
+  say) would come out wrong without a word, so every model proves itself once on four tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from anaglyph.errors import ModelError
+
+_PROBE_LENGTH = 4
+
+
+class _LastBlockReached(BaseException):
+    """Leaves the model's forward; not an ``Exception``, so that nothing on the way swallows it."""
+
+
+def find_blocks(model: nn.Module, depth: int) -> list[nn.Module]:
+    """Return the decoder blocks of ``model``: its one outermost ``ModuleList`` of ``depth``.
+
+    Raises:
+        ModelError: No list, or more than one, has that length.
+    """
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == depth and not inside:
+            found[name] = module
+    if len(found) != 1:
+        where = f"candidates are {', '.join(found)}" if found else "none has that length"
+        raise ModelError(
+            f"cannot tell which {depth} modules of {type(model).__name__} are its decoder blocks:"
+            f" {where}"
+        )
+    return list(next(iter(found.values())))
+
+
+class BlockModel:
+    """One Hugging Face causal language model, addressed by decoder block.
+
+    Attributes:
+        model: The model itself, in evaluation mode with frozen parameters.
+        blocks: Its decoder blocks in order.
+        depth: Their number.
+        width: Length of the residual stream's vectors.
+        vocabulary: Length of the logits' vectors.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Find the blocks and check on a few tokens that the model can be cut between them.
+
+        Raises:
+            ModelError: The blocks cannot be found, or logits computed from the middle of the model
+                differ from those of the whole model.
+        """
+        config = model.config.get_text_config()
+        self.model = model.eval().requires_grad_(False)
+        self.depth = int(config.num_hidden_layers)
+        self.width = int(config.hidden_size)
+        self.vocabulary = int(config.vocab_size)
+        self.blocks = find_blocks(model.get_decoder(), self.depth)
+        self._tuple_length: int | None = None
+        self._prove()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.model.device
+
+    @torch.no_grad()
+    def run_to(
+        self,
+        input_ids: Int64[Tensor, "batch length"],
+        attention_mask: Int64[Tensor, "batch length"],
+        layers: Sequence[int],
+    ) -> dict[int, Float[Tensor, "batch length d"]]:
+        """Return the outputs of blocks ``layers``; later blocks and the logits are not computed."""
+        reached: dict[int, Tensor] = {}
+        last = max(layers)
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(_block: nn.Module, _inputs: Any, output: Any) -> None:
+                reached[layer] = _hidden(output)
+                if layer == last:
+                    raise _LastBlockReached
+
+            return hook
+
+        handles = [self.blocks[layer].register_forward_hook(keep(layer)) for layer in set(layers)]
+        try:
+            self._forward(input_ids, attention_mask)
+        except _LastBlockReached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return reached
+
+    def run_from(
+        self,
+        layer: int,
+        edited: Float[Tensor, "batch length d"],
+        input_ids: Int64[Tensor, "batch length"],
+        attention_mask: Int64[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Return the logits when block ``layer`` outputs ``edited``; no block up to it is computed.
+
+        Gradients flow back to ``edited`` exactly if it asks for them.
+        """
+        edited = edited.to(device=self.device, dtype=self.model.dtype)
+
+        def hand_on(*args: Any, **kwargs: Any) -> Any:
+            return self._as_output(args[0] if args else kwargs["hidden_states"])
+
+        def hand_in(*_args: Any, **_kwargs: Any) -> Any:
+            return self._as_output(edited)
+
+        with ExitStack() as stack, torch.set_grad_enabled(edited.requires_grad):
+            for block in self.blocks[:layer]:
+                stack.enter_context(_forward_replaced(block, hand_on))
+            stack.enter_context(_forward_replaced(self.blocks[layer], hand_in))
+            return self._forward(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        input_ids: Int64[Tensor, "batch length"],
+        attention_mask: Int64[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Return the whole model's logits."""
+        return self._forward(input_ids, attention_mask)
+
+    def probe_logits(self) -> Float[Tensor, "one length vocab"]:
+        """Return the logits on a fixed handful of tokens, to compare the model with itself."""
+        return self.logits(*self._probe())
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        ids = torch.arange(_PROBE_LENGTH, device=self.device)[None] % self.vocabulary
+        return ids, torch.ones_like(ids)
+
+    def _forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.model(
+            input_ids=input_ids.to(self.device),
+            attention_mask=attention_mask.to(self.device),
+            use_cache=False,
+        ).logits
+
+    def _as_output(self, hidden: Tensor) -> Any:
+        """Dress ``hidden`` as what a block of this family returns: a tensor or a tuple."""
+        if self._tuple_length is None:
+            return hidden
+        return (hidden, *[None] * (self._tuple_length - 1))
+
+    def _prove(self) -> None:
+        ids, mask = self._probe()
+
+        def look(_block: nn.Module, _inputs: Any, output: Any) -> None:
+            self._tuple_length = len(output) if isinstance(output, tuple) else None
+
+        handle = self.blocks[0].register_forward_hook(look)
+        try:
+            whole = self.logits(ids, mask)
+        finally:
+            handle.remove()
+        middle = self.depth // 2
+        resumed = self.run_from(middle, self.run_to(ids, mask, [middle])[middle], ids, mask)
+        if not torch.allclose(resumed, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
+            raise ModelError(
+                f"{type(self.model).__name__} cannot be resumed from layer {middle}: its later"
+                " blocks depend on more than the residual stream"
+            )
+
+
+def _hidden(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def _forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Shadow ``block.forward`` on the instance; one that was there already comes back after."""
+    before = vars(block).get("forward")
+    vars(block)["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(block)["forward"]
+        else:
+            vars(block)["forward"] = before

@@ -1,0 +1,191 @@
+"""From files to models in memory: whole models, and PEFT adapters laid over a base.
+
+Loaders of other packages warn where we must not go on: weights that a checkpoint lacks and that
+would stay random, an adapter that fits only half of the base. Here these are errors.
+"""
+
+import re
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from anaglyph.errors import InputError, ModelError
+from anaglyph.pair.quiet import first_line, quiet
+from anaglyph.pair.sources import Source
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError,
+    SafetensorError,
+)  # fmt: skip
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device called ``device``: "cpu" or "cuda".
+
+    Raises:
+        InputError: The name is unknown, or there is no such device here.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r} is unknown: use cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda is not available here: use cpu")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """Return the torch dtype called ``dtype``: "float32" or "bfloat16".
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown: use {' or '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def load_config(source: Source) -> Any:
+    """Return the configuration of a whole model.
+
+    Raises:
+        ModelError: It cannot be read, or its architecture is unknown.
+    """
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    except _LOADING_ERRORS as error:
+        raise ModelError(f"cannot load {source.name}: {first_line(error)}") from error
+
+
+def check_same_shape(base: Source, tuned: Source) -> None:
+    """Compare the shapes of two whole models before any weights are read.
+
+    Raises:
+        ModelError: Depth, width or vocabulary differ; both values are named.
+    """
+    configs = [load_config(source).get_text_config() for source in (base, tuned)]
+    for field, word in (
+        ("num_hidden_layers", "layers"),
+        ("hidden_size", "hidden width"),
+        ("vocab_size", "vocabulary"),
+    ):
+        ours, theirs = (getattr(config, field) for config in configs)
+        if ours != theirs:
+            raise ModelError(
+                f"the models differ in {word}: {ours} in {base.name}, {theirs} in {tuned.name}"
+            )
+
+
+def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a whole causal language model.
+
+    Raises:
+        ModelError: It cannot be loaded, or its files lack some of its weights.
+    """
+    config = load_config(source)
+    # Fused attention cannot cap its scores; where a model caps them only the plain kernel is exact.
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    try:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation="eager" if capped else None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except _LOADING_ERRORS as error:
+        raise ModelError(f"cannot load {source.name}: {first_line(error)}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"{source.name} lacks {len(missing)} of its model's weights, the first is {missing[0]}"
+        )
+    return model.to(device)
+
+
+class Adapter:
+    """A PEFT adapter inside a base model, which stays one copy in memory; off until switched on."""
+
+    def __init__(self, model: PreTrainedModel, base: Source, source: Source) -> None:
+        """Put the adapter's modules into ``model`` and load their weights.
+
+        Raises:
+            ModelError: The adapter cannot be read, does not fit this base, or is of a kind that
+                does more than add to the model's own layers.
+        """
+        from peft import PeftConfig, PeftModel  # a slow import that most runs do without
+        from peft.tuners.tuners_utils import BaseTuner
+
+        try:
+            with quiet():
+                config = PeftConfig.from_pretrained(str(source.folder))
+                if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+                    raise ModelError(
+                        f"{source.name} is an adapter of kind {_kind(config)}, which acts on the"
+                        " prompt and cannot be compared layer by layer"
+                    )
+                config.inference_mode = True
+                wrapper = PeftModel(model, config)
+                result = wrapper.load_adapter(
+                    str(source.folder), "default", torch_device=str(model.device)
+                )
+        except _LOADING_ERRORS as error:
+            raise ModelError(
+                f"adapter {source.name} does not fit {base.name}: {_reason(error)}"
+            ) from error
+        wrong = [*result.missing_keys, *result.unexpected_keys]
+        if wrong:
+            raise ModelError(
+                f"adapter {source.name} does not fit {base.name}: {len(wrong)} weights do not"
+                f" match, the first is {wrong[0].removeprefix('base_model.model.')}"
+            )
+        if not isinstance(wrapper.base_model, BaseTuner):
+            raise ModelError(
+                f"{source.name} is an adapter of kind {_kind(config)}, which is not supported"
+            )
+        self._tuner = wrapper.base_model
+        self.on = True
+        self.switch(False)
+
+    def switch(self, on: bool) -> None:
+        """Let the adapter act, or not."""
+        if on == self.on:
+            return
+        with quiet():  # PEFT warns that biases stay changed; the pair checks for that itself
+            if on:
+                self._tuner.enable_adapter_layers()
+            else:
+                self._tuner.disable_adapter_layers()
+        self.on = on
+
+    def first_block(self, blocks: list[nn.Module]) -> int:
+        """Return the first decoder block whose output can differ, the depth if only the head does.
+
+        Anything adapted outside the blocks, save the output embedding, comes before them.
+        """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        place = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
+        head = self._tuner.model.get_output_embeddings()
+        place |= {id(module): len(blocks) for module in head.modules()}
+        touched = [m for m in self._tuner.model.modules() if isinstance(m, kinds)]
+        return min((place.get(id(module), 0) for module in touched), default=len(blocks))
+
+
+def _kind(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the telling line: the first size mismatch if there is one, else the first line."""
+    mismatch = re.search(r"size mismatch for [^\n]*", str(error))
+    return mismatch.group().rstrip(".") if mismatch else first_line(error)

@@ -1,0 +1,36 @@
+"""Third-party loaders without their chatter, and their errors without their essays."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers.utils import logging
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence progress bars, log lines and warnings of the loaders; everything is put back after.
+
+    What those lines would have said about missing weights is checked by the callers instead.
+    """
+    verbosity = logging.get_verbosity()
+    bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first non-empty line of an error's text, or the error's type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

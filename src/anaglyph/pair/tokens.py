@@ -1,0 +1,112 @@
+"""The one tokenizer and the one chat template through which both models read.
+
+Different token ids or templates for the two models would themselves be a difference; so there is
+one of each, and a pair that cannot share them is refused.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from anaglyph.errors import ModelError
+from anaglyph.pair.quiet import first_line, quiet
+from anaglyph.pair.sources import Source
+
+
+def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
+    """Return base's tokenizer with the template both models will see.
+
+    The template is the tuned model's own where it has one: it is what the fine-tune was trained
+    on. Otherwise it is base's, or none.
+
+    Returns:
+        The fast tokenizer, the fingerprint of its files, and notes on choices that a reader of the
+        results should know.
+
+    Raises:
+        ModelError: Neither model has a tokenizer, it is not a fast one, or the vocabularies differ.
+    """
+    readers = {source.name: _load(source) for source in (base, tuned) if _has_tokenizer(source)}
+    if not readers:
+        raise ModelError(f"neither {base.name} nor {tuned.name} has a tokenizer")
+    owner = base if base.name in readers else tuned
+    tokenizer = readers[owner.name]
+    other = readers.get(tuned.name)
+    if other is not None and other is not tokenizer:
+        _check_vocabularies(base.name, tokenizer.get_vocab(), tuned.name, other.get_vocab())
+
+    notes = []
+    if owner is not base:
+        notes.append(f"tokenizer of {tuned.name} used for both models (base has none)")
+    template = getattr(other, "chat_template", None) or _template_file(tuned.folder)
+    if template and template != tokenizer.chat_template:
+        had = "differs from base's" if tokenizer.chat_template else "base has none"
+        notes.append(f"chat template of {tuned.name} used for both models ({had})")
+        tokenizer.chat_template = template
+    return tokenizer, str(owner.tokenizer_fingerprint), notes
+
+
+def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return the text each token stands for, leading space included.
+
+    A token that is only part of a character has no text of its own and is given as the vocabulary
+    writes it.
+    """
+    strings = []
+    for i in ids:
+        text, twice = _text(tokenizer, [i]), _text(tokenizer, [i, i])
+        # Some decoders strip a text's first space; what a repetition adds still has it.
+        if twice.startswith(text):
+            text = twice[len(text) :]
+        whole = text and "\ufffd" not in text
+        strings.append(text if whole else str(tokenizer.convert_ids_to_tokens(i)))
+    return strings
+
+
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _has_tokenizer(source: Source) -> bool:
+    return source.tokenizer_fingerprint is not None
+
+
+def _load(source: Source) -> Any:
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"cannot load the tokenizer of {source.name}: {first_line(error)}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source.name} has no fast tokenizer, which token roles need")
+    return tokenizer
+
+
+def _template_file(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _check_vocabularies(
+    base_name: str, base: dict[str, int], tuned_name: str, tuned: dict[str, int]
+) -> None:
+    if len(base) != len(tuned):
+        raise ModelError(
+            f"vocabularies differ: {base_name} has {len(base)} tokens, {tuned_name} has"
+            f" {len(tuned)}"
+        )
+    if base != tuned:
+        base_tokens, tuned_tokens = ({i: t for t, i in v.items()} for v in (base, tuned))
+        first = min(
+            i
+            for i in base_tokens.keys() | tuned_tokens.keys()
+            if base_tokens.get(i) != tuned_tokens.get(i)
+        )
+        raise ModelError(
+            f"vocabularies differ: token {first} is {base_tokens.get(first)!r} in {base_name} and"
+            f" {tuned_tokens.get(first)!r} in {tuned_name}"
+        )

@@ -1,0 +1,217 @@
+"""Running to and from a layer, against the model's own forward, for every family."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import FAMILIES, make_model
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from anaglyph.errors import ModelError
+from anaglyph.pair.blocks import BlockModel, find_blocks
+
+Batch = tuple[Tensor, Tensor]
+LAST = 3
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def cut(request: pytest.FixtureRequest) -> BlockModel:
+    return BlockModel(make_model(request.param))
+
+
+def count_calls(cut: BlockModel) -> list[int]:
+    """Count each block's real computations: its normalisation runs whenever its forward does."""
+    calls = [0] * cut.depth
+    for i, block in enumerate(cut.blocks):
+        norm = next(m for name, m in block.named_modules() if "norm" in name or name == "ln_1")
+
+        def count(*_: Any, i: int = i) -> None:
+            calls[i] += 1
+
+        norm.register_forward_hook(count)
+    return calls
+
+
+def test_run_to_gives_the_hidden_states_of_every_layer(cut: BlockModel, batch: Batch):
+    ids, mask = batch
+    with torch.no_grad():
+        out = cut.model(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    got = cut.run_to(ids, mask, [2, 0, 1, LAST])
+    assert sorted(got) == [0, 1, 2, 3]
+    for layer in range(LAST):
+        torch.testing.assert_close(got[layer], out.hidden_states[layer + 1], rtol=0, atol=0)
+    # The last hidden state of transformers is already normed: norm ours to compare.
+    decoder = cut.model.get_decoder()
+    norm = next(
+        getattr(decoder, name)
+        for name in ("norm", "ln_f", "final_layer_norm")
+        if hasattr(decoder, name)
+    )
+    torch.testing.assert_close(norm(got[LAST]), out.hidden_states[-1], rtol=0, atol=0)
+    assert not torch.allclose(got[LAST], out.hidden_states[-1])
+
+
+@pytest.mark.parametrize("layer", range(LAST + 1))
+def test_run_from_own_activations_gives_the_logits(cut: BlockModel, batch: Batch, layer: int):
+    ids, mask = batch
+    logits = cut.logits(ids, mask)
+    resumed = cut.run_from(layer, cut.run_to(ids, mask, [layer])[layer], ids, mask)
+    torch.testing.assert_close(resumed, logits, rtol=0, atol=1e-5)
+
+
+def test_run_from_uses_the_edit(cut: BlockModel, batch: Batch):
+    ids, mask = batch
+    hidden = cut.run_to(ids, mask, [1])[1]
+    edited = hidden.clone()
+    edited[0, 4] += torch.linspace(-1, 1, cut.width)
+    changed = (cut.run_from(1, edited, ids, mask) != cut.logits(ids, mask)).any(dim=-1)
+    # Causal: only the edited position and later ones of that sequence can move.
+    assert not changed[0, :4].any()
+    assert changed[0, 4]
+    assert not changed[1].any()
+
+
+def test_padding_does_not_reach_real_tokens(cut: BlockModel, batch: Batch):
+    ids, mask = batch
+    alone = cut.run_to(ids[1:, :5], mask[1:, :5], [2])[2]
+    padded = cut.run_to(ids, mask, [2])[2][1:, :5]
+    torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_outside_the_wanted_stretch_are_not_computed(family: str, batch: Batch):
+    cut = BlockModel(make_model(family))
+    calls = count_calls(cut)
+    logits_computed = []
+    cut.model.get_output_embeddings().register_forward_hook(lambda *_: logits_computed.append(1))
+
+    hidden = cut.run_to(*batch, [1])[1]
+    assert calls == [1, 1, 0, 0]
+    assert not logits_computed
+    cut.run_from(1, hidden, *batch)
+    assert calls == [1, 1, 1, 1]
+    assert logits_computed == [1]
+    cut.logits(*batch)
+    assert calls == [2, 2, 2, 2]
+
+
+def test_a_failure_inside_leaves_no_hook_behind(batch: Batch):
+    cut = BlockModel(make_model())
+    before = cut.logits(*batch)
+    with pytest.raises(RuntimeError):
+        cut.run_from(2, torch.zeros(2, 9, cut.width + 1), *batch)
+    with pytest.raises(IndexError):
+        cut.run_to(torch.full((1, 2), 10_000), torch.ones(1, 2, dtype=torch.int64), [1])
+    assert all(not block._forward_hooks for block in cut.blocks)
+    assert all("forward" not in vars(block) for block in cut.blocks)
+    assert torch.equal(cut.logits(*batch), before)
+
+
+def test_a_replaced_forward_comes_back(batch: Batch):
+    cut = BlockModel(make_model())
+    original = cut.blocks[0].forward
+    vars(cut.blocks[0])["forward"] = lambda *args, **kwargs: original(*args, **kwargs) * 2
+    replaced = vars(cut.blocks[0])["forward"]
+    cut.run_from(1, torch.zeros(2, 9, cut.width), *batch)
+    assert vars(cut.blocks[0])["forward"] is replaced
+
+
+class TupleBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, hidden_states: Tensor, use_cache: bool) -> tuple[Tensor, None]:
+        return hidden_states + self.linear(hidden_states).tanh(), None
+
+
+class TupleModel(PreTrainedModel):
+    """Built as older GPT-2s were: blocks called by keyword, each returning ``(hidden, None)``."""
+
+    config_class = PreTrainedConfig
+    main_input_name = "input_ids"
+
+    def __init__(self) -> None:
+        super().__init__(
+            PreTrainedConfig(hidden_size=4, num_hidden_layers=3, vocab_size=8)  # pyright: ignore
+        )
+        self.embed = nn.Embedding(8, 4)
+        self.h = nn.ModuleList(TupleBlock() for _ in range(3))
+
+    def get_decoder(self) -> nn.Module:
+        return self
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool
+    ) -> SimpleNamespace:
+        hidden = self.embed(input_ids)
+        for block in self.h:
+            hidden, nothing = block(hidden_states=hidden, use_cache=use_cache)
+            assert nothing is None
+        return SimpleNamespace(logits=hidden @ self.embed.weight.T)
+
+
+def test_blocks_that_return_tuples():
+    torch.manual_seed(0)
+    cut = BlockModel(TupleModel())
+    ids = torch.tensor([[1, 2, 3]])
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        first = cut.model.embed(ids)
+        first = first + cut.blocks[0].linear(first).tanh()
+    hidden = cut.run_to(ids, mask, [0, 1])
+    torch.testing.assert_close(hidden[0], first)
+    for layer in (0, 1):
+        resumed = cut.run_from(layer, hidden[layer], ids, mask)
+        assert torch.equal(resumed, cut.logits(ids, mask))
+
+
+def test_gradients_reach_the_edit_only_when_asked(batch: Batch):
+    cut = BlockModel(make_model())
+    hidden = cut.run_to(*batch, [1])[1]
+    assert not cut.run_from(1, hidden, *batch).requires_grad
+    hidden.requires_grad_()
+    cut.run_from(1, hidden, *batch)[0, 4, 3].backward()
+    assert hidden.grad is not None
+    reached = hidden.grad.abs().sum(dim=-1) > 0
+    assert reached[0, :5].all()
+    assert not reached[0, 5:].any()
+    assert not reached[1].any()
+    assert all(parameter.grad is None for parameter in cut.model.parameters())
+
+
+def test_blocks_of_ambiguous_length_are_refused():
+    def stack(depth: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(1, 1) for _ in range(depth))
+
+    model = nn.Module()
+    model.encoder, model.decoder = stack(2), stack(3)
+    # A list of the same length inside a block, such as its experts, is not a second candidate.
+    model.decoder[0].experts = stack(3)
+    assert find_blocks(model, 3) == list(model.decoder)
+    with pytest.raises(ModelError, match="none has that length"):
+        find_blocks(model, 4)
+    model.vision = stack(3)
+    with pytest.raises(ModelError, match="decoder, vision"):
+        find_blocks(model, 3)
+
+
+def test_a_model_with_state_beside_the_residual_stream_is_refused():
+    model = make_model()
+    first, last = model.model.layers[0], model.model.layers[3]
+    forward_first, forward_last = first.forward, last.forward
+    kept: list[Tensor] = []
+
+    def keep(*args: Any, **kwargs: Any) -> Tensor:
+        kept[:] = [forward_first(*args, **kwargs)]
+        return kept[0]
+
+    def use(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return forward_last(hidden + kept.pop(), *args, **kwargs) if kept else hidden
+
+    first.forward, last.forward = keep, use
+    model.register_forward_pre_hook(lambda *_: kept.clear())
+    with pytest.raises(ModelError, match="cannot be resumed from layer 2"):
+        BlockModel(model)
