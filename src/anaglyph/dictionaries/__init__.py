@@ -13,6 +13,7 @@ from anaglyph.dictionaries.methods import (
     list_methods,
     register,
 )
+from anaglyph.dictionaries.training import train
 from anaglyph.dictionaries.weights import Weights
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "get_method",
     "list_methods",
     "register",
+    "train",
 ]

@@ -6,6 +6,7 @@ exist and how their errors make a loss; training, saving and scoring are the sam
 
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -81,7 +82,7 @@ class DictionaryMethod:
         The mean over tokens of the squared error, summed over sources.
         """
         tokens = errors[0].shape[0]
-        value = sum(float(error.double().square().sum()) for error in errors) / tokens
+        value = sum(float(torch.linalg.vector_norm(error)) ** 2 for error in errors) / tokens
         return value, tuple(error * (2 / tokens) for error in errors)
 
     def difference(self, rebuilt: tuple[Tensor, ...]) -> Tensor | None:

@@ -1,0 +1,71 @@
+"""The auxiliary loss: dead latents learn what the live ones leave unexplained.
+
+Per token the top dead latents by pre-activation rebuild the error e of the live ones, which is
+taken as given (no gradient flows into it): L = sum ||e - e_hat||^2 / sum ||e - mean e||^2, over
+all sources together, times ``WEIGHT`` in the total loss (maths.md section 1).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anaglyph.dictionaries.weights import Weights
+
+WEIGHT = 1 / 32
+
+
+class Auxiliary(NamedTuple):
+    """The loss before weighting, and gradients of the weighted loss at the dead latents."""
+
+    loss: float
+    encoder: tuple[Tensor, ...]
+    encoder_bias: Tensor
+    decoder: tuple[Tensor, ...]
+
+
+def auxiliary(
+    dead: Tensor,
+    pre: Tensor,
+    inputs: tuple[Tensor, ...],
+    errors: tuple[Tensor, ...],
+    weights: Weights,
+) -> Auxiliary | None:
+    """Return the auxiliary loss of a batch, or None where it is 0/0 and counts as nothing.
+
+    Args:
+        dead: Indices of the dead latents, int64 [n], n >= 1.
+        pre: Products with the encoder without the bias, [tokens, latents].
+        inputs: What the encoder read, one [tokens, d] a source.
+        errors: Reconstruction minus target, one [tokens, d] a source.
+        weights: Current weights.
+    """
+    spread = _square(*(error - error.mean(0) for error in errors))
+    if not spread > 0:
+        return None
+    codes = (pre[:, dead] + weights.encoder_bias[dead]).relu_()
+    limit = max(1, max(error.shape[1] for error in errors) // 2)
+    if len(dead) > limit:
+        values, places = codes.topk(limit, dim=1, sorted=False)
+        codes.zero_().scatter_(1, places, values)
+    decoders = tuple(matrix[dead] for matrix in weights.decoder)
+    # The target is e = -error, so the residual e_hat - e is a sum.
+    residuals = tuple(
+        torch.addmm(error, codes, matrix) for error, matrix in zip(errors, decoders, strict=True)
+    )
+    loss = _square(*residuals) / spread
+    gradients = tuple(residual.mul_(2 * WEIGHT / spread) for residual in residuals)
+    code_gradient = torch.zeros_like(codes)
+    for gradient, matrix in zip(gradients, decoders, strict=True):
+        code_gradient.addmm_(gradient, matrix.T)
+    code_gradient.mul_(codes > 0)
+    return Auxiliary(
+        loss,
+        tuple(code_gradient.T @ values for values in inputs),
+        code_gradient.sum(0),
+        tuple(codes.T @ gradient for gradient in gradients),
+    )
+
+
+def _square(*matrices: Tensor) -> float:
+    return sum(float(torch.linalg.vector_norm(matrix)) ** 2 for matrix in matrices)

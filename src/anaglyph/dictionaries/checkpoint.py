@@ -1,0 +1,91 @@
+"""The state of an unfinished training, so that a killed run goes on bit for bit.
+
+Weights, both moments, the firing counters, the step and the sparsity's state; the data order
+needs no state, as the store can skip to any batch.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anaglyph.dictionaries.engine import Engine
+from anaglyph.errors import StoreError
+from anaglyph.files import atomic_path
+
+
+class Checkpoint:
+    """Saves the engine to one file, at most every ``interval`` seconds.
+
+    Args:
+        path: The file, or None to save nothing.
+        key: Digest of settings and store; a file with another key is not ours and is ignored.
+        interval: Seconds between two saves.
+    """
+
+    def __init__(self, path: Path | None, key: str, interval: float = 60.0) -> None:
+        self.path = path
+        self.key = key
+        self.interval = interval
+        self._saved_at = time.monotonic()
+
+    def restore(self, engine: Engine) -> tuple[int, float]:
+        """Load a saved state into the engine, if there is one.
+
+        Returns:
+            The number of steps done and the seconds they took; (0, 0.0) if nothing is saved.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
+        if self.path is None or not self.path.exists():
+            return 0, 0.0
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                if state["key"] != self.key:
+                    return 0, 0.0
+                for name, tensor in _tensors(engine).items():
+                    tensor.copy_(file.get_tensor(name))
+        except (SafetensorError, KeyError, TypeError, RuntimeError, OSError) as error:
+            raise StoreError(
+                f"checkpoint {self.path} is damaged, delete it to start over: {error}"
+            ) from error
+        engine.sparsity.restore(state["sparsity"])
+        return state["step"], state["seconds"]
+
+    def save_if_due(self, engine: Engine, step: int, seconds: float) -> None:
+        """Save the state after ``step`` steps unless the last save is recent."""
+        if self.path is None or time.monotonic() - self._saved_at < self.interval:
+            return
+        state: dict[str, Any] = {
+            "key": self.key,
+            "step": step,
+            "seconds": seconds,
+            "sparsity": engine.sparsity.state(),
+        }
+        with atomic_path(self.path) as temporary:
+            save_file(_tensors(engine), temporary, {"state": json.dumps(state)})
+        self._saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete the file: the training is over."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _tensors(engine: Engine) -> dict[str, Tensor]:
+    # The norms follow from the weights, but not to the last bit.
+    tensors = {"silent": engine.silent, "norms": engine.norms}
+    parts = {
+        "weights": engine.weights,
+        "first": engine.optimiser.first,
+        "second": engine.optimiser.second,
+    }
+    for part, weights in parts.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in weights.named().items()}
+    return tensors

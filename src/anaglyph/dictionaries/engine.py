@@ -1,0 +1,159 @@
+"""One training step by hand: encode, select, rebuild, and the gradient of every weight.
+
+No autograd: the backward pass needs the selected latents only, so after the encoder product it
+costs O(tokens * k * d). With error e_m = reconstruction - target of source m and g_m the loss's
+gradient by it:
+
+    d/dD_m[j] = sum_b f_bj g_m[b]               d/db_m = sum_b g_m[b]
+    d/df_bj   = sum_m <g_m[b], D_m[j]>          (at active entries, zero elsewhere)
+    d/dE_m[j] = sum_b (d/df_bj) x_m[b]          d/db_enc[j] = sum_b (d/df_bj)
+
+where x_m is what the encoder read. If that is the target less its decoder bias (an SAE), the
+decoder bias also gets - sum_j (d/db_enc[j]) E_m[j].
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anaglyph.dictionaries.auxiliary import auxiliary
+from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.methods import DictionaryMethod
+from anaglyph.dictionaries.optimiser import Optimiser
+from anaglyph.dictionaries.sparsity import Sparsity
+from anaglyph.dictionaries.weights import Weights
+
+
+class StepResult(NamedTuple):
+    """What a step measured."""
+
+    loss: float
+    auxiliary_loss: float
+    """0.0 where no latent is dead."""
+    active: Active
+
+
+class Engine:
+    """The weights in training, their gradients and every buffer of a step.
+
+    Args:
+        method: Says how inputs are centred and how errors make a loss.
+        weights: Initial weights; changed in place.
+        sparsity: Selects the active latents.
+        kernels: The sparse operations.
+        batch: Tokens a batch.
+        dead_after: Tokens without firing after which a latent is dead.
+    """
+
+    def __init__(
+        self,
+        method: DictionaryMethod,
+        weights: Weights,
+        sparsity: Sparsity,
+        kernels: Kernels,
+        *,
+        batch: int,
+        dead_after: int,
+    ) -> None:
+        self.method = method
+        self.weights = weights
+        self.sparsity = sparsity
+        self.kernels = kernels
+        self.dead_after = dead_after
+        latents = len(weights.encoder_bias)
+        widths = tuple(len(bias) for bias in weights.decoder_bias)
+        device = str(weights.encoder_bias.device)
+        self.optimiser = Optimiser(weights, kernels)
+        self.gradients = Weights.zeros(latents, widths, device)
+        self.silent = torch.zeros(latents, dtype=torch.int64, device=device)
+        """Tokens seen since each latent last fired."""
+        self.norms = weights.norms((1.0,) * len(widths))
+        self._pre = torch.empty(batch, latents, device=device)
+        self._errors = tuple(torch.empty(batch, width, device=device) for width in widths)
+
+    def step(self, targets: tuple[Tensor, ...], step: int, rate: float) -> StepResult:
+        """Do one optimiser step on a batch, one [tokens, d] a source."""
+        result, square = self.backward(targets)
+        squares = self.optimiser.step(self.gradients, square, step, rate)
+        self.norms = torch.stack(squares).sqrt_().sum(0)
+        return result
+
+    def backward(self, targets: tuple[Tensor, ...]) -> tuple[StepResult, float]:
+        """Set ``gradients``; return what was measured and the gradients' squared norm."""
+        weights, gradients, kernels = self.weights, self.gradients, self.kernels
+        inputs = self._inputs(targets)
+        pre = self._encode(inputs)
+        active = self.sparsity.select(pre, weights.encoder_bias, self.norms)
+        errors = self._rebuild(active, targets)
+        loss, by_error = self.method.loss(errors)
+
+        code_gradients = torch.zeros_like(active.values)
+        for matrix, gradient in zip(weights.decoder, by_error, strict=True):
+            kernels.code_gradients(active, matrix, gradient, code_gradients)
+        columns = kernels.columns(active, len(weights.encoder_bias))
+        squares = [
+            kernels.weight_gradients(columns, active.values, gradient, out)
+            for gradient, out in zip(by_error, gradients.decoder, strict=True)
+        ]
+        squares += [
+            kernels.weight_gradients(columns, code_gradients, values, out)
+            for values, out in zip(inputs, gradients.encoder, strict=True)
+        ]
+        ones = torch.ones(len(targets[0]), 1, device=pre.device)
+        kernels.weight_gradients(columns, code_gradients, ones, gradients.encoder_bias[:, None])
+
+        self.silent += len(targets[0])
+        self.silent[columns.offsets.diff() > 0] = 0
+        auxiliary_loss = self._add_auxiliary(pre, inputs, errors, squares)
+
+        small = [gradients.encoder_bias]
+        for source, gradient in enumerate(by_error):
+            bias = gradients.decoder_bias[source]
+            torch.sum(gradient, 0, out=bias)
+            if self.method.centred:
+                bias -= gradients.encoder_bias @ weights.encoder[source]
+            small.append(bias)
+        square = sum(float(rows.sum(dtype=torch.float64)) for rows in squares)
+        square += sum(float(bias.square().sum()) for bias in small)
+        return StepResult(loss, auxiliary_loss, active), square
+
+    def _inputs(self, targets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not self.method.centred:
+            return targets
+        biases = self.weights.decoder_bias
+        return tuple(values - bias for values, bias in zip(targets, biases, strict=True))
+
+    def _encode(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        pre = self._pre[: len(inputs[0])]
+        torch.mm(inputs[0], self.weights.encoder[0].T, out=pre)
+        for values, matrix in zip(inputs[1:], self.weights.encoder[1:], strict=True):
+            pre.addmm_(values, matrix.T)
+        return pre
+
+    def _rebuild(self, active: Active, targets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        errors = tuple(error[: len(targets[0])] for error in self._errors)
+        for source, error in enumerate(errors):
+            torch.sub(self.weights.decoder_bias[source], targets[source], out=error)
+            self.kernels.decode(active, self.weights.decoder[source], error)
+        return errors
+
+    def _add_auxiliary(
+        self,
+        pre: Tensor,
+        inputs: tuple[Tensor, ...],
+        errors: tuple[Tensor, ...],
+        squares: list[Tensor],
+    ) -> float:
+        dead = (self.silent >= self.dead_after).nonzero()[:, 0]
+        extra = auxiliary(dead, pre, inputs, errors, self.weights) if len(dead) else None
+        if extra is None:
+            return 0.0
+        self.gradients.encoder_bias[dead] += extra.encoder_bias
+        # Dead latents are silent in this batch: their gradients are zero so far.
+        matrices = (*self.gradients.decoder, *self.gradients.encoder)
+        additions = (*extra.decoder, *extra.encoder)
+        for matrix, rows, square in zip(matrices, additions, squares, strict=True):
+            matrix[dead] = rows
+            square[dead] = rows.square().sum(1)
+        return extra.loss

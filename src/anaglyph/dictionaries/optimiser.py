@@ -1,0 +1,67 @@
+"""Adam over all weights of a dictionary, with a learning-rate schedule and one global clip."""
+
+import torch
+from torch import Tensor
+
+from anaglyph.dictionaries.kernels import Adam, Kernels
+from anaglyph.dictionaries.weights import Weights
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+CLIP = 1.0
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Return the rate of a step: warm-up, constant, linear decay over the last fifth.
+
+    The warm-up is the paper's 1000 steps or a tenth of a shorter run.
+    """
+    warmup = min(1000, steps // 10)
+    rise = (step + 1) / (warmup + 1)
+    fall = (steps - step) / max(1.0, steps / 5)
+    return peak * min(1.0, rise, fall)
+
+
+class Optimiser:
+    """The moments of every weight, and the step that uses them."""
+
+    def __init__(self, weights: Weights, kernels: Kernels) -> None:
+        latents = len(weights.encoder_bias)
+        widths = tuple(len(bias) for bias in weights.decoder_bias)
+        device = str(weights.encoder_bias.device)
+        self.first = Weights.zeros(latents, widths, device)
+        self.second = Weights.zeros(latents, widths, device)
+        self._weights = weights
+        self._kernels = kernels
+
+    def step(self, gradients: Weights, square: float, step: int, rate: float) -> tuple[Tensor, ...]:
+        """Update all weights.
+
+        Args:
+            gradients: Gradient of every weight.
+            square: Squared norm of all gradients together.
+            step: Steps done before this one.
+            rate: Learning rate.
+
+        Returns:
+            The squared norms of each decoder's rows after the step.
+        """
+        constants = Adam(
+            rate,
+            BETA1,
+            BETA2,
+            EPSILON,
+            1 - BETA1 ** (step + 1),
+            1 - BETA2 ** (step + 1),
+            min(1.0, CLIP / max(square**0.5, 1e-30)),
+        )
+        squares = {}
+        gradient, first, second = gradients.named(), self.first.named(), self.second.named()
+        for name, weights in self._weights.named().items():
+            squares[name] = self._kernels.adam(
+                torch.atleast_2d(weights),
+                torch.atleast_2d(gradient[name]),
+                torch.atleast_2d(first[name]),
+                torch.atleast_2d(second[name]),
+                constants,
+            )
+        return tuple(squares[f"decoder.{source}"] for source in range(len(gradients.decoder)))

@@ -1,0 +1,189 @@
+"""The trainer, one for all methods: data in, a dictionary out.
+
+Activations are scaled (``initial.py``), batches come shuffled from the store, ``engine.py`` does
+the step, and the scale is folded into the saved weights. A run is bit-reproducible for its seed
+and number of threads, also when it is killed and resumed.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from anaglyph.dictionaries.checkpoint import Checkpoint
+from anaglyph.dictionaries.config import TrainConfig
+from anaglyph.dictionaries.dictionary import Dictionary
+from anaglyph.dictionaries.engine import Engine
+from anaglyph.dictionaries.evaluation import heldout_stats
+from anaglyph.dictionaries.initial import fold_scales, initial_weights, source_scales
+from anaglyph.dictionaries.kernels import choose_kernels
+from anaglyph.dictionaries.methods import get_method
+from anaglyph.dictionaries.optimiser import learning_rate
+from anaglyph.dictionaries.sparsity import SPARSITIES
+from anaglyph.dictionaries.threads import use_threads
+from anaglyph.errors import InputError
+from anaglyph.files import digest
+from anaglyph.progress import Progress, silent
+from anaglyph.store import PairedStore
+
+
+def train(
+    store: PairedStore,
+    method: str = "diff-sae",
+    latents: int = 8192,
+    k: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    *,
+    sparsity: str = "batchtopk",
+    batch: int = 2048,
+    lr: float = 1e-3,
+    threads: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Progress = silent,
+) -> Dictionary:
+    """Train a dictionary on the training sequences of a store.
+
+    Args:
+        store: Activations of both models at one layer.
+        method: Name of a registered method.
+        latents: Size of the dictionary.
+        k: Mean number of active latents a token; None takes the method's own.
+        tokens: Tokens to see, repetitions included; None fits the store (``default_tokens``).
+        seed: Of the initial weights and of the order of the data.
+        sparsity: Name of a registered sparsity.
+        batch: Tokens a step.
+        lr: Peak learning rate of Adam, for activations scaled to unit variance a dimension.
+        threads: CPU threads; None leaves them as they are.
+        checkpoint: File in which to keep the unfinished state; removed at the end.
+        progress: Told of tokens seen.
+
+    Returns:
+        A dictionary of raw activations; ``stats`` holds FVE, L0 and dead share on held-out
+        sequences, steps, tokens, seconds and tokens per second.
+
+    Raises:
+        InputError: A setting is out of range, the store has no training tokens, an activation is
+            not finite, or the training diverged.
+        StoreError: The checkpoint is damaged.
+    """
+    spec = get_method(method)
+    config = TrainConfig(
+        method=method,
+        latents=latents,
+        k=min(spec.default_k, latents) if k is None else k,
+        tokens=default_tokens(training_tokens(store)) if tokens is None else tokens,
+        seed=seed,
+        sparsity=sparsity,
+        batch=batch,
+        lr=lr,
+    )
+    with use_threads(threads):
+        return train_with(store, config, checkpoint=checkpoint, progress=progress)
+
+
+def training_tokens(store: PairedStore) -> int:
+    """Return the number of tokens in the training sequences."""
+    return int(np.diff(store.sequence_offsets)[~store.heldout].sum())
+
+
+def default_tokens(available: int) -> int:
+    """Return how many tokens to train on, given how many there are.
+
+    Two million (a thousand steps) or one epoch, whichever is more, but no token over a hundred
+    times.
+    """
+    return max(available, min(2_048_000, 100 * available))
+
+
+def train_with(
+    store: PairedStore,
+    config: TrainConfig,
+    *,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: Progress = silent,
+) -> Dictionary:
+    """Train with explicit settings; see :func:`train`."""
+    spec = get_method(config.method)
+    spec.widths(store.d_base, store.d_tuned)
+    if training_tokens(store) == 0:
+        raise InputError(f"the store at {store.path} has no training tokens")
+    moments = spec.moments(store.statistics)
+    scales = source_scales(moments)
+    weights = initial_weights(spec, moments, scales, config.latents, config.seed, config.device)
+    kernels = choose_kernels(config.kernels, config.device)
+    engine = Engine(
+        spec,
+        weights,
+        SPARSITIES.get(config.sparsity)(config.k, kernels, config.steps),
+        kernels,
+        batch=config.batch,
+        dead_after=config.dead_after,
+    )
+    key = digest({"config": config.as_dict(), "store": store.key, "layer": store.layer})
+    keeper = Checkpoint(None if checkpoint is None else Path(checkpoint), key, checkpoint_seconds)
+    # Where nothing varies there is nothing to learn: a model compared with itself.
+    steps = config.steps if any(part.variance_sum > 0 for part in moments) else 0
+    seconds = _run(store, config, engine, scales, steps, keeper, progress)
+
+    mean_scale = sum(scales) / len(scales)
+    threshold = engine.sparsity.threshold
+    dictionary = Dictionary(
+        spec,
+        fold_scales(weights, scales),
+        k=config.k,
+        sparsity=config.sparsity,
+        threshold=None if threshold is None else threshold / mean_scale,
+        source_weights=tuple(scale / mean_scale for scale in scales),
+        config={**config.as_dict(), "store": store.key, "layer": store.layer},
+    )
+    stats, fires = heldout_stats(dictionary, store)
+    seen = steps * config.batch
+    unused = engine.silent.cpu().numpy() >= min(config.dead_after, seen)
+    dictionary.stats = stats | {
+        "dead_share": float((unused & ~fires).mean()),
+        "k": config.k,
+        "threshold": dictionary.threshold,
+        "steps": steps,
+        "tokens": seen,
+        "seconds": seconds,
+        "tokens_per_second": seen / seconds if seen else None,
+    }
+    keeper.remove()
+    return dictionary
+
+
+def _run(
+    store: PairedStore,
+    config: TrainConfig,
+    engine: Engine,
+    scales: tuple[float, ...],
+    steps: int,
+    keeper: Checkpoint,
+    progress: Progress,
+) -> float:
+    done, seconds_before = keeper.restore(engine)
+    start = time.perf_counter()
+    seconds = seconds_before
+    batches = store.batches(config.batch, config.seed, skip=done)
+    for step, (base, tuned) in zip(range(done, steps), batches, strict=False):
+        targets = tuple(
+            (values * scale).to(config.device)
+            for values, scale in zip(engine.method.inputs(base, tuned), scales, strict=True)
+        )
+        rate = learning_rate(step, config.steps, config.lr)
+        result = engine.step(targets, step, rate)
+        if not math.isfinite(result.loss):
+            raise _not_finite(targets, step, config.lr)
+        seconds = seconds_before + time.perf_counter() - start
+        progress(f"train {config.method}", (step + 1) * config.batch, steps * config.batch)
+        keeper.save_if_due(engine, step + 1, seconds)
+    return seconds
+
+
+def _not_finite(targets: tuple, step: int, lr: float) -> InputError:
+    if all(bool(values.isfinite().all()) for values in targets):
+        return InputError(f"training diverged at step {step}: lr={lr} is too high")
+    return InputError(f"the store has activations that are NaN or inf (seen at step {step})")
