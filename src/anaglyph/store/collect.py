@@ -1,0 +1,170 @@
+"""Runs both models over a corpus and keeps their residual streams, resumably."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from anaglyph.corpus import Document, TokenCorpus, load_corpus, padded_batches
+from anaglyph.errors import InputError, ModelError
+from anaglyph.files import digest
+from anaglyph.pair import ModelPair
+from anaglyph.progress import Progress, silent
+from anaglyph.store.format import (
+    FORMAT,
+    SHARD_TOKENS,
+    TORCH_DTYPES,
+    DType,
+    Manifest,
+    Side,
+    to_stored,
+)
+from anaglyph.store.paired_store import PairedStore
+from anaglyph.store.writer import Part, StoreWriter, Tokens, is_finished
+
+TOKEN_BUDGET = 4096
+
+
+def collect(
+    pair: ModelPair,
+    corpus: str | Path | Sequence[Document] | TokenCorpus,
+    layers: Sequence[int | float],
+    out: str | Path,
+    *,
+    dtype: DType = "float32",
+    shard_tokens: int = SHARD_TOKENS,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Progress = silent,
+    context: int = 256,
+    pack: bool = False,
+    max_tokens: int | None = None,
+) -> PairedStore:
+    """Store the outputs of decoder blocks ``layers`` of both models on the same tokens.
+
+    A killed run is resumed by the same call and ends with the same bytes; a finished one is opened.
+
+    Args:
+        pair: The two models.
+        corpus: What to read; see ``anaglyph.load_corpus``.
+        layers: Block indexes, or fractions of the depth as floats.
+        out: Folder of the store.
+        dtype: Number type to store activations in.
+        shard_tokens: Most tokens a shard (a shard is lost when a run is killed); fewer where a
+            shard would exceed 512 MiB.
+        token_budget: Most tokens a forward pass, padding included.
+        progress: Told of tokens stored.
+        context: Longest sequence, in tokens.
+        pack: Join documents instead of keeping one to a sequence.
+        max_tokens: Most tokens to read.
+
+    Returns:
+        The store, at its first layer.
+
+    Raises:
+        InputError: A layer, corpus or setting that cannot be used.
+        ModelError: A model gives NaN or inf.
+        StoreError: The folder holds a store of other models, data or settings.
+    """
+    if dtype not in TORCH_DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown: use {' or '.join(TORCH_DTYPES)}")
+    if not layers:
+        raise InputError("no layer to collect: give at least one")
+    folder = Path(out)
+    wanted = tuple(sorted({pair.resolve_layer(layer) for layer in layers}))
+    tokens = load_corpus(corpus, pair.tokenizer, context=context, pack=pack, max_tokens=max_tokens)
+    with pair.side("base") as model:
+        computed_in = str(model.dtype)
+    manifest = Manifest(
+        key=digest(
+            {
+                "pair": pair.fingerprints,
+                "computed in": computed_in,
+                "corpus": tokens.fingerprint,
+                "context": tokens.context,
+                "layers": wanted,
+                "dtype": dtype,
+                "format": FORMAT,
+            }
+        ),
+        dtype=dtype,
+        layers=wanted,
+        widths=(pair.d_base, pair.d_tuned),
+        tokens=tokens.n_tokens,
+        sequences=tokens.n_sequences,
+    )
+    if not is_finished(folder, manifest.key):
+        contents = Tokens(tokens.token_ids, tokens.roles, tokens.offsets)
+        with StoreWriter(folder, manifest, contents, shard_tokens) as writer:
+            missing = writer.missing()
+            done = tokens.n_tokens - sum(part.n_tokens for part in missing)
+            for part in missing:
+                shard = _Shard(pair, tokens, manifest, part)
+                for rows in padded_batches(tokens, shard.sequences, token_budget):
+                    progress("collect activations", done, tokens.n_tokens)
+                    done += shard.run(*rows)
+                writer.write(part, shard.sides["base"], shard.sides["tuned"])
+    progress("collect activations", tokens.n_tokens, tokens.n_tokens)
+    return PairedStore.open(folder)
+
+
+class _Shard:
+    """One shard in the making: both sides of its tokens, filled batch by batch."""
+
+    def __init__(
+        self, pair: ModelPair, corpus: TokenCorpus, manifest: Manifest, part: Part
+    ) -> None:
+        self._pair, self._corpus, self._manifest, self._part = pair, corpus, manifest, part
+        self.sequences = np.arange(part.sequences.start, part.sequences.stop)
+        self.sides = {"base": self._room(manifest.widths[0])}
+        self.sides["tuned"] = (
+            self.sides["base"] if pair.same_weights else self._room(manifest.widths[1])
+        )
+
+    def _room(self, width: int) -> dict[int, Tensor]:
+        kind = TORCH_DTYPES[self._manifest.dtype]
+        return {
+            layer: torch.empty(self._part.n_tokens, width, dtype=kind)
+            for layer in self._manifest.layers
+        }
+
+    def run(
+        self,
+        sequences: Int64[np.ndarray, " batch"],
+        input_ids: Int64[Tensor, "batch length"],
+        attention_mask: Int64[Tensor, "batch length"],
+    ) -> int:
+        """Run a batch of sequences through both models; returns how many tokens it had."""
+        offsets = self._corpus.offsets
+        spans = [np.arange(int(offsets[i]), int(offsets[i + 1])) for i in sequences]
+        rows = torch.from_numpy(np.concatenate(spans) - self._part.tokens.start)
+        sides: tuple[Side, ...] = ("base",) if self._pair.same_weights else ("base", "tuned")
+        for side in sides:
+            streams = self._pair.run_to(side, input_ids, attention_mask, self._manifest.layers)
+            for layer, stream in streams.items():
+                kept = to_stored(
+                    stream[attention_mask.bool().to(stream.device)], self._manifest.dtype
+                )
+                self._check(side, layer, kept, sequences, spans)
+                self.sides[side][layer][rows] = kept
+        return len(rows)
+
+    def _check(
+        self,
+        side: Side,
+        layer: int,
+        values: Float[Tensor, "tokens d"],
+        sequences: Int64[np.ndarray, " batch"],
+        spans: list[Int64[np.ndarray, " length"]],
+    ) -> None:
+        finite = torch.isfinite(values).all(dim=1)
+        if finite.all():
+            return
+        row = int((~finite).nonzero()[0])
+        at = int(np.searchsorted(np.cumsum([len(span) for span in spans]), row, side="right"))
+        raise ModelError(
+            f"the {side} model gives NaN or inf at layer {layer} in sequence {sequences[at]} "
+            f"(stored as {self._manifest.dtype}); whole shards before it are kept"
+        )
