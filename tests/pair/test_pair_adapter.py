@@ -214,5 +214,5 @@ def test_template_that_came_with_the_adapter(base_folder: Path, tmp_path: Path):
     make_tokenizer(template="{{ 4 }}").save_pretrained(tmp_path)
     assert ModelPair.load(base_folder, tmp_path).tokenizer.chat_template == "{{ 4 }}"
     make_tokenizer(extra=1).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="96 tokens, .* has 97"):
+    with pytest.raises(ModelError, match=r"96 tokens, .* has 97"):
         ModelPair.load(base_folder, tmp_path)

@@ -1,7 +1,7 @@
 """Running to and from a layer, against the model's own forward, for every family."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -85,7 +85,8 @@ def test_blocks_outside_the_wanted_stretch_are_not_computed(family: str, batch: 
     cut = BlockModel(make_model(family))
     calls = count_calls(cut)
     logits_computed = []
-    cut.model.get_output_embeddings().register_forward_hook(lambda *_: logits_computed.append(1))
+    head = cast(nn.Module, cut.model.get_output_embeddings())
+    head.register_forward_hook(lambda *_: logits_computed.append(1))
 
     hidden = cut.run_to(*batch, [1])[1]
     assert calls == [1, 1, 0, 0]
@@ -155,12 +156,13 @@ class TupleModel(PreTrainedModel):
 
 def test_blocks_that_return_tuples():
     torch.manual_seed(0)
-    cut = BlockModel(TupleModel())
+    model = TupleModel()
+    cut = BlockModel(model)
     ids = torch.tensor([[1, 2, 3]])
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        first = cut.model.embed(ids)
-        first = first + cut.blocks[0].linear(first).tanh()
+        first = model.embed(ids)
+        first = first + model.h[0].linear(first).tanh()  # type: ignore[operator]
     hidden = cut.run_to(ids, mask, [0, 1])
     torch.testing.assert_close(hidden[0], first)
     for layer in (0, 1):

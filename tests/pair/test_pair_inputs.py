@@ -44,7 +44,9 @@ def test_layers_out_of_range(pair: ModelPair, layer: float):
 
 
 def test_the_message_names_the_depth(pair: ModelPair, batch: Batch):
-    with pytest.raises(InputError, match="layer 4 is out of range: the model has 4 layers .0 to 3"):
+    with pytest.raises(
+        InputError, match=r"layer 4 is out of range: the model has 4 layers .0 to 3"
+    ):
         pair.run_to("base", *batch, [0, 4])
     with pytest.raises(InputError, match="the model has 4 layers"):
         pair.run_from("base", 4, torch.zeros(2, 9, 16), *batch)

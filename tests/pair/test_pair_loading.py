@@ -97,7 +97,7 @@ def test_an_absent_gpu_is_named(base_folder: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_models_of_different_shape_are_refused(
-    base_folder: Path, tmp_path: Path, changes: dict[str, int], message: str
+    base_folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ):
     other = save(tmp_path, make_model(**changes), make_tokenizer())
     with pytest.raises(ModelError, match=message):
@@ -144,7 +144,7 @@ def test_whose_template_and_tokenizer_are_used(base_folder: Path, tmp_path: Path
     template, notes = load(bare, second)
     assert template == "{{ 2 }}"
     assert re.search("tokenizer of .*second used for both models", notes[0])
-    with pytest.raises(ModelError, match="neither .*bare nor .*bare has a tokenizer"):
+    with pytest.raises(ModelError, match=r"neither .*bare nor .*bare has a tokenizer"):
         ModelPair.load(bare, bare)
 
 
@@ -153,15 +153,17 @@ def test_missing_files_are_named(base_folder: Path, tmp_path: Path):
         ModelPair.load(base_folder, tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"\./nowhere does not exist"):
         ModelPair.load(base_folder, "./nowhere")
+    with pytest.raises(ModelError, match=r"model\.gguf does not exist"):
+        ModelPair.load(base_folder, "model.gguf")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ModelError, match="neither a model folder nor a .gguf file"):
+    with pytest.raises(ModelError, match=r"neither a model folder nor a .gguf file"):
         ModelPair.load(base_folder, tmp_path / "notes.txt")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ModelError, match="empty holds no model: config.json is missing$"):
+    with pytest.raises(ModelError, match=r"empty holds no model: config.json is missing$"):
         ModelPair.load(empty, base_folder)
     (empty / "small.gguf").write_bytes(b"")
-    with pytest.raises(ModelError, match="name the file itself to use small.gguf"):
+    with pytest.raises(ModelError, match=r"name the file itself to use small.gguf"):
         ModelPair.load(empty, base_folder)
     (empty / "config.json").write_text(json.dumps(make_model().config.to_dict()))
     with pytest.raises(ModelError, match="no safetensors weights"):
@@ -181,13 +183,13 @@ def test_damaged_and_unknown_models_are_one_line(base_folder: Path, tmp_path: Pa
     folder = save(tmp_path / "damaged", make_model(seed=1), make_tokenizer())
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot load .*damaged") as caught:
+    with pytest.raises(ModelError, match=r"cannot load .*damaged") as caught:
         ModelPair.load(base_folder, folder)
     assert "\n" not in str(caught.value)
 
     unknown = save(tmp_path / "unknown", make_model(seed=1), make_tokenizer())
     (unknown / "config.json").write_text('{"model_type": "never-heard-of"}')
-    with pytest.raises(ModelError, match="cannot load .*unknown: .*never-heard-of"):
+    with pytest.raises(ModelError, match=r"cannot load .*unknown: .*never-heard-of"):
         ModelPair.load(base_folder, unknown)
 
 
@@ -206,6 +208,8 @@ def test_a_hub_id_is_found_in_the_local_cache(
     assert pair.same_weights
     with pytest.raises(ModelError, match="someone/else is neither a folder here nor in the local"):
         ModelPair.load("someone/else", base_folder)
+    with pytest.raises(ModelError, match=r"some--one is no folder here and cannot be had from"):
+        ModelPair.load("some--one", base_folder)
 
 
 def test_loading_is_silent_and_leaves_no_setting_behind(

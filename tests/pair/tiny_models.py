@@ -13,17 +13,22 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from anaglyph.pair.quiet import quiet
 
 VOCABULARY = 96
-COMMON: dict[str, Any] = dict(
-    vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
-    intermediate_size=32, max_position_embeddings=64,
-)  # fmt: skip
-GROUPED: dict[str, Any] = dict(COMMON, num_key_value_heads=1, head_dim=8)
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+GROUPED: dict[str, Any] = {**COMMON, "num_key_value_heads": 1, "head_dim": 8}
 # A window shorter than the test sequences and mixed layer types: skipping blocks must not shift
 # which kind of attention a later block uses.
-WINDOWED: dict[str, Any] = dict(
-    GROUPED, sliding_window=3,
-    layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-)  # fmt: skip
+WINDOWED: dict[str, Any] = {
+    **GROUPED,
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaConfig(**GROUPED),
     "gemma2": lambda: transformers.Gemma2Config(
@@ -55,11 +60,18 @@ def make_model(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
 
 
 def make_tokenizer(extra: int = 0, swap: bool = False, template: str | None = None) -> Any:
-    """Build a byte-level tokenizer of the 94 printable characters, a space and one byte more."""
-    pieces = ["Ġ", "Ã"] + [chr(code) for code in range(33, 127)] + [f"<{i}>" for i in range(extra)]
+    """Build a byte-level tokenizer: space, a lone byte, the printable characters but ~, and th."""
+    pieces = (
+        ["Ġ", "Ã"]
+        + [chr(code) for code in range(33, 126)]
+        + ["th"]
+        + [f"<{i}>" for i in range(extra)]
+    )
     if swap:
         pieces[5], pieces[6] = pieces[6], pieces[5]
-    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE({piece: i for i, piece in enumerate(pieces)}, merges=[("t", "h")])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)

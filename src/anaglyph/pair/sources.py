@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from anaglyph.errors import ModelError
 from anaglyph.files import digest, file_digest
 from anaglyph.pair.gguf import converted
+from anaglyph.pair.quiet import first_line
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = (
@@ -79,23 +76,26 @@ def locate(name: str | Path) -> Source:
 
 
 def _from_hub(name: str | Path) -> Path:
-    if isinstance(name, Path) or not _HUB_ID.fullmatch(name) or name.startswith("."):
+    is_id = isinstance(name, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf")
+    if not is_id or str(name).startswith("."):
         raise ModelError(f"{name} does not exist")
     try:
         # Subfolders hold other formats of the same weights (ONNX, original checkpoints).
         return Path(
             huggingface_hub.snapshot_download(
-                name,
+                str(name),
                 allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
                 ignore_patterns=["*/*"],
             )
         )
-    except RepositoryNotFoundError as error:
-        raise ModelError(f"{name} is neither a folder here nor a model on the hub") from error
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{name} is neither a folder here nor in the local hub cache, and the hub cannot be"
             " reached"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name} is no folder here and cannot be had from the hub: {first_line(error)}"
         ) from error
 
 
