@@ -1,7 +1,7 @@
 """What the models read: documents, chat templates, token roles, sequences and their split."""
 
-from anaglyph.corpus.builtin import BUILTIN
-from anaglyph.corpus.documents import Document, Message, read_documents
+from anaglyph.corpus.documents import Document, Message
+from anaglyph.corpus.reading import BUILTIN, read_documents
 from anaglyph.corpus.split import split_mask
 from anaglyph.corpus.templating import ROLES
 from anaglyph.corpus.tokenizing import load_corpus, tokenize

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
-from anaglyph.corpus.documents import Document, read_documents
+from anaglyph.corpus.documents import Document
+from anaglyph.corpus.reading import read_documents
 from anaglyph.corpus.templating import BOS, TEMPLATE, TEXT, ChatTemplate, roles_of_tokens
 from anaglyph.corpus.tokens import TokenCorpus, offsets_of
 from anaglyph.errors import InputError
