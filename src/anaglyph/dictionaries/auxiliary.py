@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anaglyph.dictionaries.kernels import Kernels
 from anaglyph.dictionaries.weights import Weights
 
 WEIGHT = 1 / 32
@@ -30,6 +31,7 @@ def auxiliary(
     inputs: tuple[Tensor, ...],
     errors: tuple[Tensor, ...],
     weights: Weights,
+    kernels: Kernels,
 ) -> Auxiliary | None:
     """Return the auxiliary loss of a batch, or None where it is 0/0 and counts as nothing.
 
@@ -39,6 +41,7 @@ def auxiliary(
         inputs: What the encoder read, one [tokens, d] a source.
         errors: Reconstruction minus target, one [tokens, d] a source.
         weights: Current weights.
+        kernels: The sparse operations.
     """
     spread = _square(*(error - error.mean(0) for error in errors))
     if not spread > 0:
@@ -46,8 +49,7 @@ def auxiliary(
     codes = (pre[:, dead] + weights.encoder_bias[dead]).relu_()
     limit = max(1, max(error.shape[1] for error in errors) // 2)
     if len(dead) > limit:
-        values, places = codes.topk(limit, dim=1, sorted=False)
-        codes.zero_().scatter_(1, places, values)
+        kernels.cap_rows(codes, limit)
     decoders = tuple(matrix[dead] for matrix in weights.decoder)
     # The target is e = -error, so the residual e_hat - e is a sum.
     residuals = tuple(

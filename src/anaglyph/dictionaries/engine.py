@@ -146,7 +146,9 @@ class Engine:
         squares: list[Tensor],
     ) -> float:
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
-        extra = auxiliary(dead, pre, inputs, errors, self.weights) if len(dead) else None
+        if len(dead) == 0:
+            return 0.0
+        extra = auxiliary(dead, pre, inputs, errors, self.weights, self.kernels)
         if extra is None:
             return 0.0
         self.gradients.encoder_bias[dead] += extra.encoder_bias

@@ -139,3 +139,39 @@ def adam(weights, gradient, first, second, constants, squares):
             weights[j, c] = w
             total += w * w
         squares[j] = total
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def cap_rows(codes, bits, limit):
+    """Zero all but the largest ``limit`` of each row of values that are not negative.
+
+    ``bits`` is the same memory as int32. The bits of such floats are ordered like the floats, so
+    the limit-th largest value is found exactly by bisecting on bits: 31 vectorised counts at most.
+    """
+    for b in prange(codes.shape[0]):
+        row = bits[b]
+        low, high = np.int32(-1), np.int32(2**31 - 1)  # count(> low) > limit >= count(> high)
+        if _count_above(row, np.int32(0)) <= limit:
+            continue
+        while high - low > 1:
+            middle = np.int32(low + (high - low) // 2)
+            if _count_above(row, middle) > limit:
+                low = middle
+            else:
+                high = middle
+        ties = limit - _count_above(row, high)
+        for j in range(len(row)):
+            if row[j] > high:
+                continue
+            if row[j] == high and ties > 0:
+                ties -= 1
+            else:
+                codes[b, j] = np.float32(0.0)
+
+
+@njit(cache=True, nogil=True)
+def _count_above(row, bound):
+    count = 0
+    for j in range(len(row)):
+        count += row[j] > bound
+    return count

@@ -77,6 +77,11 @@ class NumbaKernels:
         )
         return squares
 
+    def cap_rows(self, codes: Tensor, limit: int) -> None:
+        """Zero all but the largest of each row."""
+        values = codes.numpy()
+        compiled.cap_rows(values, values.view(np.int32), limit)
+
     def adam(
         self, weights: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: Adam
     ) -> Tensor:

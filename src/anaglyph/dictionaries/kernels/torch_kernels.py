@@ -77,6 +77,12 @@ class TorchKernels:
         )
         return out.square().sum(1)
 
+    def cap_rows(self, codes: Tensor, limit: int) -> None:
+        """Zero all but the largest of each row."""
+        if limit < codes.shape[1]:
+            values, places = codes.topk(limit, dim=1, sorted=False)
+            codes.zero_().scatter_(1, places, values)
+
     def adam(
         self, weights: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: Adam
     ) -> Tensor:

@@ -4,7 +4,7 @@ With k of F latents active only the encoder product is dense; everything here co
 O(tokens * k * d), the filter over the pre-activations and the optimiser apart.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,6 +44,7 @@ class Adam(NamedTuple):
     """What the gradient is multiplied with first: the clipping coefficient."""
 
 
+@runtime_checkable
 class Kernels(Protocol):
     """One implementation of the operations; all tensors are contiguous and on one device."""
 
@@ -82,6 +83,13 @@ class Kernels(Protocol):
 
         Returns:
             The squared norm of each row, float32 [latents].
+        """
+        ...
+
+    def cap_rows(self, codes: Tensor, limit: int) -> None:
+        """Zero all but the largest ``limit`` of each row of ``codes``, which are not negative.
+
+        Which of several equal values are kept at the border is left to the implementation.
         """
         ...
 
