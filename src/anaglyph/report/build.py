@@ -1,0 +1,85 @@
+"""Writes the page: template, style, scripts and data in one file that opens from disk.
+
+The page holds text that came out of models and data sets, so nothing in it is trusted: the data is
+inert JSON in which `<` is escaped, the scripts only ever set text, and a content security policy
+that lists the digest of the page's own script forbids every other script and every request.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from anaglyph.files import write_text
+from anaglyph.report.data import gather
+
+# In this order: each script uses only what stands before it, and later styles win.
+SCRIPTS = (
+    "words.js",
+    "base.js",
+    "examples.js",
+    "charts.js",
+    "verdict.js",
+    "findings.js",
+    "causal.js",
+    "dictionaries.js",
+    "latents.js",
+    "detail.js",
+    "scatter.js",
+    "run.js",
+    "app.js",
+)
+STYLES = ("style.css", "parts.css", "explorer.css", "screens.css")
+
+
+def build(run_folder: Path) -> Path:
+    """Write `report/index.html` into a run folder from the artifacts that are there.
+
+    Args:
+        run_folder: A run folder, finished or not; no model is loaded.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: There is no run in the folder.
+        StoreError: An artifact is damaged; the message names the file. An earlier page is kept.
+    """
+    data = gather(run_folder)
+    verdict, run = data["verdict"], data["run"]
+    pair = f"{run['base']} → {run['tuned']}" if run else run_folder.resolve().name
+    script = "(() => {\n" + "\n".join(_part(name) for name in SCRIPTS) + "\n})();"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = {
+        "title": html.escape(f"{pair} · anaglyph"),
+        "verdict": html.escape(verdict["verdict"] if verdict else "no verdict yet"),
+        "reason": html.escape(verdict["reason"] if verdict else ""),
+        "style": "\n".join(_part(name) for name in STYLES),
+        "script": script,
+        "script_digest": f"'sha256-{digest}'",
+        "data": embed(data),
+    }
+    # One pass over the template: a placeholder's look-alike inside the data stays as it is.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("template.html"))
+    out = run_folder / "report" / "index.html"
+    write_text(out, page)
+    return out
+
+
+def embed(value: object) -> str:
+    """Return JSON that is safe inside a `<script>` element: it cannot close it or open a comment.
+
+    Args:
+        value: Anything that JSON can hold, without NaN and inf.
+    """
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    # Lone surrogates, which broken tokenizers do emit, cannot be written as UTF-8.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("<", "\\u003c")
+
+
+def _part(name: str) -> str:
+    return (files("anaglyph.report") / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,210 @@
+"""Gathers a run folder's artifacts into the one value that the page embeds.
+
+The page must stay small enough to mail, so this is also where it is decided what to leave out:
+latents beyond `MAX_ROWS` a dictionary and example windows beyond `EXAMPLE_BYTES` in all. What was
+left out is counted, and the page says so.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anaglyph.errors import InputError, StoreError
+from anaglyph.report.records import (
+    DictionaryRecord,
+    ExamplesRecord,
+    FindingRecord,
+    FindingsRecord,
+    RunRecord,
+    Window,
+    read,
+)
+
+MAX_ROWS = 2000
+MAX_FINDINGS = 100
+EXAMPLE_BYTES = 1_200_000
+# Windows shown with a finding or a latent; the strongest come first in the artifacts.
+MAX_WINDOWS = 8
+
+# `causal/NAME.latents.parquet`: each row puts one latent alone into the tuned model.
+ALONE = ".latents"
+# Bounds that no reader of a page asks for; the table on disk keeps them.
+LEFT_OUT = re.compile("beta_.*_(low|high)")
+
+# Largest first; the first column that a table has decides which of its latents the page keeps.
+RANKING = ("difference_share", "frequency", "max_activation")
+
+
+def gather(run_folder: Path) -> dict[str, Any]:
+    """Return everything the page shows, ready for JSON: no NaN, no inf, numbers cut to 4 digits.
+
+    Args:
+        run_folder: A run folder; any of its artifacts may be absent and is then None here.
+
+    Raises:
+        InputError: There is no such folder, or nothing in it comes from a run.
+        StoreError: An artifact is damaged; the message names the file.
+    """
+    if not run_folder.is_dir():
+        raise InputError(f"{run_folder} is not a folder")
+    run = read(run_folder / "run.json", RunRecord)
+    verdict = read(run_folder / "findings.json", FindingsRecord)
+    names = _dictionary_names(run_folder)
+    if run is None and verdict is None and not names:
+        raise InputError(f"{run_folder} is not a run folder: it holds no artifact of a run")
+    findings = verdict.findings if verdict is not None else []
+    room = _Room(EXAMPLE_BYTES)
+    shown = [_finding(finding, room) for finding in findings[:MAX_FINDINGS]]
+    cited: dict[str, list[int]] = {name: [] for name in names}
+    for finding in findings[:MAX_FINDINGS]:
+        for dictionary, latent in finding.latents:
+            cited.setdefault(dictionary, []).append(latent)
+    dictionaries = []
+    for place, name in enumerate(names):
+        own = _Room(room.left // (len(names) - place))
+        room.left -= own.left
+        dictionaries.append(_dictionary(run_folder, name, cited[name], own))
+        room.left += own.left
+    return {
+        "run": None if run is None else _clean(run.model_dump()),
+        "verdict": None
+        if verdict is None
+        else {**_clean(verdict.model_dump(exclude={"findings"})), "found": len(findings)},
+        "findings": None if verdict is None else shown,
+        "dictionaries": dictionaries,
+    }
+
+
+class _Room:
+    """How many bytes of examples the page may still take."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def windows(self, windows: list[Window]) -> list[dict[str, Any]] | None:
+        """Return the windows in their short form, or None when they do not fit any more."""
+        short = [_window(window) for window in windows[:MAX_WINDOWS]]
+        size = len(
+            json.dumps(short, separators=(",", ":"), ensure_ascii=False).encode(
+                "utf-8", "surrogatepass"
+            )
+        )
+        if size > self.left:
+            return None
+        self.left -= size
+        return short
+
+
+def _dictionary_names(run_folder: Path) -> list[str]:
+    found = {path.parent.name for path in run_folder.glob("dictionaries/*/config.json")}
+    for pattern in ("latents/*.parquet", "causal/*.parquet", "examples/*.json"):
+        found |= {path.stem for path in run_folder.glob(pattern)}
+    # Beside a dictionary's interventions stand those of its latents, one at a time.
+    found = {name for name in found if not name.endswith(ALONE)}
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def _finding(finding: FindingRecord, room: _Room) -> dict[str, Any]:
+    # Directions are long and unreadable, and the artifact keeps them.
+    left_out = {"examples", "direction_base", "direction_tuned"}
+    shown = _clean(finding.model_dump(exclude=left_out))
+    shown["windows"] = room.windows(finding.examples) if finding.examples else []
+    return shown
+
+
+def _dictionary(run_folder: Path, name: str, cited: list[int], room: _Room) -> dict[str, Any]:
+    config = read(run_folder / "dictionaries" / name / "config.json", DictionaryRecord)
+    examples = read(run_folder / "examples" / f"{name}.json", ExamplesRecord)
+    by_latent = {item.latent: item.examples for item in examples.root} if examples else {}
+    causal = _read_table(run_folder / "causal" / f"{name}.parquet", {"intervention", "recovered"})
+    alone = _read_table(
+        run_folder / "causal" / f"{name}{ALONE}.parquet",
+        {"latent", "recovered", "recovered_low", "recovered_high"},
+    )
+    patched = [] if alone is None else alone["latent"].to_list()
+    pinned = list(dict.fromkeys([*cited, *patched, *by_latent]))[:MAX_ROWS]
+    table = _read_table(run_folder / "latents" / f"{name}.parquet", {"latent"})
+    if table is not None and alone is not None:
+        effects = alone.select("latent", "recovered", "recovered_low", "recovered_high")
+        table = table.join(effects, on="latent", how="left", maintain_order="left")
+    latents, order = (None, pinned) if table is None else _latents(table, pinned)
+    windows = {}
+    for latent in dict.fromkeys([*cited, *order]):
+        # Smaller ones further down may still fit, but a gap in the ranking would puzzle the reader.
+        if latent in by_latent:
+            short = room.windows(by_latent[latent])
+            if short is None:
+                break
+            windows[str(latent)] = short
+    return {
+        "name": name,
+        "config": None if config is None else _clean(config.model_dump(exclude={"stats"})),
+        "stats": None if config is None else _clean(config.stats),
+        "latents": latents,
+        "causal": None if causal is None else _clean(causal.to_dicts()),
+        "examples": None if examples is None else windows,
+        "with_examples": len(by_latent),
+    }
+
+
+def _latents(table: pl.DataFrame, pinned: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Choose the rows to show; return them column by column, and their latents best first."""
+    alive = table.filter(pl.col("alive")) if "alive" in table.columns else table
+    rank = next((c for c in RANKING if c in alive.columns and alive[c].count() > 0), None)
+    ranked = alive if rank is None else alive.sort(rank, descending=True, nulls_last=True)
+    # What a finding or an example points at must be there, whatever its rank.
+    is_pinned = pl.col("latent").is_in(pinned)
+    room = max(0, MAX_ROWS - ranked.filter(is_pinned).height)
+    kept = ranked.filter(is_pinned | ((~is_pinned).cum_sum() <= room))
+    columns = {}
+    for column in kept.columns:
+        kind = kept.schema[column]
+        readable = kind.is_numeric() or kind in (pl.String, pl.Boolean)
+        if readable and kept[column].count() > 0 and not LEFT_OUT.fullmatch(column):
+            columns[column] = _clean(kept[column].to_list())
+    facts = {"total": table.height, "alive": alive.height, "ranked_by": rank, "columns": columns}
+    return facts, kept["latent"].to_list()
+
+
+def _read_table(path: Path, needed: set[str]) -> pl.DataFrame | None:
+    if not path.exists():
+        return None
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+    missing = needed - set(table.columns)
+    if missing:
+        raise StoreError(f"{path} is damaged: it has no column {sorted(missing)[0]}")
+    return table
+
+
+def _window(window: Window) -> dict[str, Any]:
+    # One letter a field: the names would be a tenth of the page.
+    return {
+        "s": window.sequence,
+        "p": window.position,
+        "x": window.tokens,
+        "r": window.roles,
+        "c": _clean(window.code, digits=3),
+        "b": _clean(window.base, digits=3),
+        "t": _clean(window.tuned, digits=3),
+    }
+
+
+def _clean(value: Any, digits: int = 4) -> Any:
+    """Cut floats to a few significant digits; NaN and inf, which no artifact may hold, are null."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        short = float(f"{value:.{digits}g}")
+        return int(short) if short.is_integer() and abs(short) < 2**53 else short
+    if isinstance(value, dict):
+        return {str(key): _clean(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item, digits) for item in value]
+    return value

@@ -1,0 +1,157 @@
+// One card a finding: what it is, how large, how often, how much behaviour it carries, and its text.
+
+const CARDS_AT_FIRST = 10;
+
+const latentLink = (name, latent) => `#latent=${encodeURIComponent(name)}/${latent}`;
+
+function latentExamples(name, latent) {
+  const dictionary = DATA.dictionaries.find((item) => item.name === name);
+  return dictionary?.examples?.[latent] ?? null;
+}
+
+// A finding's own windows, or else those of the first latent that it rests on and that has some.
+function findingWindows(finding) {
+  if (finding.windows?.length) return finding.windows;
+  for (const [name, latent] of finding.latents) {
+    const windows = latentExamples(name, latent);
+    if (windows) return windows;
+  }
+  return [];
+}
+
+function measure(label, ...content) {
+  return el("div", { class: "measure" }, el("div", { class: "measure-name" }, label), content);
+}
+
+function findingCard(finding, rank) {
+  const label = KINDS[finding.kind] ?? finding.kind;
+  const windows = findingWindows(finding);
+  const peaks = peakTokens(windows);
+  const range = interval(finding.low, finding.high, percent);
+  const links = finding.latents.map(([name, latent]) =>
+    el("a", { href: latentLink(name, latent) }, `${name} ${latent}`),
+  );
+  const rest = Object.entries(finding.evidence ?? {});
+  return el(
+    "article",
+    { class: "card", id: `finding-${rank}`, "aria-labelledby": `finding-${rank}-title` },
+    el(
+      "header",
+      {},
+      el("span", { class: "rank", "aria-hidden": "true" }, String(rank)),
+      el(
+        "h3",
+        { id: `finding-${rank}-title` },
+        label,
+        peaks.length
+          ? el(
+              "span",
+              { class: "peaks" },
+              " — strongest on ",
+              peaks.map((text, i) => [i ? ", " : "", el("q", {}, text)]),
+            )
+          : null,
+      ),
+      el("span", { class: "kind" }, finding.kind),
+    ),
+    el(
+      "div",
+      { class: "measures" },
+      measure(
+        term("effect"),
+        el("div", { class: "big" }, percent(finding.effect), range ? el("small", {}, range) : null),
+        bar(shareAxis([finding.effect, finding.high]), finding.effect, {
+          low: finding.low,
+          high: finding.high,
+          label: percent(finding.effect),
+        }),
+        el("div", { class: "quiet" }, "of its strength is lacking in the other model"),
+      ),
+      measure(
+        term("frequency"),
+        known(finding.frequency_base) || known(finding.frequency_tuned)
+          ? [
+              pairBars(finding.frequency_base, finding.frequency_tuned, percent),
+              el("div", { class: "quiet" }, "of tokens"),
+            ]
+          : [el("div", { class: "big" }, NONE), el("div", { class: "quiet" }, "not measured")],
+      ),
+      measure(
+        term("recovered"),
+        el("div", { class: "big" }, percent(finding.kl_recovered)),
+        known(finding.kl_recovered)
+          ? bar(shareAxis([finding.kl_recovered]), finding.kl_recovered, {
+              label: percent(finding.kl_recovered),
+            })
+          : null,
+        el(
+          "div",
+          { class: "quiet" },
+          known(finding.kl_recovered) ? "of the whole gap, by this alone" : "not measured",
+        ),
+      ),
+      measure(
+        term("q_value"),
+        el("div", { class: "big" }, number(finding.q_value, 2)),
+        el(
+          "div",
+          { class: "quiet" },
+          known(finding.q_value) ? null : "not tested; ",
+          "rests on ",
+          links.length ? links.map((link, i) => [i ? ", " : "", link]) : "no latent",
+        ),
+      ),
+    ),
+    windows.length
+      ? windowsView(windows)
+      : absent(
+          finding.windows === null
+            ? "Its examples were left out to keep this page small; findings.json has them."
+            : "No examples were kept for this finding.",
+        ),
+    rest.length
+      ? el("details", {}, el("summary", {}, "Evidence"), pairsTable(Object.fromEntries(rest)))
+      : null,
+  );
+}
+
+function drawFindings() {
+  const host = section("findings");
+  const findings = DATA.findings;
+  if (findings === null)
+    return host.append(absent("The findings stage has not run: findings.json is missing."));
+  if (findings.length === 0)
+    return host.append(
+      absent("There are none: no latent differs between the two models beyond numerical noise."),
+    );
+  const { found } = DATA.verdict;
+  host.append(
+    el(
+      "p",
+      { class: "lead" },
+      `${plural(found, "finding")}, strongest first.`,
+      found > findings.length
+        ? ` The first ${whole(findings.length)} are on this page; findings.json has all.`
+        : null,
+    ),
+  );
+  const list = el("div", { class: "cards" });
+  findings.slice(0, CARDS_AT_FIRST).forEach((finding, i) => list.append(findingCard(finding, i + 1)));
+  const rest = findings.slice(CARDS_AT_FIRST);
+  const more =
+    rest.length === 0
+      ? null
+      : el(
+          "button",
+          {
+            type: "button",
+            class: "more",
+            onclick: () => {
+              rest.forEach((finding, i) => list.append(findingCard(finding, CARDS_AT_FIRST + i + 1)));
+              more.remove();
+            },
+          },
+          `Show ${plural(rest.length, "more finding")}`,
+        );
+  return host.append(list, more ?? "");
+}

@@ -1,0 +1,94 @@
+// The verdict in plain words, and the numbers that a reader looks for first.
+
+function pairNames() {
+  const short = (name) => name.replace(/\/+$/, "").split("/").pop();
+  const { base, tuned } = DATA.run ?? {};
+  if (!base) return null;
+  // Two paths that end alike are told apart by the whole of them.
+  return base !== tuned && short(base) === short(tuned) ? [base, tuned] : [short(base), short(tuned)];
+}
+
+function drawVerdict() {
+  const names = pairNames();
+  const verdict = DATA.verdict?.verdict ?? null;
+  const found = verdict !== null && !/^no\b/i.test(verdict);
+  const state = verdict === null ? "unknown" : found ? "found" : "same";
+  const headline = verdict === null ? "No verdict yet" : verdict[0].toUpperCase() + verdict.slice(1);
+  const where = [];
+  const { layer, n_layers: layers, corpus } = DATA.run ?? {};
+  if (known(layer)) where.push(`layer ${layer}${known(layers) ? ` of ${layers}` : ""}`);
+  if (known(corpus?.tokens)) where.push(`${whole(corpus.tokens)} tokens`);
+  if (known(corpus?.sequences)) where.push(`${whole(corpus.sequences)} sequences`);
+  fill(section("verdict"), { class: `verdict ${state}` }, [
+    names === null
+      ? null
+      : el(
+          "p",
+          { class: "models" },
+          el("span", { class: "model is-base" }, el("small", {}, "base"), names[0]),
+          el("span", { class: "versus", "aria-hidden": "true" }, "→"),
+          el("span", { class: "model is-tuned" }, el("small", {}, "tuned"), names[1]),
+        ),
+    el("h1", {}, headline),
+    el(
+      "p",
+      { class: "reason" },
+      verdict === null
+        ? "This run has not come to its findings yet; what is finished is shown below."
+        : DATA.verdict.reason,
+    ),
+    where.length === 0 ? null : el("p", { class: "where" }, where.join(" · ")),
+    summary(found),
+  ]);
+}
+
+function reconstructionOf(dictionary) {
+  return dictionary.causal?.find((row) => row.intervention === "reconstruction") ?? null;
+}
+
+// The one that explains the behaviour best comes first, in every section of the page.
+function orderDictionaries() {
+  const merit = (dictionary) => reconstructionOf(dictionary)?.recovered ?? -Infinity;
+  DATA.dictionaries.sort((a, b) => merit(b) - merit(a) || 0);
+}
+
+// The two or three numbers that a reader would look for first, as sentences.
+function summary(found) {
+  const lines = [];
+  const [dictionary] = DATA.dictionaries;
+  const best = dictionary ? reconstructionOf(dictionary) : null;
+  if (found && known(best?.recovered)) {
+    const none = dictionary.causal.find((item) => item.intervention === "none");
+    const error = dictionary.causal.find((item) => item.intervention === "error");
+    const range = interval(best.recovered_low, best.recovered_high, percent);
+    lines.push(
+      el(
+        "p",
+        {},
+        known(none?.kl)
+          ? [
+              "Putting the base model's activation into the tuned model costs ",
+              el("b", {}, `${number(none.kl)} nats`),
+              " a token. ",
+            ]
+          : null,
+        `The ${dictionary.name} wins back `,
+        el("b", {}, percent(best.recovered)),
+        range ? ` (${range})` : null,
+        " of it",
+        known(error?.recovered) ? [", what it leaves out ", el("b", {}, percent(error.recovered))] : null,
+        ".",
+      ),
+    );
+  }
+  if (!found && DATA.verdict) {
+    lines.push(
+      el(
+        "p",
+        {},
+        "This says that the run saw no difference beyond numerical noise at this layer, on this text. A change that this text never triggers stays unseen.",
+      ),
+    );
+  }
+  return lines.length ? el("div", { class: "summary" }, lines) : null;
+}

@@ -1,0 +1,128 @@
+"""What the page reads from a run folder: the shape of each JSON artifact, checked field by field.
+
+Only what the page uses is checked; other fields pass through, so that an artifact may grow without
+its page breaking. A file that does not fit is damaged, and the error names the file and the field.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, RootModel, ValidationError
+from pydantic import model_validator as validator
+
+from anaglyph.errors import StoreError
+from anaglyph.files import read_json
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Stage(_Record):
+    """One finished stage of a run."""
+
+    seconds: FiniteFloat | None = None
+
+
+class RunRecord(_Record):
+    """The facts of a run: what was compared, where and with which settings."""
+
+    base: str
+    tuned: str
+    anaglyph: str | None = None
+    created: str | None = None
+    layer: int | None = None
+    n_layers: int | None = None
+    data: list[str] = []
+    config: dict[str, Any] = {}
+    corpus: dict[str, Any] = {}
+    fingerprints: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    threads: int | None = None
+    stages: dict[str, Stage] = {}
+
+
+class Window(_Record):
+    """A stretch of text around one firing of a latent.
+
+    `base` and `tuned` are the strengths of the latent's direction in the two models, in the same
+    units; `code` is what the dictionary itself says. One number a token.
+    """
+
+    sequence: int | None = None
+    position: int
+    tokens: list[str]
+    roles: list[str]
+    code: list[FiniteFloat | None]
+    base: list[FiniteFloat | None]
+    tuned: list[FiniteFloat | None]
+
+    @validator(mode="after")
+    def _check_lengths(self) -> "Window":
+        n = len(self.tokens)
+        for name in ("roles", "code", "base", "tuned"):
+            length = len(getattr(self, name))
+            if length != n:
+                raise ValueError(f"{name} has {length} entries for {n} tokens")
+        if not 0 <= self.position < n:
+            raise ValueError(f"position {self.position} is outside the window of {n} tokens")
+        return self
+
+
+class LatentExamples(_Record):
+    """The windows in which one latent is strongest."""
+
+    latent: int
+    examples: list[Window]
+
+
+class ExamplesRecord(RootModel[list[LatentExamples]]):
+    """The contents of `examples/NAME.json`."""
+
+
+class FindingRecord(_Record):
+    """One difference between the two models, sized and tested."""
+
+    kind: str
+    effect: FiniteFloat | None = None
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    q_value: FiniteFloat | None = None
+    frequency_base: FiniteFloat | None = None
+    frequency_tuned: FiniteFloat | None = None
+    latents: list[tuple[str, int]] = []
+    kl_recovered: FiniteFloat | None = None
+    examples: list[Window] = []
+    evidence: dict[str, Any] = {}
+
+
+class FindingsRecord(_Record):
+    """The verdict of a run and what it rests on."""
+
+    verdict: str
+    reason: str = ""
+    findings: list[FindingRecord] = []
+
+
+class DictionaryRecord(_Record):
+    """A trained dictionary's settings and how well it fits held-out text."""
+
+    stats: dict[str, Any] = {}
+
+
+def read(path: Path, kind: type[Record]) -> Record | None:
+    """Read a JSON artifact as a record, or return None where the file does not exist.
+
+    Raises:
+        StoreError: The file is not JSON, or a field the page needs is missing or malformed.
+    """
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "contents"
+        raise StoreError(f"{path} is damaged: {where}: {first['msg']}") from error
