@@ -1,0 +1,237 @@
+"""The strongest examples of a latent, with what each model has along its direction.
+
+Each example comes from another sequence, so that one document cannot fill the list. Around its peak
+stand three strips of numbers: the code, and how far each model's activation lies along the latent's
+unit decoder, measured from that model's mean. The last two share one scale: where they differ, the
+models differ.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from numpy import ndarray
+
+from anaglyph.corpus import ROLES
+from anaglyph.dictionaries import Codes, Dictionary
+from anaglyph.errors import InputError
+from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
+from anaglyph.latents.scaling import SIDES
+from anaglyph.latents.score import check_widths, decoders_of, scoring_codes
+from anaglyph.progress import Progress, silent
+from anaglyph.store import PairedStore
+
+# Tokens of windows encoded at once; also bounds the matrix of those tokens by their latents.
+_WINDOW_TOKENS = 16384
+
+
+def top_examples(
+    dic: Dictionary,
+    store: PairedStore,
+    latents: Sequence[int],
+    n: int = 8,
+    window: int = 24,
+    *,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Return the strongest examples of some latents, ready for JSON.
+
+    Args:
+        dic: The dictionary. A base-SAE is read on the tuned model, as in ``score``.
+        store: Activations of the pair that the dictionary belongs to.
+        latents: Which latents; the result has their order.
+        n: Most examples a latent, each from another sequence, strongest first.
+        window: Tokens shown before and after the peak, within its sequence.
+        progress: Told after each block of tokens.
+
+    Returns:
+        For each latent ``{"latent", "examples"}`` (no examples if it never fired); each example is
+        ``sequence`` (index in the store), ``start`` (position in the sequence of the first token
+        shown), ``position`` (index of the peak among those shown), and lists with one entry a
+        token: ``token_ids``, ``roles`` (names), ``code``, ``base`` and ``tuned``. The last two are
+        ``<h^m - mean(h^m), d> / ||d||`` in units of the activations, ``d`` the latent's decoder:
+        the tuned one of a crosscoder, or the base one if the latent's class is base-only. A model
+        of another width than ``d`` has nulls.
+
+    Raises:
+        InputError: The dictionary's widths are not the store's, or an argument is out of range.
+    """
+    chosen = np.asarray(latents, dtype=np.int64)
+    if chosen.size and not 0 <= chosen.min() <= chosen.max() < dic.n_latents:
+        wrong = chosen[(chosen < 0) | (chosen >= dic.n_latents)][0]
+        raise InputError(f"latent {wrong} is not within 0 to {dic.n_latents - 1}")
+    if np.unique(chosen).size != chosen.size:
+        raise InputError("a latent is asked for twice")
+    if n < 1 or window < 0:
+        raise InputError(f"n={n} must be at least 1 and window={window} at least 0")
+    check_widths(dic, store)
+    row_of_latent = np.full(dic.n_latents, -1, dtype=np.int64)
+    row_of_latent[chosen] = np.arange(chosen.size)
+    strongest = _search(dic, store, row_of_latent, chosen.size, n, progress)
+    directions = _directions(dic, chosen)
+    found: list[dict[str, Any]] = []
+    step = max(1, _WINDOW_TOKENS // (n * (2 * window + 1)))
+    for start in range(0, chosen.size, step):
+        part = slice(start, start + step)
+        peaks = strongest.tokens[part], strongest.sequences[part]
+        found += _show(dic, store, chosen[part], *peaks, directions[part], window)
+    return found
+
+
+class Strongest:
+    """The ``n`` strongest firings so far of some latents, each from another sequence.
+
+    Rows are latents, columns ranks. Equal values are ordered by token, so that the outcome does not
+    depend on how the tokens were cut into batches.
+
+    Attributes:
+        values: float32 [latents, n], -inf where there are fewer.
+        tokens: int64 [latents, n], global token index, -1 where there are fewer.
+        sequences: int64 [latents, n].
+    """
+
+    values: Float32[ndarray, "latents n"]
+    tokens: Int64[ndarray, "latents n"]
+    sequences: Int64[ndarray, "latents n"]
+
+    def __init__(self, n_latents: int, n: int):
+        self.values = np.full((n_latents, n), -np.inf, dtype=np.float32)
+        self.tokens = np.full((n_latents, n), -1, dtype=np.int64)
+        self.sequences = np.full((n_latents, n), -1, dtype=np.int64)
+
+    def update(
+        self,
+        rows: Int64[ndarray, " firings"],
+        values: Float32[ndarray, " firings"],
+        tokens: Int64[ndarray, " firings"],
+        sequences: Int64[ndarray, " firings"],
+    ) -> None:
+        """Take in firings: the row of each, its code, its token and its sequence."""
+        # What does not beat the weakest kept one cannot enter, and most firings do not.
+        better = values > self.values[rows, -1]
+        if not better.any():
+            return
+        kept_rows, kept_ranks = np.nonzero(self.tokens >= 0)
+        rows = np.concatenate([kept_rows, rows[better]])
+        values = np.concatenate([self.values[kept_rows, kept_ranks], values[better]])
+        tokens = np.concatenate([self.tokens[kept_rows, kept_ranks], tokens[better]])
+        sequences = np.concatenate([self.sequences[kept_rows, kept_ranks], sequences[better]])
+
+        order = np.lexsort((tokens, -values, sequences, rows))
+        rows, values, tokens, sequences = (a[order] for a in (rows, values, tokens, sequences))
+        first = np.ones(rows.size, dtype=bool)
+        first[1:] = (rows[1:] != rows[:-1]) | (sequences[1:] != sequences[:-1])
+        rows, values, tokens, sequences = (a[first] for a in (rows, values, tokens, sequences))
+
+        order = np.lexsort((tokens, -values, rows))
+        rows, values, tokens, sequences = (a[order] for a in (rows, values, tokens, sequences))
+        ranks = np.arange(rows.size) - np.searchsorted(rows, rows)
+        fits = ranks < self.values.shape[1]
+        place = rows[fits], ranks[fits]
+        self.values[place] = values[fits]
+        self.tokens[place] = tokens[fits]
+        self.sequences[place] = sequences[fits]
+
+
+def _search(
+    dic: Dictionary,
+    store: PairedStore,
+    row_of_latent: Int64[ndarray, " latents"],
+    n_rows: int,
+    n: int,
+    progress: Progress,
+) -> Strongest:
+    strongest = Strongest(n_rows, n)
+    sequence_of_token = store.sequence_of_tokens()
+    done = 0
+    for block in store.blocks():
+        codes = scoring_codes(dic, block.base, block.tuned)
+        rows = row_of_latent[codes.indices]
+        wanted = (rows >= 0) & (codes.values > 0)
+        tokens = block.tokens[codes.tokens()[wanted]]
+        strongest.update(rows[wanted], codes.values[wanted], tokens, sequence_of_token[tokens])
+        done += block.tokens.size
+        progress("examples", done, store.n_tokens)
+    return strongest
+
+
+def _directions(
+    dic: Dictionary, chosen: Int64[ndarray, " chosen"]
+) -> list[Float64[ndarray, " _"] | None]:
+    """Return the unit vector along which each latent is measured; None if its decoder is zero."""
+    decoders = {source: matrix[chosen] for source, matrix in decoders_of(dic).items()}
+    rows = list(next(iter(decoders.values())))
+    if dic.spec.kind == "crosscoder":
+        delta = delta_norm(row_norms(decoders["base"]), row_norms(decoders["tuned"]))
+        sides = np.where(norm_classes(delta) == BASE_ONLY, "base", "tuned")
+        rows = [decoders[side][row] for row, side in enumerate(sides)]
+    lengths = [np.linalg.norm(row.astype(np.float64)) for row in rows]
+    return [row / length if length else None for row, length in zip(rows, lengths, strict=True)]
+
+
+def _show(
+    dic: Dictionary,
+    store: PairedStore,
+    latents: Int64[ndarray, " rows"],
+    peaks: Int64[ndarray, "rows n"],
+    sequences: Int64[ndarray, "rows n"],
+    directions: list[Float64[ndarray, " _"] | None],
+    window: int,
+) -> list[dict[str, Any]]:
+    """Return the entries of ``latents``, given their peak tokens (-1 for none) and directions."""
+    rows, ranks = np.nonzero(peaks >= 0)
+    peaks, sequences = peaks[rows, ranks], sequences[rows, ranks]
+    bounds = store.sequence_offsets
+    first = np.maximum(peaks - window, bounds[sequences])
+    last = np.minimum(peaks + window + 1, bounds[sequences + 1])
+    spans = [np.arange(*ends) for ends in zip(first, last, strict=True)]
+    shown: list[dict[str, Any]] = [{"latent": int(j), "examples": []} for j in latents]
+    if not spans:
+        return shown
+    tokens = np.unique(np.concatenate(spans))
+    base, tuned = store.gather(tokens)
+    codes = _dense(scoring_codes(dic, base, tuned), latents, dic.n_latents)
+    centred = [
+        activation.double().numpy() - moments.mean
+        for activation, moments in zip((base, tuned), store.statistics[:2], strict=True)
+    ]
+    for row, peak, sequence, span in zip(rows, peaks, sequences, spans, strict=True):
+        local = np.searchsorted(tokens, span)
+        direction = directions[row]
+        strips = {
+            side: _along(activation[local], direction)
+            for side, activation in zip(SIDES, centred, strict=True)
+        }
+        shown[row]["examples"].append(
+            {
+                "sequence": int(sequence),
+                "start": int(span[0] - bounds[sequence]),
+                "position": int(peak - span[0]),
+                "token_ids": store.token_ids[span].tolist(),
+                "roles": [ROLES[code] for code in store.roles[span]],
+                "code": codes[local, row].tolist(),
+                **strips,
+            }
+        )
+    return shown
+
+
+def _dense(
+    codes: Codes, latents: Int64[ndarray, " chosen"], n_latents: int
+) -> Float32[ndarray, "tokens chosen"]:
+    column = np.full(n_latents, -1, dtype=np.int64)
+    column[latents] = np.arange(latents.size)
+    columns = column[codes.indices]
+    wanted = columns >= 0
+    dense = np.zeros((codes.n_tokens, latents.size), dtype=np.float32)
+    dense[codes.tokens()[wanted], columns[wanted]] = codes.values[wanted]
+    return dense
+
+
+def _along(
+    activations: Float64[ndarray, "tokens _"], direction: Float64[ndarray, " _"] | None
+) -> list[float | None]:
+    if direction is None or direction.size != activations.shape[1]:
+        return [None] * len(activations)
+    return (activations @ direction).tolist()

@@ -1,0 +1,72 @@
+"""Inner loops over sparse codes, compiled for the CPU.
+
+The products are independent of each other, so they run in parallel and come out bit-identical with
+any number of threads. Adding them up touches little memory and runs in one thread, in token order.
+"""
+
+import numba
+import numpy as np
+
+# Sums may be reordered so that the inner product uses vector instructions; NaN and inf keep their
+# meaning, so that a damaged activation is not hidden.
+_REORDER = {"reassoc", "contract", "nsz"}
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, fastmath=_REORDER)
+def project(indices, offsets, targets, directions):
+    """Return ``<target[token], directions[latent]>`` for every active latent of every token.
+
+    Args:
+        indices: int32 [active], latents of the codes, CSR by token.
+        offsets: int64 [tokens + 1].
+        targets: Tuple of float32 [tokens, d].
+        directions: float32 [latents, d].
+
+    Returns:
+        float64 [active, targets]; accumulated in float64, for a large mean cancels later.
+    """
+    n_targets = len(targets)
+    width = directions.shape[1]
+    products = np.empty((indices.size, n_targets), dtype=np.float64)
+    for token in numba.prange(offsets.size - 1):
+        for entry in range(offsets[token], offsets[token + 1]):
+            direction = directions[indices[entry]]
+            for which in range(n_targets):
+                target = targets[which][token]
+                total = 0.0
+                for c in range(width):
+                    total += np.float64(target[c]) * np.float64(direction[c])
+                products[entry, which] = total
+    return products
+
+
+@numba.njit(cache=True, nogil=True)
+def accumulate(indices, values, offsets, products, blocks, roles, sums, firings, largest):
+    """Add one batch of codes to the running sums, in place.
+
+    Args:
+        indices: int32 [active].
+        values: float32 [active].
+        offsets: int64 [tokens + 1].
+        products: float64 [active, targets] from ``project``.
+        blocks: int64 [tokens], the block of sequences that each token belongs to.
+        roles: uint8 [tokens].
+        sums: float64 [blocks, latents, 2 + targets]: sum of f, of f^2, and of f times each product.
+        firings: int64 [latents, roles], active tokens by role.
+        largest: float32 [latents], highest code so far.
+    """
+    for token in range(offsets.size - 1):
+        block = sums[blocks[token]]
+        role = roles[token]
+        for entry in range(offsets[token], offsets[token + 1]):
+            code = np.float64(values[entry])
+            if code == 0.0:
+                continue
+            latent = indices[entry]
+            row = block[latent]
+            row[0] += code
+            row[1] += code * code
+            for which in range(products.shape[1]):
+                row[2 + which] += code * products[entry, which]
+            firings[latent, role] += 1
+            largest[latent] = max(largest[latent], values[entry])
