@@ -104,6 +104,7 @@ def test_adam_equals_torch(kernels: Kernels) -> None:
     first, second = torch.zeros(5, 33), torch.zeros(5, 33)
     theirs = weights.double().requires_grad_()
     optimiser = torch.optim.Adam([theirs], lr=0.01)
+    squares = torch.zeros(5)
     for step in range(4):
         gradient = torch.randn(5, 33, generator=generator)
         constants = Adam(

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from anaglyph.errors import InputError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class Registry(Generic[T]):
@@ -21,19 +22,19 @@ class Registry(Generic[T]):
         self.group = group
         self._classes: dict[str, type[T]] = {}
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Return a decorator that registers a class and sets its ``name``.
 
         Raises:
             InputError: Another class has the name.
         """
 
-        def decorate(cls: type[T]) -> type[T]:
+        def decorate(cls: type[C]) -> type[C]:
             known = self._classes.get(name)
             if known is not None and known.__qualname__ != cls.__qualname__:
                 raise InputError(f"{self.kind} {name!r} is registered twice")
             cls.name = name  # type: ignore[attr-defined]
-            self._classes[name] = cls
+            self._classes[name] = cls  # type: ignore[assignment]
             return cls
 
         return decorate
