@@ -1,5 +1,6 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
+from anaglyph.findings.find import candidates, difference_is_nil, find, judge
 from anaglyph.findings.finding import (
     Finding,
     Verdict,
@@ -8,4 +9,14 @@ from anaglyph.findings.finding import (
     write_verdict,
 )
 
-__all__ = ["Finding", "Verdict", "findings_schema", "read_verdict", "write_verdict"]
+__all__ = [
+    "Finding",
+    "Verdict",
+    "candidates",
+    "difference_is_nil",
+    "find",
+    "findings_schema",
+    "judge",
+    "read_verdict",
+    "write_verdict",
+]

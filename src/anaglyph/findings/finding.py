@@ -55,26 +55,33 @@ class Finding(BaseModel):
         "that the other lacks. 0 is no change, 1 is present in one model alone, above 1 is "
         "opposite in sign."
     )
-    low: FiniteFloat | None = Field(None, description="Lower end of the effect's 95% interval.")
-    high: FiniteFloat | None = Field(None, description="Upper end of the effect's 95% interval.")
+    low: FiniteFloat | None = Field(
+        default=None, description="Lower end of the effect's 95% interval."
+    )
+    high: FiniteFloat | None = Field(
+        default=None, description="Upper end of the effect's 95% interval."
+    )
     q_value: Share | None = Field(
-        None, description="False-discovery rate at which it is called; null if not tested."
+        default=None, description="False-discovery rate at which it is called; null if not tested."
     )
     frequency_base: Share | None = Field(
-        None, description="Share of tokens on which the base model shows it; null if not measured."
+        default=None,
+        description="Share of tokens on which the base model shows it; null if not measured.",
     )
     frequency_tuned: Share | None = Field(
-        None, description="Share of tokens on which the tuned model shows it; null if not measured."
+        default=None,
+        description="Share of tokens on which the tuned model shows it; null if not measured.",
     )
     latents: tuple[tuple[str, int], ...] = Field(
-        (), description="The latents that it rests on: dictionary and index."
+        default=(), description="The latents that it rests on: dictionary and index."
     )
     kl_recovered: FiniteFloat | None = Field(
-        None,
+        default=None,
         description="Share of the KL gap that its latents close alone; null if not measured.",
     )
     examples: tuple[dict[str, Any], ...] = Field(
-        (), description="Where it is strongest: windows of tokens with both models' strengths."
+        default=(),
+        description="Where it is strongest: windows of tokens with both models' strengths.",
     )
     evidence: dict[str, Any] = Field(
         default_factory=dict, description="The numbers that the kind was decided on."
@@ -100,7 +107,7 @@ class Verdict(BaseModel):
     reason: str = Field(description="What the verdict rests on, one sentence for people.")
     rate: Share = Field(description="The false-discovery rate that was asked for.")
     seed: int = Field(description="Of everything drawn at random.")
-    findings: tuple[Finding, ...] = Field((), description="Strongest first.")
+    findings: tuple[Finding, ...] = Field(default=(), description="Strongest first.")
 
     @validator(mode="after")
     def _check(self) -> "Verdict":
