@@ -12,7 +12,7 @@ from anaglyph.corpus import ROLES
 from anaglyph.errors import InputError
 from anaglyph.files import digest
 from anaglyph.progress import Progress
-from anaglyph.store.format import FORMAT, TORCH_DTYPES, DType, Manifest, to_stored
+from anaglyph.store.format import FORMAT, DType, Manifest, check_dtype, to_stored
 from anaglyph.store.writer import StoreWriter, Tokens, is_finished
 
 # Shapes are checked in the code, so that a caller who gets them wrong is told which array it is.
@@ -29,13 +29,12 @@ def write_arrays(
     token_ids: np.ndarray | Tensor | None,
     sequence_ids: np.ndarray | Tensor | None,
     roles: np.ndarray | Tensor | None,
-    dtype: DType,
+    dtype: str,
     shard_tokens: int,
     progress: Progress,
 ) -> None:
     """Write a store of one layer, numbered 0; see ``PairedStore.from_arrays``."""
-    if dtype not in TORCH_DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown: use {' or '.join(TORCH_DTYPES)}")
+    kind = check_dtype(dtype)
     sides = {"base": base, "tuned": tuned}
     for name, array in sides.items():
         _check_shape(name, array)
@@ -46,11 +45,11 @@ def write_arrays(
         _per_token("roles", roles, len(base), ROLES.index("text"), len(ROLES) - 1).astype(np.uint8),
         _sequence_offsets(sequence_ids, len(base)),
     )
-    contents = {name: _hash_activations(name, array, dtype) for name, array in sides.items()}
+    contents = {name: _hash_activations(name, array, kind) for name, array in sides.items()}
     contents |= {name: _hash(array) for name, array in tokens._asdict().items()}
     manifest = Manifest(
-        key=digest({**contents, "dtype": dtype, "format": FORMAT}),
-        dtype=dtype,
+        key=digest({**contents, "dtype": kind, "format": FORMAT}),
+        dtype=kind,
         layers=(_LAYER,),
         widths=(int(base.shape[1]), int(tuned.shape[1])),
         tokens=len(base),
@@ -61,9 +60,7 @@ def write_arrays(
     with StoreWriter(folder, manifest, tokens, shard_tokens) as writer:
         for part in writer.missing():
             progress("write activations", part.tokens.start, len(base))
-            before, after = (
-                to_stored(_rows(array, part.tokens), dtype) for array in sides.values()
-            )
+            before, after = (to_stored(_rows(array, part.tokens), kind) for array in sides.values())
             writer.write(part, {_LAYER: before}, {_LAYER: after})
     progress("write activations", len(base), len(base))
 

@@ -17,9 +17,9 @@ from anaglyph.store.format import (
     FORMAT,
     SHARD_TOKENS,
     TORCH_DTYPES,
-    DType,
     Manifest,
     Side,
+    check_dtype,
     to_stored,
 )
 from anaglyph.store.paired_store import PairedStore
@@ -34,7 +34,7 @@ def collect(
     layers: Sequence[int | float],
     out: str | Path,
     *,
-    dtype: DType = "float32",
+    dtype: str = "float32",
     shard_tokens: int = SHARD_TOKENS,
     token_budget: int = TOKEN_BUDGET,
     progress: Progress = silent,
@@ -68,8 +68,7 @@ def collect(
         ModelError: A model gives NaN or inf.
         StoreError: The folder holds a store of other models, data or settings.
     """
-    if dtype not in TORCH_DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown: use {' or '.join(TORCH_DTYPES)}")
+    kind = check_dtype(dtype)
     if not layers:
         raise InputError("no layer to collect: give at least one")
     folder = Path(out)
@@ -85,11 +84,11 @@ def collect(
                 "corpus": tokens.fingerprint,
                 "context": tokens.context,
                 "layers": wanted,
-                "dtype": dtype,
+                "dtype": kind,
                 "format": FORMAT,
             }
         ),
-        dtype=dtype,
+        dtype=kind,
         layers=wanted,
         widths=(pair.d_base, pair.d_tuned),
         tokens=tokens.n_tokens,
@@ -157,7 +156,7 @@ class _Shard:
         layer: int,
         values: Float[Tensor, "tokens d"],
         sequences: Int64[np.ndarray, " batch"],
-        spans: list[Int64[np.ndarray, " length"]],
+        spans: list[Int64[np.ndarray, " _"]],
     ) -> None:
         finite = torch.isfinite(values).all(dim=1)
         if finite.all():

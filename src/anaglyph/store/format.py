@@ -24,7 +24,7 @@ from jaxtyping import Int64, Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from anaglyph.errors import StoreError
+from anaglyph.errors import InputError, StoreError
 from anaglyph.files import read_json, write_json
 
 FORMAT = 1
@@ -34,7 +34,7 @@ SHARD_BYTES = 512 * 2**20  # a shard is built in memory: many layers make for fe
 
 Side = Literal["base", "tuned"]
 DType = Literal["float32", "bfloat16"]
-TORCH_DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TORCH_DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _NAMES = {
     torch.float64: "F64",
@@ -237,7 +237,18 @@ def map_tensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     return views
 
 
-def to_stored(values: Tensor, dtype: str) -> Tensor:
+def check_dtype(dtype: str) -> DType:
+    """Return ``dtype`` if activations can be stored in it.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if dtype not in TORCH_DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown: use {' or '.join(TORCH_DTYPES)}")
+    return dtype
+
+
+def to_stored(values: Tensor, dtype: DType) -> Tensor:
     """Convert activations to the number type they are stored in (rounded to the nearest)."""
     return values.detach().to(device="cpu", dtype=TORCH_DTYPES[dtype])
 

@@ -76,7 +76,7 @@ class PairedStore:
         token_ids: np.ndarray | Tensor | None = None,
         sequence_ids: np.ndarray | Tensor | None = None,
         roles: np.ndarray | Tensor | None = None,
-        dtype: DType = "float32",
+        dtype: str = "float32",
         *,
         shard_tokens: int = SHARD_TOKENS,
         progress: Progress = silent,

@@ -5,9 +5,10 @@ state on disk is always: a manifest, the shards it vouches for, and rubbish that
 away. The bytes depend on nothing but the contents: a resumed store equals an unbroken one.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,6 @@ if sys.platform != "win32":
     import fcntl
 
 _SHARDS = "shard-*.safetensors"
-_LOCK = ".lock"
 
 
 class Tokens(NamedTuple):
@@ -97,29 +97,15 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         self._done: dict[int, Shard] = {}
 
     def __enter__(self) -> "StoreWriter":
-        with _told(self.folder):
+        with _told(self.folder), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / _LOCK).open("w")
-        try:
-            self._take_lock()
-            with _told(self.folder):
-                self._adopt()
-        except BaseException:
-            self._lock.close()
-            raise
+            stack.enter_context(_locked(self.folder))
+            self._adopt()
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        (self.folder / _LOCK).unlink(missing_ok=True)
-        self._lock.close()
-
-    def _take_lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another process is writing to {self.folder}") from error
+        self._open.close()
 
     def _adopt(self) -> None:
         """Keep what an earlier run of the same store left whole, sweep away the rest."""
@@ -216,6 +202,22 @@ def _read_own(folder: Path, key: str) -> Manifest:
             "choose another folder, or delete it"
         )
     return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing here; the lock dies with the process and leaves no file."""
+    if sys.platform == "win32":
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StoreError(f"another process is writing to {folder}") from error
+    finally:
+        os.close(opened)
 
 
 @contextmanager
