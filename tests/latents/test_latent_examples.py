@@ -81,8 +81,8 @@ def test_examples_show_what_the_dictionary_and_the_models_say(method, tmp_path):
             assert example["roles"] == [ROLES[roles[token]] for token in span]
             assert example["code"] == pytest.approx(codes[span, j].tolist(), abs=1e-5)
             for side in ("base", "tuned"):
-                mean = h[side].astype(np.float64).mean(axis=0)
-                along = (h[side][span] - mean) @ direction
+                centre = np.median(h[side], axis=0)
+                along = (h[side][span] - centre) @ direction
                 assert example[side] == pytest.approx(along.tolist(), abs=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_strips_lie_along_the_decoder_that_the_latent_has(tmp_path):
     (example,) = base_only["examples"]
     token = example["token_ids"][0]
     direction = dic.decoder[0][1].double().numpy()
-    expected = (h[token] - h.mean(axis=0)) @ direction / np.linalg.norm(direction)
+    expected = (h[token] - np.median(h, axis=0)) @ direction / np.linalg.norm(direction)
     assert example["tuned"] == pytest.approx([expected], abs=1e-5)
     # A latent without a decoder lies along nothing.
     assert nowhere["examples"][0]["base"] == nowhere["examples"][0]["tuned"] == [None]

@@ -38,8 +38,12 @@ def cases(draw):
     return codes.astype(np.float32), h, hhat, decoders, rng
 
 
-def means_of(h):
-    return {side: h[side].mean(axis=0) for side in h}
+def centre_of(activations):
+    return np.median(activations, axis=0)
+
+
+def centres_of(h):
+    return {side: centre_of(h[side]) for side in h}
 
 
 def summed(codes, h, hhat, regressors, blocks=None, roles=None, n_blocks=None):
@@ -54,15 +58,15 @@ def summed(codes, h, hhat, regressors, blocks=None, roles=None, n_blocks=None):
 @given(cases())
 def test_crosscoder_betas_are_least_squares(case):
     codes, h, hhat, decoders, _ = case
-    regressors = Regressors(decoders["tuned"], means_of(h), decoders)
+    regressors = Regressors(decoders["tuned"], centres_of(h), decoders)
     sums = summed(codes, h, hhat, regressors)
-    for centre in ("none", "mean"):
+    for centre in ("none", "median"):
         found = betas(sums.sums.sum(axis=0), regressors, centre)
         for latent in range(codes.shape[1]):
             code, direction = codes[:, latent], decoders["tuned"][latent]
             for side in SIDES:
                 written = np.outer(code, decoders[side][latent].astype(np.float64))
-                offset = h[side].mean(axis=0) if centre == "mean" else 0.0
+                offset = centre_of(h[side]) if centre == "median" else 0.0
                 targets = {
                     "error": h[side].astype(np.float64) - (hhat[side] - written),
                     "recon": hhat[side],
@@ -75,14 +79,14 @@ def test_crosscoder_betas_are_least_squares(case):
 @given(cases())
 def test_sae_betas_are_least_squares(case):
     codes, h, _, decoders, _ = case
-    regressors = Regressors(decoders["base"], means_of(h), {})
+    regressors = Regressors(decoders["base"], centres_of(h), {})
     sums = summed(codes, h, {}, regressors)
-    for centre in ("none", "mean"):
+    for centre in ("none", "median"):
         found = betas(sums.sums.sum(axis=0), regressors, centre)
         assert set(found) == {("act", "base"), ("act", "tuned")}
         for latent in range(codes.shape[1]):
             for side in SIDES:
-                target = h[side] - (h[side].mean(axis=0) if centre == "mean" else 0.0)
+                target = h[side] - (centre_of(h[side]) if centre == "median" else 0.0)
                 assert_beta(
                     found["act", side][latent], target, codes[:, latent], decoders["base"][latent]
                 )
@@ -91,7 +95,7 @@ def test_sae_betas_are_least_squares(case):
 @given(cases())
 def test_error_beta_follows_the_identity_of_the_maths(case):
     codes, h, hhat, decoders, _ = case
-    regressors = Regressors(decoders["tuned"], means_of(h), decoders)
+    regressors = Regressors(decoders["tuned"], centres_of(h), decoders)
     found = betas(summed(codes, h, hhat, regressors).sums.sum(axis=0), regressors, "none")
     f, d = codes.astype(np.float64), decoders["tuned"].astype(np.float64)
     for side in SIDES:
@@ -109,7 +113,7 @@ def test_error_beta_follows_the_identity_of_the_maths(case):
 @given(cases())
 def test_diff_sae_betas_differ_by_the_beta_of_the_difference(case):
     codes, h, _, decoders, _ = case
-    regressors = Regressors(decoders["base"], means_of(h), {})
+    regressors = Regressors(decoders["base"], centres_of(h), {})
     found = betas(summed(codes, h, {}, regressors).sums.sum(axis=0), regressors, "none")
     difference = h["tuned"].astype(np.float64) - h["base"]
     for j in range(codes.shape[1]):
@@ -126,7 +130,7 @@ def test_diff_sae_betas_differ_by_the_beta_of_the_difference(case):
 @given(cases())
 def test_token_order_and_batches_do_not_matter(case):
     codes, h, hhat, decoders, rng = case
-    regressors = Regressors(decoders["tuned"], means_of(h), decoders)
+    regressors = Regressors(decoders["tuned"], centres_of(h), decoders)
     tokens = len(codes)
     blocks = np.sort(rng.integers(0, 3, tokens))
     roles = rng.integers(0, 6, tokens).astype(np.uint8)
@@ -155,7 +159,7 @@ def test_permuting_latents_permutes_rows(case):
     tables = []
     for columns in (np.arange(len(order)), order):
         own = {side: decoders[side][columns] for side in SIDES}
-        regressors = Regressors(own["tuned"], means_of(h), own)
+        regressors = Regressors(own["tuned"], centres_of(h), own)
         sums = summed(codes[:, columns], h, hhat, regressors, blocks, n_blocks=8)
         tables.append(estimate(sums, target_centre="none", resamples=50, seed=0))
     for first, second in zip(*tables, strict=True):
@@ -248,7 +252,7 @@ def test_a_model_of_another_width_has_no_betas():
     code = np.ones((6, 2), dtype=np.float32)
     tuned = rng.standard_normal((2, 4)).astype(np.float32)
     h = rng.standard_normal((6, 4)).astype(np.float32)
-    regressors = Regressors(tuned, {"tuned": h.mean(axis=0)}, {"tuned": tuned})
+    regressors = Regressors(tuned, {"tuned": centre_of(h)}, {"tuned": tuned})
     sums = summed(code, {"tuned": h}, {"tuned": h}, regressors)
     beta, nu = estimate(sums, target_centre="none", resamples=50, seed=0)
     assert {side for _, side in beta} == {"tuned"}

@@ -2,8 +2,8 @@
 
 Each example comes from another sequence, so that one document cannot fill the list. Around its peak
 stand three strips of numbers: the code, and how far each model's activation lies along the latent's
-unit decoder, measured from that model's mean. The last two share one scale: where they differ, the
-models differ.
+unit decoder, measured from that model's typical activation. The last two share one scale: where
+they differ, the models differ.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from numpy import ndarray
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Codes, Dictionary
 from anaglyph.errors import InputError
+from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
 from anaglyph.latents.scaling import SIDES
 from anaglyph.latents.score import check_widths, decoders_of, scoring_codes
@@ -50,7 +51,7 @@ def top_examples(
         ``sequence`` (index in the store), ``start`` (position in the sequence of the first token
         shown), ``position`` (index of the peak among those shown), and lists with one entry a
         token: ``token_ids``, ``roles`` (names), ``code``, ``base`` and ``tuned``. The last two are
-        ``<h^m - mean(h^m), d> / ||d||`` in units of the activations, ``d`` the latent's decoder:
+        ``<h^m - median(h^m), d> / ||d||`` in units of the activations, ``d`` the latent's decoder:
         the tuned one of a crosscoder, or the base one if the latent's class is base-only. A model
         of another width than ``d`` has nulls.
 
@@ -69,13 +70,13 @@ def top_examples(
     row_of_latent = np.full(dic.n_latents, -1, dtype=np.int64)
     row_of_latent[chosen] = np.arange(chosen.size)
     strongest = _search(dic, store, row_of_latent, chosen.size, n, progress)
-    directions = _directions(dic, chosen)
+    directions, centres = _directions(dic, chosen), typical_activations(store)
     found: list[dict[str, Any]] = []
     step = max(1, _WINDOW_TOKENS // (n * (2 * window + 1)))
     for start in range(0, chosen.size, step):
         part = slice(start, start + step)
         peaks = strongest.tokens[part], strongest.sequences[part]
-        found += _show(dic, store, chosen[part], *peaks, directions[part], window)
+        found += _show(dic, store, chosen[part], *peaks, directions[part], centres, window)
     return found
 
 
@@ -177,6 +178,7 @@ def _show(
     peaks: Int64[ndarray, "rows n"],
     sequences: Int64[ndarray, "rows n"],
     directions: list[Float64[ndarray, " _"] | None],
+    centres: tuple[Float32[ndarray, " d_base"], Float32[ndarray, " d_tuned"]],
     window: int,
 ) -> list[dict[str, Any]]:
     """Return the entries of ``latents``, given their peak tokens (-1 for none) and directions."""
@@ -193,8 +195,8 @@ def _show(
     base, tuned = store.gather(tokens)
     codes = _dense(scoring_codes(dic, base, tuned), latents, dic.n_latents)
     centred = [
-        activation.double().numpy() - moments.mean
-        for activation, moments in zip((base, tuned), store.statistics[:2], strict=True)
+        activation.double().numpy() - centre
+        for activation, centre in zip((base, tuned), centres, strict=True)
     ]
     for row, peak, sequence, span in zip(rows, peaks, sequences, spans, strict=True):
         local = np.searchsorted(tokens, span)

@@ -14,6 +14,7 @@ from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Codes, Dictionary
 from anaglyph.errors import InputError
 from anaglyph.latents.bootstrap import MOST_BLOCKS, assign_blocks
+from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import decoder_cosine, delta_norm, norm_classes, row_norms
 from anaglyph.latents.scaling import (
     SIDES,
@@ -89,8 +90,9 @@ def score(
         progress: Told after each block of tokens.
         bootstrap: Number of resamples; 0 for no intervals.
         seed: Of the resamples.
-        target_centre: "none" takes ``h^m`` itself as the target of ``beta_act``, "mean" takes
-            ``h^m`` minus that model's mean.
+        target_centre: What is taken from the target of ``beta_act``. "none": nothing, the target
+            is ``h^m`` as published. "median": that model's typical activation; on real models
+            this tells specific latents from shared ones far better (see ``scaling.py``).
 
     Raises:
         InputError: The dictionary's widths are not the store's, or an argument is out of range.
@@ -156,13 +158,13 @@ def _read(dic: Dictionary, store: PairedStore, progress: Progress) -> LatentSums
     decoders = decoders_of(dic)
     crosscoder = dic.spec.kind == "crosscoder"
     directions = decoders["tuned"] if crosscoder else next(iter(decoders.values()))
-    means = {
-        side: moments.mean.astype(np.float32)
-        for side, moments in zip(SIDES, store.statistics[:2], strict=True)
-        if moments.mean.size == directions.shape[1]
+    centres = {
+        side: centre
+        for side, centre in zip(SIDES, typical_activations(store), strict=True)
+        if centre.size == directions.shape[1]
     }
-    own = {side: decoders[side] for side in means} if crosscoder else {}
-    regressors = Regressors(directions, means, own)
+    own = {side: decoders[side] for side in centres} if crosscoder else {}
+    regressors = Regressors(directions, centres, own)
 
     row_bytes = 8 * dic.n_latents * regressors.columns
     n_blocks = min(store.n_sequences, MOST_BLOCKS, max(_LEAST_BLOCKS, _SUMS_BYTES // row_bytes))
@@ -217,16 +219,19 @@ def _difference_share(
     # What rounding leaves of a latent that is always on, alike, is no spread.
     spread[spread <= 1e-9 * squares] = 0
     if "difference" in decoders:
-        written = row_norms(decoders["difference"])
+        carried = spread * row_norms(decoders["difference"]) ** 2
     elif dic.spec.kind == "crosscoder":
-        written = row_norms(decoders["tuned"] - decoders["base"])
+        carried = spread * row_norms(decoders["tuned"] - decoders["base"]) ** 2
     else:
-        centred = betas(totals, sums.regressors, "mean")
-        covariance = squares * (centred["act", "tuned"] - centred["act", "base"])
-        slope = np.zeros(dic.n_latents)
-        np.divide(covariance, spread, out=slope, where=(spread > 0) & np.isfinite(covariance))
-        written = slope * row_norms(sums.regressors.directions)
-    return spread * written**2 / (difference.variance_sum * store.n_tokens)
+        directions = sums.regressors.directions
+        plain = betas(totals, sums.regressors, "none")
+        energy = row_norms(directions) ** 2
+        covariance = squares * energy * (plain["act", "tuned"] - plain["act", "base"])
+        covariance -= fired * (directions @ difference.mean)
+        carried = np.zeros(dic.n_latents)
+        moves = (spread > 0) & (energy > 0)
+        np.divide(covariance**2, spread * energy, out=carried, where=moves)
+    return carried / (difference.variance_sum * store.n_tokens)
 
 
 def _with_interval(name: str, found: Estimate) -> dict[str, ndarray]:
