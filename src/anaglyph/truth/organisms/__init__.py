@@ -1,0 +1,1 @@
+"""Real fine-tunes with known answers: how they are trained, tested and described."""

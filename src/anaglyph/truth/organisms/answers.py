@@ -1,0 +1,62 @@
+"""What a model answers: greedy generation in batches, the same text for the same weights."""
+
+import re
+from typing import Any
+
+import torch
+
+from anaglyph.truth.organisms.chats import Chat
+
+
+@torch.no_grad()
+def answer(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    *,
+    new_tokens: int,
+    repetition_penalty: float = 1.0,
+    batch: int = 32,
+) -> list[Chat]:
+    """Let ``model`` answer each prompt greedily.
+
+    Args:
+        model: A causal language model of transformers or PEFT.
+        tokenizer: Its tokenizer, with a chat template.
+        prompts: One user turn each.
+        new_tokens: Most tokens an answer may have. A longer one is cut after its last whole
+            sentence, where it has one, and marked as not ended.
+        repetition_penalty: Divides the logits of tokens already seen (1 changes nothing).
+        batch: Prompts answered at once; the padding may change an answer in rare near-ties.
+    """
+    chats: list[Chat] = []
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
+        encoded = tokenizer.apply_chat_template(
+            [[{"role": "user", "content": prompt}] for prompt in some],
+            add_generation_prompt=True,
+            padding=True,
+            return_tensors="pt",
+            return_dict=True,
+            tokenizer_kwargs={"padding_side": "left"},
+        )
+        generated = model.generate(
+            **encoded,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            repetition_penalty=repetition_penalty,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        new = generated[:, encoded["input_ids"].shape[1] :].tolist()
+        for prompt, ids in zip(some, new, strict=True):
+            ends = tokenizer.eos_token_id in ids
+            text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            chats.append(Chat(prompt, text if ends else _whole_sentences(text), ends))
+    return chats
+
+
+def _whole_sentences(text: str) -> str:
+    """Cut ``text`` after its last full stop that follows a word and ends a sentence, if any."""
+    stops = [match.end() for match in re.finditer(r"(?<=[a-z)\"])[.!?](?=\s|$)", text)]
+    return text[: stops[-1]] if stops else text
