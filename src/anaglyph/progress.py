@@ -4,9 +4,10 @@ Every function that may take over two seconds accepts ``progress: Progress = sil
 command line turns the calls into a bar.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Called with the task's name and how much of it is done."""
 

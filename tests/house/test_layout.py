@@ -29,10 +29,11 @@ ROOMS = [
     "report",
     "serve",
     "run",
+    "terminal",
     "cli",
 ]
 # These may speak to people; whatever stands below returns data.
-SPEAKING = {"report", "serve", "cli"}
+SPEAKING = {"report", "serve", "terminal", "cli"}
 
 
 def room_of(file: Path) -> str:

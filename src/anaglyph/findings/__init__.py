@@ -2,6 +2,8 @@
 
 from anaglyph.findings.find import candidates, difference_is_nil, find, judge
 from anaglyph.findings.finding import (
+    DIFFERENCE,
+    NO_DIFFERENCE,
     Finding,
     Verdict,
     findings_schema,
@@ -10,6 +12,8 @@ from anaglyph.findings.finding import (
 )
 
 __all__ = [
+    "DIFFERENCE",
+    "NO_DIFFERENCE",
     "Finding",
     "Verdict",
     "candidates",

@@ -109,7 +109,7 @@ def judge(
     name, dic = _difference_sae(store, dictionaries or {}, seed, progress)
     table = (tables or {}).get(name)
     if table is None:
-        table = score(dic, store, seed=seed, progress=progress)
+        table = score(dic, store, seed=seed, target_centre="median", progress=progress)
     chosen = _ranked(table, (causal or {}).get(name)).head(limit)
     windows = top_examples(dic, store, chosen["latent"].to_list(), progress=progress)
     found = tuple(

@@ -1,1 +1,8 @@
 """The whole way from two models to a report, stage by stage, in a folder that can be resumed."""
+
+from anaglyph.run.config import DiffConfig, load_config
+from anaglyph.run.folder import RunFolder
+from anaglyph.run.pipeline import diff
+from anaglyph.run.stages import Workbench
+
+__all__ = ["DiffConfig", "RunFolder", "Workbench", "diff", "load_config"]

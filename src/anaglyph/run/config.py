@@ -56,6 +56,9 @@ class DiffConfig(BaseModel):
     causal_tokens: int = Field(
         default=4096, ge=1, description="held-out tokens on which KL is measured"
     )
+    rate: float = Field(
+        default=0.1, gt=0, lt=1, description="false-discovery rate that the findings keep"
+    )
     candidates: int = Field(
         default=8, ge=0, description="latents whose own KL is measured, one at a time"
     )
@@ -63,6 +66,10 @@ class DiffConfig(BaseModel):
     threads: int | None = Field(
         default=None, ge=1, description="processor threads; left out, all of them"
     )
+
+    def with_changes(self, **changes: Any) -> "DiffConfig":
+        """Return these settings with some replaced, checked anew."""
+        return load_config(None, **(self.model_dump() | changes))
 
 
 def load_config(file: Path | None = None, **overrides: Any) -> DiffConfig:

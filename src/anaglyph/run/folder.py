@@ -78,22 +78,39 @@ class RunFolder:
                 f"{path / 'run.json'} is damaged: {where}: {error.errors()[0]['msg']}"
             ) from error
 
+    @staticmethod
+    def check(path: str | Path) -> None:
+        """Check that a run can live in `path`.
+
+        Raises:
+            InputError: It is a file, or a folder that holds other files than a run's.
+        """
+        path = Path(path)
+        if path.exists() and not (path / "run.json").exists():
+            if not path.is_dir():
+                raise InputError(f"{path} is a file; name a folder")
+            if any(path.iterdir()):
+                raise InputError(
+                    f"{path} holds files that are not a run's; name a new or empty folder"
+                )
+
     @classmethod
     def begin(cls, path: str | Path, **facts: Any) -> "RunFolder":
         """Open the run at `path`, or start one there; the facts of the run are brought up to date.
 
-        Stages that an earlier run finished are kept: their keys decide whether they are reused.
+        Stages that an earlier run finished are kept: their keys decide whether they are reused. An
+        earlier run's record is replaced only when the first stage of this one has ended well.
 
         Raises:
-            InputError: The folder holds other files than a run's.
+            InputError: As `check`.
         """
         path = Path(path)
+        cls.check(path)
         created, stages = datetime.now(UTC).isoformat(timespec="seconds"), {}
-        if (path / "run.json").exists():
+        started = (path / "run.json").exists()
+        if started:
             earlier = cls.open(path).state
             created, stages = earlier.created, earlier.stages
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} exists and is not a run folder; name a new or empty folder")
         versions = {name: version(name) for name in PACKAGES}
         state = RunState(
             anaglyph=versions["anaglyph"],
@@ -103,7 +120,8 @@ class RunFolder:
             **facts,
         )
         run = cls(path, state)
-        run._save()
+        if not started:
+            run._save()
         return run
 
     def is_done(self, stage: str, key: str) -> bool:
@@ -123,8 +141,15 @@ class RunFolder:
             self._save()
         start = time.monotonic()
         yield
-        seconds = round(time.monotonic() - start, 3)
-        self.state.stages[name] = StageState(key=key, seconds=seconds, outputs=outputs)
+        self.record(name, key, time.monotonic() - start, outputs)
+
+    def record(self, name: str, key: str, seconds: float, outputs: list[str]) -> None:
+        """Record that a stage's artifacts are finished under `key`."""
+        earlier = self.state.stages.get(name)
+        if earlier is not None and earlier.key == key:
+            # Its artifacts were found finished: the time it once took stays the true one.
+            seconds = earlier.seconds
+        self.state.stages[name] = StageState(key=key, seconds=round(seconds, 3), outputs=outputs)
         self._save()
 
     def key_of(self, stage: str) -> str:
