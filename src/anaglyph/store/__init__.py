@@ -1,6 +1,6 @@
 """Paired activations on disk: collected or given once, read without loading them."""
 
-from anaglyph.store.collect import collect
+from anaglyph.store.collecting import collect
 from anaglyph.store.format import DType
 from anaglyph.store.moments import Moments, Statistics
 from anaglyph.store.paired_store import Block, PairedStore

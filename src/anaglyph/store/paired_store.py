@@ -273,21 +273,23 @@ class PairedStore:
     def _batches(
         self, chosen: Subset, batch: int, seed: int, skip: int, buffer: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        pieces: list[tuple[Tensor, Tensor]] = []
-        wanted = batch
         room = self._reader.room(min(buffer, chosen.n_tokens))
+        out, filled = self._empty_batch(batch), 0
         for positions, order in shuffled_buffers(chosen.n_tokens, seed, buffer, skip * batch):
-            base, tuned = self._reader.rows(self.layer, chosen.tokens(positions), room)
-            shuffled = torch.from_numpy(order)
-            done = 0
+            held = self._reader.rows(self.layer, chosen.tokens(positions), room)
+            shuffled, done = torch.from_numpy(order), 0
             while done < len(order):
-                rows = shuffled[done : done + wanted]
-                pieces.append((_picked(base, rows), _picked(tuned, rows)))
+                rows = shuffled[done : done + batch - filled]
+                for target, side in zip(out, held, strict=True):
+                    target[filled : filled + len(rows)] = side.index_select(0, rows)
                 done += len(rows)
-                wanted -= len(rows)
-                if wanted == 0:
-                    yield pieces[0] if len(pieces) == 1 else _joined(pieces)
-                    pieces, wanted = [], batch
+                filled += len(rows)
+                if filled == batch:
+                    yield out
+                    out, filled = self._empty_batch(batch), 0
+
+    def _empty_batch(self, batch: int) -> tuple[Tensor, Tensor]:
+        return torch.empty(batch, self.d_base), torch.empty(batch, self.d_tuned)
 
     def _subset(self, name: str) -> Subset:
         match name:
@@ -308,13 +310,3 @@ class PairedStore:
             StoreError: A shard is damaged; the message names it.
         """
         self._reader.verify(progress)
-
-
-def _picked(side: Tensor, rows: Tensor) -> Tensor:
-    # three times as fast as side[rows]
-    return side.index_select(0, rows).float()
-
-
-def _joined(pieces: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    base, tuned = zip(*pieces, strict=True)
-    return torch.cat(base), torch.cat(tuned)
