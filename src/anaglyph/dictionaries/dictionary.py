@@ -15,6 +15,7 @@ from anaglyph.dictionaries import saving
 from anaglyph.dictionaries.codes import Codes
 from anaglyph.dictionaries.kernels import Active, choose_kernels
 from anaglyph.dictionaries.methods import DictionaryMethod, get_method
+from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.dictionaries.weights import Weights
 from anaglyph.errors import InputError
@@ -28,7 +29,8 @@ class Dictionary:
 
     A latent is active where f_j * s_j exceeds ``threshold``, s_j = sum_m w_m ||d_j^m|| with
     ``source_weights`` w_m: 1 for an SAE; for a crosscoder the models' scales relative to their
-    mean, so that a model of large activations does not decide alone.
+    mean, so that a model of large activations does not decide alone. Tokens of massive activation
+    (beyond ``radii``, if given) are encoded as ``outliers.py`` says.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Dictionary:
         sparsity: str = "batchtopk",
         threshold: float | None = None,
         source_weights: tuple[float, ...] | None = None,
+        radii: tuple[float, ...] | None = None,
         config: dict[str, Any] | None = None,
         stats: dict[str, Any] | None = None,
     ) -> None:
@@ -54,6 +57,7 @@ class Dictionary:
         self.sparsity = sparsity
         self.threshold = threshold
         self.source_weights = source_weights or (1.0,) * len(method.sources)
+        self.radii = radii
         self.config = config or {}
         self.stats = stats or {}
         _check(method, weights)
@@ -138,6 +142,8 @@ class Dictionary:
         parts = []
         for start in range(0, len(inputs[0]), block):
             rows = tuple(values[start : start + block].float() for values in inputs)
+            factors = self.pull_factors(rows)
+            rows = pull_in(rows, self.decoder_bias, factors)
             out = pre[: len(rows[0])]
             for source, values in enumerate(rows):
                 if self._method.centred:
@@ -147,8 +153,18 @@ class Dictionary:
                 else:
                     out.addmm_(values, self.encoder[source].T)
             active = self._select.infer(out, self.encoder_bias, self._norms)
-            parts.append(Codes(*(part.numpy() for part in active)))
+            tokens = torch.repeat_interleave(active.offsets.diff())
+            values = active.values / factors[tokens]
+            parts.append(Codes(active.indices.numpy(), values.numpy(), active.offsets.numpy()))
         return Codes.join(parts)
+
+    def pull_factors(
+        self, inputs: tuple[Float[Tensor, "tokens _"], ...]
+    ) -> Float[Tensor, " tokens"]:
+        """Return 1 for ordinary tokens, less for those of massive activation (``outliers.py``)."""
+        if self.radii is None:
+            return torch.ones(len(inputs[0]))
+        return pull_factors(inputs, self.decoder_bias, self.radii)
 
     def reconstruct(self, codes: Codes) -> tuple[Float[Tensor, "tokens _"], ...]:
         """Return the reconstruction of each source, biases included.
@@ -185,6 +201,7 @@ class Dictionary:
             "sparsity": self.sparsity,
             "threshold": self.threshold,
             "source_weights": list(self.source_weights),
+            "radii": self.radii and list(self.radii),
             "config": self.config,
             "stats": self.stats,
         }
@@ -201,6 +218,7 @@ class Dictionary:
         weights, settings = saving.read(Path(folder))
         method = get_method(settings.pop("method"))
         settings["source_weights"] = tuple(settings["source_weights"])
+        settings["radii"] = settings["radii"] and tuple(settings["radii"])
         return cls(method, weights, **settings)
 
     def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:

@@ -16,43 +16,64 @@ def heldout_stats(
     ``fve`` is the fraction of variance explained over all sources together,
     1 - sum_d Var(x - xhat) / sum_d Var(x) (maths.md section 1); ``fve_base`` and so on are those of
     one source, ``fve_difference`` that of h_tuned - h_base where the dictionary rebuilds it.
-    ``l0`` is the mean number of active latents a token. Without held-out tokens, or where nothing
-    varies, a value is None.
+    They leave out the ``massive_tokens`` that training pulled in (``outliers.py``), whose variance
+    would hide all others'; ``fve_all`` is ``fve`` with them. ``l0`` is the mean number of active
+    latents a token. Without held-out tokens, or where nothing varies, a value is None.
     """
-    moments: dict[str, tuple[Moments, Moments]] = {}
+    sources = dictionary.spec.sources
+    ordinary: dict[str, _Variance] = {}
+    everything: dict[str, _Variance] = {}
     fires = np.zeros(dictionary.n_latents, bool)
-    tokens = active = 0
+    tokens = active = massive = 0
     for block in store.blocks("heldout"):
         inputs = dictionary.spec.inputs(block.base, block.tuned)
         codes = dictionary.encode_inputs(inputs)
         rebuilt = dictionary.reconstruct(codes)
-        pairs = dict(zip(dictionary.spec.sources, zip(inputs, rebuilt, strict=True), strict=True))
+        pairs = dict(zip(sources, zip(inputs, rebuilt, strict=True), strict=True))
         difference = dictionary.spec.difference(rebuilt)
         if difference is not None:
             pairs["difference"] = (block.tuned - block.base, difference)
+        kept = dictionary.pull_factors(inputs) == 1
         for name, (target, estimate) in pairs.items():
-            moments[name] = _merged(moments.get(name), target, target - estimate)
+            everything.setdefault(name, _Variance()).add(target, target - estimate)
+            target, estimate = target[kept], estimate[kept]
+            ordinary.setdefault(name, _Variance()).add(target, target - estimate)
         fires[codes.indices] = True
         tokens += codes.n_tokens
         active += len(codes.indices)
-    sources = [moments[source] for source in dictionary.spec.sources if source in moments]
-    stats: dict[str, float | int | None] = {"fve": _explained(sources)}
-    for name in dict.fromkeys((*dictionary.spec.sources, *moments)):
-        stats[f"fve_{name}"] = _explained([moments[name]] if name in moments else [])
+        massive += int((~kept).sum())
+    stats: dict[str, float | int | None] = {"fve": _explained(ordinary, sources)}
+    for name in dict.fromkeys((*sources, *ordinary)):
+        stats[f"fve_{name}"] = _explained(ordinary, (name,))
+    stats["fve_all"] = _explained(everything, sources)
     stats["l0"] = active / tokens if tokens else None
     stats["heldout_tokens"] = tokens
+    stats["massive_tokens"] = massive
     return stats, fires
 
 
-def _merged(
-    so_far: tuple[Moments, Moments] | None, target: Tensor, error: Tensor
-) -> tuple[Moments, Moments]:
-    new = Moments.of(target), Moments.of(error)
-    if so_far is None:
-        return new
-    return so_far[0].merge(new[0]), so_far[1].merge(new[1])
+class _Variance:
+    """Variance of a source and of its error, over the blocks added."""
+
+    def __init__(self) -> None:
+        self._moments: tuple[Moments, Moments] | None = None
+
+    def add(self, target: Tensor, error: Tensor) -> None:
+        if len(target) == 0:
+            return
+        new = Moments.of(target), Moments.of(error)
+        if self._moments is not None:
+            new = self._moments[0].merge(new[0]), self._moments[1].merge(new[1])
+        self._moments = new
+
+    @property
+    def sums(self) -> tuple[float, float]:
+        if self._moments is None:
+            return 0.0, 0.0
+        return self._moments[0].variance_sum, self._moments[1].variance_sum
 
 
-def _explained(moments: list[tuple[Moments, Moments]]) -> float | None:
-    total = sum(target.variance_sum for target, _ in moments)
-    return 1 - sum(error.variance_sum for _, error in moments) / total if total > 0 else None
+def _explained(variances: dict[str, _Variance], names: tuple[str, ...]) -> float | None:
+    sums = [variances[name].sums for name in names if name in variances]
+    total = sum(target for target, _ in sums)
+    return 1 - sum(error for _, error in sums) / total if total > 0 else None

@@ -1,35 +1,75 @@
-"""Where training starts: the scale of each source and the first weights."""
+"""Where training starts: what the activations are like, and the first weights."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from anaglyph.dictionaries.methods import DictionaryMethod
+from anaglyph.dictionaries.outliers import RADIUS
 from anaglyph.dictionaries.weights import Weights
-from anaglyph.store.moments import Moments
+from anaglyph.store import Moments, PairedStore
 
 # Keeps the initial weights apart from the order of the data, which has the same seed.
 _INITIAL = 0x1A17
 DECODER_NORM = 0.5
+SAMPLE_TOKENS = 8192
 
 
-def source_scales(moments: tuple[Moments, ...]) -> tuple[float, ...]:
-    """Return the factor of each source that brings mean ||x - mean x||^2 to its width.
+def training_tokens(store: PairedStore) -> int:
+    """Return the number of tokens in the training sequences."""
+    return int(np.diff(store.sequence_offsets)[~store.heldout].sum())
 
-    Then one learning rate serves all models, and no source outweighs another. A source that never
-    varies keeps its scale.
-    """
-    return tuple(
-        math.sqrt(part.mean.size / part.variance_sum) if part.variance_sum > 0 else 1.0
-        for part in moments
+
+class Survey(NamedTuple):
+    """What is known of each source before training, in raw units."""
+
+    means: tuple[Float64[np.ndarray, " _"], ...]
+    scales: tuple[float, ...]
+    """Factor that brings mean ||x - mean x||^2 to the width: one learning rate then serves all
+    models, and no source outweighs another."""
+    radii: tuple[float, ...] | None
+    """Distance from the decoder bias beyond which a token is pulled in (``outliers.py``)."""
+    varies: bool
+    """False if every source is constant: a model compared with itself."""
+
+
+def survey(store: PairedStore, method: DictionaryMethod, seed: int) -> Survey:
+    """Measure the sources; a sample of training tokens tells where massive activations begin."""
+    if not method.pulls_in:
+        exact = method.moments(store.statistics)
+        return _survey(exact, None)
+    count = min(SAMPLE_TOKENS, training_tokens(store))
+    inputs = method.inputs(*next(store.batches(count, seed, buffer=count)))
+    distances = [
+        torch.linalg.vector_norm(values - values.median(0).values, dim=1) for values in inputs
+    ]
+    radii = tuple(RADIUS * float(distance.median()) for distance in distances)
+    ordinary = torch.ones(count, dtype=torch.bool)
+    for distance, radius in zip(distances, radii, strict=True):
+        ordinary &= distance <= radius
+    if min(radii) == 0 or not ordinary.any():
+        return _survey(method.moments(store.statistics), None)
+    return _survey(tuple(Moments.of(values[ordinary]) for values in inputs), radii)
+
+
+def _survey(moments: tuple[Moments, ...], radii: tuple[float, ...] | None) -> Survey:
+    return Survey(
+        tuple(part.mean for part in moments),
+        tuple(
+            math.sqrt(part.mean.size / part.variance_sum) if part.variance_sum > 0 else 1.0
+            for part in moments
+        ),
+        radii,
+        any(part.variance_sum > 0 for part in moments),
     )
 
 
 def initial_weights(
     method: DictionaryMethod,
-    moments: tuple[Moments, ...],
-    scales: tuple[float, ...],
+    known: Survey,
     latents: int,
     seed: int,
     device: str = "cpu",
@@ -44,15 +84,15 @@ def initial_weights(
     state = np.random.SeedSequence([seed, _INITIAL]).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
     rows: dict[int, torch.Tensor] = {}
-    for part in moments:
-        width = part.mean.size
+    widths = tuple(mean.size for mean in known.means)
+    for width in widths:
         if width not in rows:
             drawn = torch.randn(latents, width, generator=generator)
             rows[width] = drawn * (DECODER_NORM / torch.linalg.vector_norm(drawn, dim=1)[:, None])
-    weights = Weights.zeros(latents, tuple(part.mean.size for part in moments), device)
-    for source, (part, scale) in enumerate(zip(moments, scales, strict=True)):
-        mean = torch.from_numpy(part.mean * scale).float()
-        drawn = rows[part.mean.size]
+    weights = Weights.zeros(latents, widths, device)
+    for source, (mean, scale) in enumerate(zip(known.means, known.scales, strict=True)):
+        mean = torch.from_numpy(mean * scale).float()
+        drawn = rows[widths[source]]
         weights.decoder_bias[source].copy_(mean)
         weights.decoder[source].copy_(drawn)
         weights.encoder[source].copy_(drawn)

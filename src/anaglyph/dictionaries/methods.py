@@ -31,6 +31,8 @@ class DictionaryMethod:
     sources: ClassVar[tuple[str, ...]]
     centred: ClassVar[bool]
     """Whether the decoder bias is taken from the input before encoding."""
+    pulls_in: ClassVar[bool] = True
+    """Whether tokens of massive activation are pulled in (``outliers.py``)."""
     default_k: ClassVar[int]
     scaling_targets: ClassVar[tuple[str, ...]]
     """Targets of Latent Scaling that make sense for this method (maths.md section 3)."""
@@ -121,6 +123,7 @@ class DiffSAE(SAE):
     """An SAE of h_tuned - h_base."""
 
     sources = ("difference",)
+    pulls_in = False
     # A fine-tune changes few things at a token: with the k of an SAE every change is split over
     # many latents while the explained variance still rises, so FVE does not warn.
     default_k = 8

@@ -11,7 +11,16 @@ from anaglyph.errors import StoreError
 from anaglyph.files import atomic_path, file_digest, read_json, write_json
 
 FORMAT = 1
-SETTINGS = ("method", "k", "sparsity", "threshold", "source_weights", "config", "stats")
+SETTINGS = (
+    "method",
+    "k",
+    "sparsity",
+    "threshold",
+    "source_weights",
+    "radii",
+    "config",
+    "stats",
+)
 
 
 def write(folder: Path, weights: Weights, settings: dict[str, Any]) -> None:

@@ -9,17 +9,22 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-
 from anaglyph.dictionaries.checkpoint import Checkpoint
 from anaglyph.dictionaries.config import TrainConfig
 from anaglyph.dictionaries.dictionary import Dictionary
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.evaluation import heldout_stats
-from anaglyph.dictionaries.initial import fold_scales, initial_weights, source_scales
+from anaglyph.dictionaries.initial import (
+    Survey,
+    fold_scales,
+    initial_weights,
+    survey,
+    training_tokens,
+)
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import learning_rate
+from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.dictionaries.threads import use_threads
 from anaglyph.errors import InputError
@@ -83,11 +88,6 @@ def train(
         return train_with(store, config, checkpoint=checkpoint, progress=progress)
 
 
-def training_tokens(store: PairedStore) -> int:
-    """Return the number of tokens in the training sequences."""
-    return int(np.diff(store.sequence_offsets)[~store.heldout].sum())
-
-
 def default_tokens(available: int) -> int:
     """Return how many tokens to train on, given how many there are.
 
@@ -110,9 +110,8 @@ def train_with(
     spec.widths(store.d_base, store.d_tuned)
     if training_tokens(store) == 0:
         raise InputError(f"the store at {store.path} has no training tokens")
-    moments = spec.moments(store.statistics)
-    scales = source_scales(moments)
-    weights = initial_weights(spec, moments, scales, config.latents, config.seed, config.device)
+    known = survey(store, spec, config.seed)
+    weights = initial_weights(spec, known, config.latents, config.seed, config.device)
     kernels = choose_kernels(config.kernels, config.device)
     engine = Engine(
         spec,
@@ -125,18 +124,19 @@ def train_with(
     key = digest({"config": config.as_dict(), "store": store.key, "layer": store.layer})
     keeper = Checkpoint(None if checkpoint is None else Path(checkpoint), key, checkpoint_seconds)
     # Where nothing varies there is nothing to learn: a model compared with itself.
-    steps = config.steps if any(part.variance_sum > 0 for part in moments) else 0
-    seconds = _run(store, config, engine, scales, steps, keeper, progress)
+    steps = config.steps if known.varies else 0
+    seconds = _run(store, config, engine, known, steps, keeper, progress)
 
-    mean_scale = sum(scales) / len(scales)
+    mean_scale = sum(known.scales) / len(known.scales)
     threshold = engine.sparsity.threshold
     dictionary = Dictionary(
         spec,
-        fold_scales(weights, scales),
+        fold_scales(weights, known.scales),
         k=config.k,
         sparsity=config.sparsity,
         threshold=None if threshold is None else threshold / mean_scale,
-        source_weights=tuple(scale / mean_scale for scale in scales),
+        source_weights=tuple(scale / mean_scale for scale in known.scales),
+        radii=known.radii,
         config={**config.as_dict(), "store": store.key, "layer": store.layer},
     )
     stats, fires = heldout_stats(dictionary, store)
@@ -159,11 +159,14 @@ def _run(
     store: PairedStore,
     config: TrainConfig,
     engine: Engine,
-    scales: tuple[float, ...],
+    known: Survey,
     steps: int,
     keeper: Checkpoint,
     progress: Progress,
 ) -> float:
+    radii = known.radii and tuple(
+        radius * scale for radius, scale in zip(known.radii, known.scales, strict=True)
+    )
     done, seconds_before = keeper.restore(engine)
     start = time.perf_counter()
     seconds = seconds_before
@@ -171,8 +174,11 @@ def _run(
     for step, (base, tuned) in zip(range(done, steps), batches, strict=False):
         targets = tuple(
             (values * scale).to(config.device)
-            for values, scale in zip(engine.method.inputs(base, tuned), scales, strict=True)
+            for values, scale in zip(engine.method.inputs(base, tuned), known.scales, strict=True)
         )
+        if radii is not None:
+            centres = engine.weights.decoder_bias
+            targets = pull_in(targets, centres, pull_factors(targets, centres, radii))
         rate = learning_rate(step, config.steps, config.lr)
         result = engine.step(targets, step, rate)
         if not math.isfinite(result.loss):

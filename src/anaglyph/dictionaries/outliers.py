@@ -1,0 +1,48 @@
+"""Tokens of massive activation, such as the first of a sequence, which soaks up attention.
+
+Their norm can be 160 times that of any other token (SmolLM2-135M, layer 15). Left alone they take
+nearly all the loss, all the active latents of a batch and all the variance, and ordinary tokens
+are learned worse: FVE 0.78 instead of 0.84 on that model. They are neither dropped nor masked, but
+pulled in along the line to the decoder bias b:
+
+    x' = b + a (x - b),  a = min(1, radius / ||x - b||),  the smallest a over the sources.
+
+Training sees x'. Afterwards f(x) = f(x') / a: then the reconstruction f(x) D + b has exactly the
+relative error that it has at x', and codes of all other tokens are untouched. A difference of
+activations is exempt (``DictionaryMethod.pulls_in``): a rare large difference is what is looked
+for, and nothing tells it from an outlier.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RADIUS = 5.0
+"""In units of the median distance from the centre; ordinary tokens stay within two or three."""
+
+
+def pull_factors(
+    inputs: tuple[Float[Tensor, "tokens _"], ...],
+    centres: tuple[Float[Tensor, " _"], ...],
+    radii: tuple[float, ...],  # each positive
+) -> Float[Tensor, " tokens"]:
+    """Return a of each token: 1 within the radii of all sources, less beyond."""
+    factors = torch.ones(len(inputs[0]), device=inputs[0].device)
+    for values, centre, radius in zip(inputs, centres, radii, strict=True):
+        distances = torch.linalg.vector_norm(values - centre, dim=1)
+        factors = torch.minimum(factors, radius / distances.clamp(min=radius))
+    return factors
+
+
+def pull_in(
+    inputs: tuple[Float[Tensor, "tokens _"], ...],
+    centres: tuple[Float[Tensor, " _"], ...],
+    factors: Float[Tensor, " tokens"],
+) -> tuple[Float[Tensor, "tokens _"], ...]:
+    """Return the inputs moved towards their centres by ``pull_factors``."""
+    if bool((factors == 1).all()):
+        return inputs
+    return tuple(
+        torch.where(factors[:, None] < 1, torch.lerp(centre, values, factors[:, None]), values)
+        for values, centre in zip(inputs, centres, strict=True)
+    )
