@@ -76,6 +76,15 @@ def test_the_adapter_is_off_again_after_every_run(pair: ModelPair, batch: Batch)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_gradients_pass_through_the_adapter_without_staying_in_it(pair: ModelPair, batch: Batch):
+    edited = pair.run_to("tuned", *batch, [1])[1].requires_grad_()
+    with pair.side("tuned") as model:
+        pair.run_from("tuned", 1, edited, *batch).sum().backward()
+        assert all(parameter.grad is None for parameter in model.parameters())
+    assert edited.grad is not None
+    assert edited.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("options", "first"),
     [
@@ -85,6 +94,8 @@ def test_the_adapter_is_off_again_after_every_run(pair: ModelPair, batch: Batch)
         ({"target_modules": ["lm_head"]}, 4),
         ({"layers_to_transform": [2], "modules_to_save": ["lm_head"]}, 2),
         ({"target_modules": ["embed_tokens"]}, 0),
+        # A whole block of the adapter's own, which stands where the base's block stood.
+        ({"layers_to_transform": [3], "modules_to_save": ["layers.1"]}, 1),
         ({"target_modules": [f"layers.{i}.mlp.up_proj" for i in (1, 3)]}, 1),
     ],
 )

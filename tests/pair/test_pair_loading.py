@@ -9,13 +9,19 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from safetensors.torch import load_file, save_file
-from tiny_models import make_model, make_tokenizer, save
+from tiny_models import FAMILIES, make_model, make_tokenizer, save
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from anaglyph.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
+from anaglyph.pair.quiet import quiet
 
 Batch = tuple[Tensor, Tensor]
 
@@ -35,6 +41,19 @@ def test_two_models_run_on_the_same_tokens(base_folder: Path, tuned_folder: Path
         torch.testing.assert_close(resumed, expected, rtol=1e-5, atol=1e-5)
         with pair.side(side) as model:  # type: ignore[arg-type]
             assert torch.equal(model(*batch).logits, pair.logits(side, *batch))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_from_its_folder(family: str, tmp_path: Path, batch: Batch):
+    # Gemma 3 can cap attention scores as Gemma 2 does, which the default kernel cannot.
+    changes: dict[str, Any] = {"attn_logit_softcapping": 0.05} if family == "gemma3" else {}
+    model = make_model(family, **changes)
+    folder = save(tmp_path, model, make_tokenizer())
+    pair = ModelPair.load(folder, folder)
+    assert (pair.n_layers, pair.d_base, pair.d_tuned, pair.vocabulary) == (4, 16, 16, 96)
+    with torch.no_grad():
+        expected = model(batch[0], attention_mask=batch[1]).logits
+    torch.testing.assert_close(pair.logits("base", *batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_files_are_one_object(base_folder: Path, tmp_path: Path, batch: Batch):
@@ -212,17 +231,48 @@ def test_a_hub_id_is_found_in_the_local_cache(
         ModelPair.load("some--one", base_folder)
 
 
-def test_loading_is_silent_and_leaves_no_setting_behind(
+def test_loading_is_silent(
     base_folder: Path,
     tuned_folder: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ):
-    before = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
     with caplog.at_level(logging.WARNING):
         ModelPair.load(base_folder, tuned_folder)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
-    assert transformers_logging.get_verbosity() == before
-    assert transformers_logging.is_progress_bar_enabled() == bars
+
+
+Settings = tuple[int, bool, bool]
+
+
+def get_settings() -> Settings:
+    bars = transformers_logging.is_progress_bar_enabled()
+    return transformers_logging.get_verbosity(), bars, not are_progress_bars_disabled()
+
+
+def set_settings(settings: Settings) -> None:
+    verbosity, bars, hub_bars = settings
+    transformers_logging.set_verbosity(verbosity)
+    if bars:
+        transformers_logging.enable_progress_bar()
+    else:
+        transformers_logging.disable_progress_bar()
+    if hub_bars:
+        enable_progress_bars()
+    else:
+        disable_progress_bars()
+
+
+@pytest.mark.parametrize("hub_bars", [True, False])
+@pytest.mark.parametrize("bars", [True, False])
+@pytest.mark.parametrize("verbosity", [logging.INFO, logging.ERROR])
+def test_silence_leaves_no_setting_behind(verbosity: int, bars: bool, hub_bars: bool):
+    before = get_settings()
+    try:
+        set_settings((verbosity, bars, hub_bars))
+        with quiet():
+            assert get_settings() == (logging.ERROR, False, False)
+        assert get_settings() == (verbosity, bars, hub_bars)
+    finally:
+        set_settings(before)

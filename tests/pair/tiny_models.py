@@ -95,7 +95,7 @@ def save_adapter(folder: Path, model: Any, seed: int = 7, **options: Any) -> Pat
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name or "modules_to_save" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
     with quiet():
         adapted.save_pretrained(str(folder))

@@ -161,6 +161,7 @@ class Adapter:
         with quiet():  # PEFT warns that biases stay changed; the pair checks for that itself
             if on:
                 self._tuner.enable_adapter_layers()
+                self._tuner.requires_grad_(False)  # PEFT takes switching on for training
             else:
                 self._tuner.disable_adapter_layers()
         self.on = on

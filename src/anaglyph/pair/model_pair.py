@@ -105,7 +105,7 @@ class ModelPair:
         second, adapter = first, None
         if sources[1].is_adapter:
             adapter = _attach(first, *sources)
-            # Anew, so that modules which the adapter put in are frozen and found as well.
+            # Anew, because an adapter may put whole blocks of its own in the place of the base's.
             first = second = BlockModel(first.model)
         elif sources[1].fingerprint != sources[0].fingerprint:
             second = BlockModel(load_model(sources[1], where, kind))

@@ -5,7 +5,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
-from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from transformers.utils import logging
 
 
@@ -28,8 +32,8 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()
+        # The hub's bars last, because the switches above move them as well.
+        (enable_progress_bars if hub_bars else disable_progress_bars)()
 
 
 def first_line(error: BaseException) -> str:
