@@ -151,7 +151,7 @@ class ModelPair:
         Raises:
             InputError: A layer, token id or the padding is out of order.
         """
-        wanted = [self.resolve_layer(int(layer)) for layer in layers]
+        wanted = [self.resolve_layer(layer) for layer in layers]
         if not wanted:
             raise InputError("layers is empty: name at least one")
         self._check(input_ids, attention_mask)
