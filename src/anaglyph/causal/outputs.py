@@ -42,11 +42,10 @@ def output_kl(
     total = int(lengths[chosen].sum())
     sums, tokens, done = [], [], 0
     for sequences, ids, mask in padded_batches(corpus, chosen, token_budget):
-        real = mask.bool()
-        kl = torch.zeros(mask.shape, dtype=torch.float64)
         tuned, base = pair.logits("tuned", ids, mask), pair.logits("base", ids, mask)
-        kl[real] = token_kl(tuned[real], base[real]).cpu()
-        sums.append(kl.sum(1).numpy())
+        # Padding is computed too and left out of the sum: picking tokens would copy the logits.
+        kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape)
+        sums.append((kl * mask).sum(1).numpy())
         tokens.append(lengths[sequences])
         done += int(tokens[-1].sum())
         progress("compare predictions", done, total)
