@@ -31,6 +31,7 @@ ROOMS = [
     "run",
     "terminal",
     "cli",
+    "__main__",
 ]
 # These may speak to people; whatever stands below returns data.
 SPEAKING = {"report", "serve", "terminal", "cli"}

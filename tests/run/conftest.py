@@ -1,0 +1,70 @@
+"""The command line in this process, and one finished tiny run that many tests look at."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anaglyph import cli
+from anaglyph.demo import tiny_pair
+
+# Small enough for seconds, large enough to find the quirk.
+QUICK = ["--latents", "256", "--tokens", "200000", "--threads", "1"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def call(*arguments: str | Path) -> Said:
+    out, err = StringIO(), StringIO()
+    before = sys.argv
+    sys.argv = ["anaglyph", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = before
+    return Said(int(stop.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def anaglyph() -> Callable[..., Said]:
+    return call
+
+
+@pytest.fixture(scope="session")
+def quick() -> list[str]:
+    """Options under which the tiny pair takes seconds."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments() -> list[str | Path]:
+    """Base, tuned and data of the tiny pair, as `diff` takes them."""
+    pair = tiny_pair()
+    return [pair.base, pair.tuned, *(part for file in pair.corpus for part in ("--data", file))]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_arguments) -> Path:
+    """A run folder of the tiny pair with every stage done; tests only read it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK)
+    assert said.code == 0, said.err
+    return folder
