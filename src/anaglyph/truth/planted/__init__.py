@@ -1,0 +1,15 @@
+"""Planted pairs: synthetic activations whose every difference is known, and scores against them."""
+
+from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
+from anaglyph.truth.planted.scoring import score_planted
+from anaglyph.truth.planted.settings import PRESETS, PlantedSettings, planted_settings
+
+__all__ = [
+    "PRESETS",
+    "PlantedPair",
+    "PlantedSettings",
+    "TrueFeature",
+    "generate",
+    "planted_settings",
+    "score_planted",
+]

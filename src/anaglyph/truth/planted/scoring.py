@@ -1,0 +1,216 @@
+"""How well a dictionary and its latent table answer a planted pair, in numbers."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+
+from anaglyph.dictionaries import Dictionary
+from anaglyph.store import PairedStore
+from anaglyph.truth.planted.generate import PlantedPair
+from anaglyph.truth.planted.matching import FOUND, Matching, cosines, feature_cosines, match
+from anaglyph.truth.planted.settings import KINDS
+
+# Scores of "only the tuned model has it"; the sign makes larger mean more specific.
+EXCLUSIVITY = {"delta_norm": 1, "nu_error": -1, "nu_recon": -1, "nu_act": -1}
+
+
+def score_planted(
+    dictionary: Dictionary, table: pl.DataFrame, store: PairedStore, pair: PlantedPair
+) -> dict[str, Any]:
+    """Score one trained dictionary against the truth.
+
+    Returns one flat row; what does not apply to the method, or cannot be computed, is None:
+
+    - `recall_KIND`: share of the kind's true features found at cosine >= 0.9 (`matching.py`). A
+      rotated feature counts as found by a crosscoder also when it is stored as two latents, one a
+      model.
+    - `class_KIND`: share of the found new / removed / shared features whose latent has the right
+      norm class (tuned-only / base-only / shared); crosscoders only.
+    - `tuned_only`, `false_tuned_only`: latents of class tuned-only, and how many of them are nearest
+      (at cosine >= 0.9) to no new feature.
+    - `precision`: share of the live latents that stand for a true change (crosscoders: of those
+      whose class is tuned-only or base-only; one-model SAEs: of those with nu_act <= 0.3).
+    - `auroc_SCORE`, `ap_SCORE`: how well a score tells latents of new features from latents of
+      features that both models have.
+    - `ratio_error`: median |log(measured ratio / true ratio)| of the scaled features found.
+    - `shared_leakage`: share of a diff-SAE's live latents that point along a shared feature.
+    - `difference_recovered`: share of the difference's variance that the dictionary rebuilds.
+    """
+    similarity = feature_cosines(dictionary, pair)
+    alive = table["alive"].to_numpy()
+    similarity[:, ~alive] = 0.0
+    matching = match(similarity)
+    kinds = np.array([feature.kind for feature in pair.features])
+    found = matching.cosine >= FOUND
+    if dictionary.spec.kind == "crosscoder":
+        found = found | _stored_as_a_pair(dictionary, pair, alive)
+    row: dict[str, Any] = {
+        f"recall_{kind}": float(found[kinds == kind].mean()) if (kinds == kind).any() else None
+        for kind in KINDS
+    }
+    row |= _classes(table, matching, kinds)
+    row["precision"] = _precision(dictionary, table, matching, kinds, alive)
+    row |= _exclusivity(table, matching, kinds, alive)
+    row["ratio_error"] = _ratio_error(table, matching, pair)
+    row["shared_leakage"] = _leakage(dictionary, pair, alive)
+    row["difference_recovered"] = difference_recovered(dictionary, store)
+    return row
+
+
+def _stored_as_a_pair(
+    dictionary: Dictionary, pair: PlantedPair, alive: Bool[np.ndarray, " latents"]
+) -> Bool[np.ndarray, " features"]:
+    """Tell which rotated features a crosscoder holds as a base-only and a tuned-only latent."""
+    base, tuned = (rows.numpy()[alive] for rows in dictionary.decoder)
+    found = np.zeros(len(pair.features), bool)
+    for i, feature in enumerate(pair.features):
+        directions = (feature.direction_base, feature.direction_tuned)
+        if feature.kind == "rotated" and directions[0] is not None and directions[1] is not None:
+            fits = (
+                cosines(rows, direction[None]).max(initial=0.0)
+                for rows, direction in zip((base, tuned), directions, strict=True)
+            )
+            found[i] = min(fits) >= FOUND
+    return found
+
+
+def _classes(table: pl.DataFrame, matching: Matching, kinds: np.ndarray) -> dict[str, Any]:
+    """Compare the norm class of the latents with the truth (maths section 2)."""
+    classes = table["class"].to_numpy()
+    expected = {"new": "tuned-only", "removed": "base-only", "shared": "shared"}
+    row: dict[str, Any] = dict.fromkeys([f"class_{kind}" for kind in expected])
+    row |= {"tuned_only": None, "false_tuned_only": None}
+    if table["delta_norm"].null_count() == table.height:
+        return row
+    for kind, wanted in expected.items():
+        here = (kinds == kind) & (matching.cosine >= FOUND)
+        if here.any():
+            row[f"class_{kind}"] = float((classes[matching.latent[here]] == wanted).mean())
+    flagged = table["alive"].to_numpy() & (classes == "tuned-only")
+    new = (matching.best_cosine >= FOUND) & (kinds[matching.best] == "new")
+    row["tuned_only"] = int(flagged.sum())
+    row["false_tuned_only"] = int((flagged & ~new).sum())
+    return row
+
+
+def _precision(
+    dictionary: Dictionary,
+    table: pl.DataFrame,
+    matching: Matching,
+    kinds: np.ndarray,
+    alive: Bool[np.ndarray, " latents"],
+) -> float | None:
+    if dictionary.spec.kind == "crosscoder":
+        flagged = np.isin(table["class"].to_numpy(), ["tuned-only", "base-only"])
+    elif "difference" in dictionary.spec.sources:
+        flagged = np.ones(table.height, bool)
+    else:
+        flagged = (table["nu_act"].fill_null(np.inf) <= 0.3).to_numpy()
+    flagged = flagged & alive
+    true = (matching.best_cosine >= FOUND) & (kinds[matching.best] != "shared")
+    return float(true[flagged].mean()) if flagged.any() else None
+
+
+def _exclusivity(
+    table: pl.DataFrame,
+    matching: Matching,
+    kinds: np.ndarray,
+    alive: Bool[np.ndarray, " latents"],
+) -> dict[str, float | None]:
+    nearest = kinds[matching.best]
+    known = alive & (matching.best_cosine >= FOUND) & (nearest != "removed")
+    row = {}
+    for name, sign in EXCLUSIVITY.items():
+        values = table[name].to_numpy().astype(float)
+        used = known & np.isfinite(values)
+        area, precision = ranking(sign * values[used], nearest[used] == "new")
+        row |= {f"auroc_{name}": area, f"ap_{name}": precision}
+    return row
+
+
+def ranking(
+    scores: Float[np.ndarray, " items"], positive: Bool[np.ndarray, " items"]
+) -> tuple[float | None, float | None]:
+    """Return the area under the ROC curve and the average precision; ties count half.
+
+    None where one of the two classes is empty.
+    """
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if n_positive == 0 or n_negative == 0:
+        return None, None
+    ranks = rankdata(scores)
+    area = (ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    # Average precision over distinct thresholds, so that ties have no order.
+    thresholds, group = np.unique(-scores, return_inverse=True)
+    hits = np.bincount(group, positive, len(thresholds))
+    called = np.bincount(group, minlength=len(thresholds)).cumsum()
+    precision = float((hits * hits.cumsum() / called).sum() / n_positive)
+    return float(area), precision
+
+
+def _ratio_error(table: pl.DataFrame, matching: Matching, pair: PlantedPair) -> float | None:
+    """Compare measured with true strength ratios: of norms, or of the two betas for an SAE."""
+    if table["norm_base"].null_count() < table.height:
+        base, tuned = table["norm_base"].to_numpy(), table["norm_tuned"].to_numpy()
+    else:
+        base, tuned = table["beta_act_base"].to_numpy(), table["beta_act_tuned"].to_numpy()
+    errors = []
+    for i, feature in enumerate(pair.features):
+        if feature.kind == "scaled" and matching.cosine[i] >= FOUND and feature.ratio:
+            low, high = float(base[matching.latent[i]]), float(tuned[matching.latent[i]])
+            if low > 0 and high > 0:
+                errors.append(abs(np.log(high / low / feature.ratio)))
+    return float(np.median(errors)) if errors else None
+
+
+def _leakage(
+    dictionary: Dictionary, pair: PlantedPair, alive: Bool[np.ndarray, " latents"]
+) -> float | None:
+    if "difference" not in dictionary.spec.sources or not alive.any():
+        return None
+    shared = [f.direction_base for f in pair.features if f.kind == "shared"]
+    directions = [direction for direction in shared if direction is not None]
+    if not directions:
+        return 0.0
+    close = np.abs(cosines(dictionary.decoder[0].numpy()[alive], np.stack(directions))).max(0)
+    return float((close >= FOUND).mean())
+
+
+def difference_recovered(dictionary: Dictionary, store: PairedStore) -> float | None:
+    """Return 1 - Var(Delta - Delta-hat) / Var(Delta) on held-out sequences, or None.
+
+    None where the method rebuilds no difference, or there is none to rebuild.
+    """
+    if set(dictionary.spec.sources) not in ({"difference"}, {"base", "tuned"}):
+        return None
+    error_moments, moments = _Variance(), _Variance()
+    for block in store.blocks("heldout"):
+        if block.base.shape[1] != block.tuned.shape[1]:
+            return None
+        rebuilt = dictionary.difference(dictionary.encode(block.base, block.tuned))
+        if rebuilt is None:
+            return None
+        delta = (block.tuned - block.base).double().numpy()
+        moments.add(delta)
+        error_moments.add(delta - rebuilt.double().numpy())
+    return 1 - error_moments.total() / moments.total() if moments.total() > 0 else None
+
+
+class _Variance:
+    """Sum over dimensions of the population variance, in one pass over blocks."""
+
+    def __init__(self) -> None:
+        self._n, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        self._n += len(rows)
+        self._sum = self._sum + rows.sum(0)
+        self._squares += float((rows**2).sum())
+
+    def total(self) -> float:
+        if not self._n:
+            return 0.0
+        return self._squares / self._n - float(((self._sum / self._n) ** 2).sum())
