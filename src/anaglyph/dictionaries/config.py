@@ -23,9 +23,10 @@ class TrainConfig:
     tokens: int
     """How many tokens are seen, repetitions included."""
     seed: int
+    lr: float
+    """Peak learning rate."""
     sparsity: str = "batchtopk"
     batch: int = 2048
-    lr: float = 1e-3
     device: str = "cpu"
     kernels: str = "auto"
 
@@ -46,7 +47,7 @@ class TrainConfig:
     @property
     def steps(self) -> int:
         """Number of optimiser steps."""
-        return -(-self.tokens // self.batch)
+        return steps_of(self.tokens, self.batch)
 
     @property
     def dead_after(self) -> int:
@@ -59,3 +60,8 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return asdict(self)
+
+
+def steps_of(tokens: int, batch: int) -> int:
+    """Return how many batches hold that many tokens."""
+    return -(-tokens // max(1, batch))

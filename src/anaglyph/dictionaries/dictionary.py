@@ -18,7 +18,7 @@ from anaglyph.dictionaries.methods import DictionaryMethod, get_method
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.dictionaries.weights import Weights
-from anaglyph.errors import InputError
+from anaglyph.errors import InputError, StoreError
 
 # Pre-activations [tokens, latents] are held for one block of tokens at a time.
 BLOCK_BYTES = 64 * 2**20
@@ -118,7 +118,7 @@ class Dictionary:
         return torch.stack(self.decoder).numpy()
 
     def encode(
-        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
+        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "_ d_tuned"]
     ) -> Codes:
         """Return the codes of tokens whose raw activations in both models are given.
 
@@ -219,7 +219,10 @@ class Dictionary:
         method = get_method(settings.pop("method"))
         settings["source_weights"] = tuple(settings["source_weights"])
         settings["radii"] = settings["radii"] and tuple(settings["radii"])
-        return cls(method, weights, **settings)
+        try:
+            return cls(method, weights, **settings)
+        except InputError as error:
+            raise StoreError(f"{folder} is damaged: {error}") from error
 
     def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
         for source, width, values in zip(self._method.sources, self.widths, inputs, strict=True):

@@ -5,7 +5,10 @@ nearly all the loss, all the active latents of a batch and all the variance, and
 are learned worse: FVE 0.78 instead of 0.84 on that model. They are neither dropped nor masked, but
 pulled in along the line to the decoder bias b:
 
-    x' = b + a (x - b),  a = min(1, radius / ||x - b||),  the smallest a over the sources.
+    x' = b + a (x - b),  a = (radius / RADIUS) / ||x - b|| where ||x - b|| > radius, else 1,
+
+the smallest a over the sources: a massive token comes to the median distance, and so weighs in the
+loss and takes latents like any other.
 
 Training sees x'. Afterwards f(x) = f(x') / a: then the reconstruction f(x) D + b has exactly the
 relative error that it has at x', and codes of all other tokens are untouched. A difference of
@@ -30,7 +33,8 @@ def pull_factors(
     factors = torch.ones(len(inputs[0]), device=inputs[0].device)
     for values, centre, radius in zip(inputs, centres, radii, strict=True):
         distances = torch.linalg.vector_norm(values - centre, dim=1)
-        factors = torch.minimum(factors, radius / distances.clamp(min=radius))
+        pulled = radius / RADIUS / distances.clamp(min=radius)
+        factors = torch.minimum(factors, torch.where(distances > radius, pulled, 1.0))
     return factors
 
 

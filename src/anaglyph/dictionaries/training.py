@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from anaglyph.dictionaries.checkpoint import Checkpoint
-from anaglyph.dictionaries.config import TrainConfig
+from anaglyph.dictionaries.config import TrainConfig, steps_of
 from anaglyph.dictionaries.dictionary import Dictionary
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.evaluation import heldout_stats
@@ -23,7 +23,7 @@ from anaglyph.dictionaries.initial import (
 )
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.methods import get_method
-from anaglyph.dictionaries.optimiser import learning_rate
+from anaglyph.dictionaries.optimiser import default_rate, learning_rate
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.dictionaries.threads import use_threads
@@ -43,7 +43,7 @@ def train(
     *,
     sparsity: str = "batchtopk",
     batch: int = 2048,
-    lr: float = 1e-3,
+    lr: float | None = None,
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
@@ -59,7 +59,8 @@ def train(
         seed: Of the initial weights and of the order of the data.
         sparsity: Name of a registered sparsity.
         batch: Tokens a step.
-        lr: Peak learning rate of Adam, for activations scaled to unit variance a dimension.
+        lr: Peak learning rate of Adam, for activations scaled to unit variance a dimension; None
+            fits width and length of the run (``optimiser.default_rate``).
         threads: CPU threads; None leaves them as they are.
         checkpoint: File in which to keep the unfinished state; removed at the end.
         progress: Told of tokens seen.
@@ -74,11 +75,16 @@ def train(
         StoreError: The checkpoint is damaged.
     """
     spec = get_method(method)
+    if tokens is None:
+        tokens = default_tokens(training_tokens(store))
+    if lr is None:
+        width = max(spec.widths(store.d_base, store.d_tuned))
+        lr = default_rate(width, steps_of(tokens, batch))
     config = TrainConfig(
         method=method,
         latents=latents,
         k=min(spec.default_k, latents) if k is None else k,
-        tokens=default_tokens(training_tokens(store)) if tokens is None else tokens,
+        tokens=tokens,
         seed=seed,
         sparsity=sparsity,
         batch=batch,

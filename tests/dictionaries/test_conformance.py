@@ -1,0 +1,147 @@
+"""What every registered method must do, whoever wrote it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
+from anaglyph.dictionaries.threads import use_threads
+from anaglyph.errors import InputError
+from anaglyph.store import PairedStore
+
+FITTED: dict[tuple[str, str], Dictionary] = {}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small cases lose more by waiting for a second thread than they gain."""
+    with use_threads(1):
+        yield
+
+
+@pytest.fixture(params=list_methods())
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def fitted(method: str, store: PairedStore) -> Dictionary:
+    return fit(method, "batchtopk", store)
+
+
+def fit(method: str, sparsity: str, store: PairedStore) -> Dictionary:
+    """Train once for all tests of a method."""
+    if (method, sparsity) not in FITTED:
+        FITTED[method, sparsity] = train(
+            store,
+            method,
+            latents=96,
+            k=4,
+            tokens=60_000,
+            batch=500,
+            sparsity=sparsity,
+            threads=1,
+        )
+    return FITTED[method, sparsity]
+
+
+def activations(store: PairedStore) -> tuple[torch.Tensor, torch.Tensor]:
+    return store.gather(np.arange(200))
+
+
+def test_it_explains_heldout_variance(fitted: Dictionary) -> None:
+    stats = fitted.stats
+    assert stats["fve"] > 0.5
+    assert 0.5 * 4 < stats["l0"] < 2 * 4
+    assert 0 <= stats["dead_share"] < 1
+    assert stats["steps"] == 120
+    assert stats["tokens"] == 60_000
+    assert stats["tokens_per_second"] > 0
+    assert stats["threshold"] > 0
+    for source in get_method(fitted.method).sources:
+        assert stats[f"fve_{source}"] > 0.3
+
+
+def test_codes_are_what_the_formula_says(fitted: Dictionary, store: PairedStore) -> None:
+    """f = act(sum_m x_m E_m + b_enc), kept where f_j sum_m w_m ||d_j^m|| exceeds the threshold."""
+    base, tuned = activations(store)
+    pre = fitted.encoder_bias.double()
+    norms = torch.zeros(fitted.n_latents, dtype=torch.float64)
+    for m, values in enumerate(fitted.spec.inputs(base, tuned)):
+        centre = fitted.decoder_bias[m].double() if fitted.spec.centred else 0.0
+        pre = pre + (values.double() - centre) @ fitted.encoder[m].double().T
+        norms += fitted.source_weights[m] * fitted.decoder[m].double().norm(dim=1)
+    assert fitted.threshold is not None
+    expected = pre * (pre * norms > fitted.threshold)
+    found = torch.from_numpy(fitted.encode(base, tuned).dense(fitted.n_latents)).double()
+    assert ((found > 0) != (expected > 0)).sum() <= 1
+    torch.testing.assert_close(found, expected.where(found > 0, found), rtol=1e-4, atol=1e-4)
+
+
+def test_decoding_adds_active_decoders_to_the_bias(fitted: Dictionary, store: PairedStore) -> None:
+    codes = fitted.encode(*activations(store))
+    dense = torch.from_numpy(codes.dense(fitted.n_latents))
+    rebuilt = fitted.reconstruct(codes)
+    assert len(rebuilt) == len(fitted.spec.sources)
+    for m, values in enumerate(rebuilt):
+        expected = dense @ fitted.decoder[m] + fitted.decoder_bias[m]
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+    decoded = fitted.decode(codes)
+    first = decoded if isinstance(decoded, torch.Tensor) else decoded[0]
+    assert torch.equal(first, rebuilt[0])
+    assert fitted.decoders.shape == (len(rebuilt), 96, 64)
+
+
+def test_saved_and_loaded_it_encodes_alike(
+    fitted: Dictionary, store: PairedStore, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path)
+    loaded = Dictionary.load(tmp_path)
+    before, after = (dictionary.encode(*activations(store)) for dictionary in (fitted, loaded))
+    np.testing.assert_array_equal(before.indices, after.indices)
+    np.testing.assert_array_equal(before.values, after.values)
+    np.testing.assert_array_equal(before.offsets, after.offsets)
+    assert loaded.stats == fitted.stats
+    assert loaded.config == fitted.config
+
+
+def test_tokens_are_judged_alone(fitted: Dictionary, store: PairedStore) -> None:
+    base, tuned = activations(store)
+    whole = fitted.encode(base, tuned).dense(96)
+    alone = np.concatenate(
+        [fitted.encode(base[t : t + 1], tuned[t : t + 1]).dense(96) for t in range(10)]
+    )
+    np.testing.assert_allclose(whole[:10], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_topk_trains_too(method: str, store: PairedStore) -> None:
+    fitted = fit(method, "topk", store)
+    codes = fitted.encode(*activations(store))
+    assert np.diff(codes.offsets).max() <= 4
+    assert fitted.threshold is None
+    assert fitted.stats["fve"] > 0.4
+
+
+def test_bad_input_is_refused(fitted: Dictionary, store: PairedStore) -> None:
+    base, tuned = activations(store)
+    with pytest.raises(InputError, match="width 63, the dictionary 64"):
+        fitted.encode(base[:, :63], tuned[:, :63])
+    with pytest.raises(InputError, match="no tokens"):
+        fitted.encode(base[:0], tuned[:0])
+    with pytest.raises(InputError, match="base has 200 tokens, tuned has 199"):
+        fitted.encode(base, tuned[:199])
+    for wrong in (float("nan"), float("inf")):
+        broken = base.clone(), tuned.clone()
+        broken[0][3, 4] = broken[1][3, 4] = wrong
+        with pytest.raises(InputError, match="NaN or inf"):
+            fitted.encode(*broken)
+
+
+def test_codes_of_another_dictionary_are_refused(fitted: Dictionary, store: PairedStore) -> None:
+    codes = fitted.encode(*activations(store))
+    codes.indices[0] = 96
+    with pytest.raises(InputError, match=r"outside 0\.\.95"):
+        fitted.reconstruct(codes)
