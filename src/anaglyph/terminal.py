@@ -47,7 +47,6 @@ class Bars:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "Bars":
-        self._bars.start()
         return self
 
     def __exit__(
@@ -56,7 +55,8 @@ class Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def __call__(self, task: str, done: int, total: int, unit: str = "tokens") -> None:
         """Report that `done` of `total` units of a task are finished."""
@@ -67,6 +67,8 @@ class Bars:
         if now - started < PATIENCE:
             return
         if task not in self._tasks:
+            # Not before: starting the display prints an empty line.
+            self._bars.start()
             self._tasks[task] = self._bars.add_task(task, total=total, unit=unit)
         self._bars.update(self._tasks[task], completed=done, total=total)
         if done >= total:

@@ -63,8 +63,8 @@ class BlockModel:
         """Find the blocks and check on a few tokens that the model can be cut between them.
 
         Raises:
-            ModelError: The blocks cannot be found, or logits computed from the middle of the model
-                differ from those of the whole model.
+            ModelError: The blocks cannot be found, the logits are not finite, or logits computed
+                from the middle of the model differ from those of the whole model.
         """
         config = model.config.get_text_config()
         self.model = model.eval().requires_grad_(False)
@@ -175,6 +175,9 @@ class BlockModel:
             whole = self.logits(ids, mask)
         finally:
             handle.remove()
+        if not whole.isfinite().all():
+            name = self.model.name_or_path or type(self.model).__name__
+            raise ModelError(f"{name} gives NaN or inf: its weights are damaged")
         middle = self.depth // 2
         resumed = self.run_from(middle, self.run_to(ids, mask, [middle])[middle], ids, mask)
         if not torch.allclose(resumed, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):

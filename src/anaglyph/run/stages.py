@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import polars as pl
 import torch
 
-from anaglyph.causal import kl_recovered, latent_kl, output_kl
+from anaglyph.causal import kl_recovered, latent_kl
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.dictionaries import Dictionary, get_method, train
 from anaglyph.errors import InputError
 from anaglyph.files import atomic_path, digest, write_json
 from anaglyph.findings import (
-    DIFFERENCE,
     Verdict,
     candidates,
     difference_is_nil,
-    judge,
     read_verdict,
     write_verdict,
 )
@@ -35,14 +34,13 @@ from anaglyph.progress import Progress, silent
 from anaglyph.report import build
 from anaglyph.run.config import DiffConfig
 from anaglyph.run.folder import RunFolder
+from anaglyph.run.verdict import verdict_of
 from anaglyph.store import PairedStore, collect
 
 # Raised by hand when a stage's code changes what it writes for the same settings.
 VERSIONS = {"train": 1, "score": 1, "causal": 1, "find": 1}
 # Latents of each dictionary that get examples: those that carry most of the difference.
 SHOWN_LATENTS = 60
-# KL, nats a token, below which two computations of one distribution may differ by rounding.
-OUTPUT_NOISE = 1e-8
 
 
 class Workbench:
@@ -290,7 +288,14 @@ class Workbench:
                     "progress": self.progress,
                 }
                 where = (self.pair, dictionary, self.corpus, self.run.state.layer)
-                _write_table(path, kl_recovered(*where, table, nu=self.config.nu, **settings))
+                recovered = kl_recovered(
+                    *where,
+                    table,
+                    nu=self.config.nu,
+                    mean_difference=_mean_difference(self.store),
+                    **settings,
+                )
+                _write_table(path, recovered)
                 latents = candidates(table, self.config.candidates)
                 _write_table(
                     path.with_suffix(".latents.parquet"), latent_kl(*where, latents, **settings)
@@ -315,58 +320,23 @@ class Workbench:
         )
         if not self.run.is_done("find", key):
             with self.run.stage("find", key, ["findings.json"]):
-                write_verdict(path, self._judge(names))
+                write_verdict(path, verdict_of(self, names))
         return read_verdict(path)
 
     def report(self) -> Path:
         """Write the page from what the run folder holds."""
         return build(self.run.path)
 
-    def _judge(self, names: Sequence[str]) -> Verdict:
-        causal = self.run.path / "causal"
-        verdict = judge(
-            self.store,
-            self.config.rate,
-            self.config.seed,
-            dictionaries={name: self.dictionary(name) for name in names},
-            tables={name: self.score(name) for name in names},
-            causal={name: pl.read_parquet(causal / f"{name}.latents.parquet") for name in names},
-            progress=self.progress,
-        )
-        for finding in verdict.findings:
-            for example in finding.examples:
-                self._add_text(example)
-        if self.is_nil and not self.pair.same_weights:
-            verdict = self._after_the_layer(verdict)
-        return verdict
-
-    def _after_the_layer(self, verdict: Verdict) -> Verdict:
-        """Where the layer shows nothing, ask whether the models still predict differently."""
-        kl = output_kl(
-            self.pair,
-            self.corpus,
-            seed=self.config.seed,
-            max_tokens=self.config.causal_tokens,
-            progress=self.progress,
-        )
-        if kl.value is None or kl.value <= OUTPUT_NOISE:
-            said = f"{verdict.reason}, and so are their predictions (KL {kl.value or 0.0:.1g} nats)"
-            return verdict.model_copy(update={"reason": said})
-        said = (
-            f"{verdict.reason}, yet their predictions differ by {kl.value:.3g} nats a token: "
-            "the change lies in later layers; diff a later one"
-        )
-        return verdict.model_copy(update={"verdict": DIFFERENCE, "reason": said})
-
     def _examples(self, dictionary: Dictionary, latents: Sequence[int]) -> list[dict[str, Any]]:
         """Return the latents' strongest windows, with their tokens as a person reads them."""
         found = top_examples(dictionary, self.store, latents)
         for latent in found:
             for example in latent["examples"]:
-                self._add_text(example)
+                self.add_text(example)
         return found
 
-    def _add_text(self, example: dict[str, Any]) -> None:
+    def add_text(self, example: dict[str, Any]) -> None:
+        """Replace an example's token ids by the tokens as a person reads them."""
         example["tokens"] = self.pair.token_strings(example.pop("token_ids"))
 
 
@@ -382,10 +352,27 @@ def _corpus(sources: Sequence[str | Path], pair: ModelPair, config: DiffConfig) 
 
 
 def _use_threads(threads: int | None) -> None:
-    """Set how many threads the whole process uses; results are reproducible for a fixed number."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-        numba.set_num_threads(threads)
+    """Set how many threads the whole process uses; results are reproducible for a fixed number.
+
+    torch and numba share one pool, and numba, left alone, widens torch's when it starts.
+    """
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    wanted = threads or min(torch.get_num_threads(), most)
+    if wanted > most:
+        raise InputError(f"threads={wanted} is more than this machine's {most}")
+    torch.set_num_threads(wanted)
+    numba.set_num_threads(wanted)
+
+
+def _mean_difference(store: PairedStore) -> np.ndarray | None:
+    """Return the mean of h_tuned - h_base over the training tokens."""
+    if store.d_base != store.d_tuned:
+        return None
+    total, tokens = np.zeros(store.d_tuned), 0
+    for block in store.blocks("train"):
+        total += (block.tuned - block.base).double().sum(0).numpy()
+        tokens += len(block.base)
+    return total / tokens
 
 
 def _write_table(path: Path, table: pl.DataFrame) -> None:

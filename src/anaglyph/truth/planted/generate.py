@@ -62,7 +62,7 @@ def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
     """
     streams = np.random.SeedSequence([seed, STREAM]).spawn(4)
     geometry, contexts, firing, dense = (np.random.default_rng(stream) for stream in streams)
-    kinds = [kind for kind in KINDS for _ in range(getattr(settings, kind))]
+    kinds: list[FeatureKind] = [kind for kind in KINDS for _ in range(getattr(settings, kind))]
     base_directions, tuned_directions, ratios = _directions(settings, kinds, geometry)
     rates_base, rates_tuned = _rates(settings, kinds, contexts)
     sequences = -(-settings.tokens // settings.sequence)

@@ -203,7 +203,7 @@ class _Variance:
     """Sum over dimensions of the population variance, in one pass over blocks."""
 
     def __init__(self) -> None:
-        self._n, self._sum, self._squares = 0, 0.0, 0.0
+        self._n, self._sum, self._squares = 0, np.zeros(()), 0.0
 
     def add(self, rows: np.ndarray) -> None:
         self._n += len(rows)

@@ -1,0 +1,54 @@
+"""The run's verdict: what the findings say at the layer, and whether anything lies behind it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from anaglyph.causal import output_kl
+from anaglyph.findings import DIFFERENCE, Verdict, judge
+
+if TYPE_CHECKING:
+    from anaglyph.run.stages import Workbench
+
+# KL, nats a token, below which two computations of one distribution may differ by rounding.
+OUTPUT_NOISE = 1e-8
+
+
+def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
+    """Judge a run by its dictionaries' tables and causal tables."""
+    causal = bench.run.path / "causal"
+    verdict = judge(
+        bench.store,
+        bench.config.rate,
+        bench.config.seed,
+        dictionaries={name: bench.dictionary(name) for name in names},
+        tables={name: bench.score(name) for name in names},
+        causal={name: pl.read_parquet(causal / f"{name}.latents.parquet") for name in names},
+        progress=bench.progress,
+    )
+    for finding in verdict.findings:
+        for example in finding.examples:
+            bench.add_text(example)
+    if bench.is_nil and not bench.pair.same_weights:
+        return _after_the_layer(bench, verdict)
+    return verdict
+
+
+def _after_the_layer(bench: "Workbench", verdict: Verdict) -> Verdict:
+    """Where the layer shows nothing, ask whether the models still predict differently."""
+    kl = output_kl(
+        bench.pair,
+        bench.corpus,
+        seed=bench.config.seed,
+        max_tokens=bench.config.causal_tokens,
+        progress=bench.progress,
+    )
+    if kl.value is None or kl.value <= OUTPUT_NOISE:
+        said = f"{verdict.reason}, and so are their predictions (KL {kl.value or 0.0:.1g} nats)"
+        return verdict.model_copy(update={"reason": said})
+    said = (
+        f"{verdict.reason}, yet their predictions differ by {kl.value:.3g} nats a token: "
+        "the change lies in later layers; diff a later one"
+    )
+    return verdict.model_copy(update={"verdict": DIFFERENCE, "reason": said})
