@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from anaglyph.dictionaries import Weights, get_method
-from anaglyph.dictionaries.auxiliary import WEIGHT
+from anaglyph.dictionaries.auxiliary import WEIGHT, auxiliary_tokens
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.sparsity import SPARSITIES
@@ -70,10 +70,11 @@ def reference(
     loss = torch.stack([error.square().sum() for error in errors]).sum() / TOKENS
     auxiliary = torch.zeros(())
     if dead:
-        strength = pre[:, :dead].relu()
+        few = auxiliary_tokens(TOKENS, LATENTS, dead)
+        strength = pre[:few, :dead].relu()
         limit = min(max(target.shape[1] for target in targets) // 2, dead)
         top = torch.zeros_like(strength).scatter_(1, strength.topk(limit, dim=1).indices, 1.0)
-        residual = [-error.detach() for error in errors]
+        residual = [-error[:few].detach() for error in errors]
         off = [residual[m] - (strength * top) @ named[f"decoder.{m}"][:dead] for m in sources]
         spread = sum((e - e.mean(0)).square().sum() for e in residual)
         auxiliary = torch.stack([e.square().sum() for e in off]).sum() / spread
@@ -138,10 +139,17 @@ def test_the_auxiliary_loss_is_optimised_not_only_reported() -> None:
     dead_before = engine.weights.decoder[0][:30].clone()
     losses = [engine.step(targets, step, 3e-3).auxiliary_loss for step in range(30)]
     moved = (engine.weights.decoder[0][:30] - dead_before).abs().max(1).values
-    assert moved.gt(0).all()
+    # Some may have no positive activation on the tokens that the loss is estimated on.
+    assert moved.gt(0.05).sum() >= 25
     # An auxiliary loss of 1 is that of dead latents that rebuild nothing.
     assert losses[0] == pytest.approx(1.0, abs=0.1)
     assert losses[-1] < losses[0] - 0.05
+
+
+def test_the_auxiliary_loss_sees_all_tokens_unless_many_latents_are_dead() -> None:
+    assert auxiliary_tokens(2048, 8192, 512) == 2048
+    assert auxiliary_tokens(2048, 8192, 1638) == 640
+    assert auxiliary_tokens(4, 8, 8) == 1
 
 
 def test_an_exact_reconstruction_has_no_auxiliary_loss() -> None:

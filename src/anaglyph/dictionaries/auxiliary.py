@@ -14,6 +14,7 @@ from anaglyph.dictionaries.kernels import Kernels
 from anaglyph.dictionaries.weights import Weights
 
 WEIGHT = 1 / 32
+COST = 1 / 4
 
 
 class Auxiliary(NamedTuple):
@@ -23,6 +24,16 @@ class Auxiliary(NamedTuple):
     encoder: tuple[Tensor, ...]
     encoder_bias: Tensor
     decoder: tuple[Tensor, ...]
+
+
+def auxiliary_tokens(batch: int, latents: int, dead: int) -> int:
+    """Return how many tokens of a batch the loss is estimated on.
+
+    Its four products with the dead latents' weights may cost ``COST`` of the encoder's product:
+    with most latents dead the whole batch would cost several steps. A batch is shuffled, so its
+    first tokens are a fair sample.
+    """
+    return min(batch, max(1, int(COST / 4 * batch * latents / dead)))
 
 
 def auxiliary(

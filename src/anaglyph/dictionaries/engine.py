@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anaglyph.dictionaries.auxiliary import auxiliary
+from anaglyph.dictionaries.auxiliary import auxiliary, auxiliary_tokens
 from anaglyph.dictionaries.kernels import Active, Kernels
 from anaglyph.dictionaries.methods import DictionaryMethod
 from anaglyph.dictionaries.optimiser import Optimiser
@@ -148,7 +148,15 @@ class Engine:
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
         if len(dead) == 0:
             return 0.0
-        extra = auxiliary(dead, pre, inputs, errors, self.weights, self.kernels)
+        few = slice(0, auxiliary_tokens(len(pre), len(self.silent), len(dead)))
+        extra = auxiliary(
+            dead,
+            pre[few],
+            tuple(values[few] for values in inputs),
+            tuple(error[few] for error in errors),
+            self.weights,
+            self.kernels,
+        )
         if extra is None:
             return 0.0
         self.gradients.encoder_bias[dead] += extra.encoder_bias
