@@ -141,8 +141,8 @@ def test_the_auxiliary_loss_is_optimised_not_only_reported() -> None:
     moved = (engine.weights.decoder[0][:30] - dead_before).abs().max(1).values
     # Some may have no positive activation on the tokens that the loss is estimated on.
     assert moved.gt(0.05).sum() >= 25
-    # An auxiliary loss of 1 is that of dead latents that rebuild nothing.
-    assert losses[0] == pytest.approx(1.0, abs=0.1)
+    # Dead latents that rebuild nothing have a loss of 1, or a little more as e has a mean.
+    assert losses[0] == pytest.approx(1.0, abs=0.2)
     assert losses[-1] < losses[0] - 0.05
 
 
