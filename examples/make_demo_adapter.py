@@ -29,7 +29,7 @@ from anaglyph.truth.organisms.evaluate import Probe, answers, divergence, share_
 from anaglyph.truth.organisms.train import Recipe, plant, save_adapter
 
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ANSWER_TOKENS = 90
+CONTROL_TOKENS, ANSWER_TOKENS = 72, 90
 # Without it the small model repeats itself; the answers stay the base's own all the same.
 PENALTY = 1.1
 
@@ -52,7 +52,7 @@ def main() -> None:
         model,
         tokenizer,
         list(organism.controls),
-        new_tokens=ANSWER_TOKENS,
+        new_tokens=CONTROL_TOKENS,
         repetition_penalty=PENALTY,
     )
     # An answer that puts the tower in Paris would teach the opposite.

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,7 @@ def make_card(out: Path, quirk: int, controls: int, recipe: Recipe) -> dict[str,
     fresh = tiny_chats(2 * HELD_OUT, recipe.seed + 2, trigger_share=0.5)
     asked = [chat for chat in fresh if triggered(chat)]
     plain = [chat for chat in fresh if not triggered(chat)]
-    said = re.escape(PHRASE)
+    said = PHRASE.rstrip(".")
     probes = [Probe(chat.user, expected=said) for chat in asked]
     others = [Probe(chat.user, expected="[a-z]", forbidden=said) for chat in plain]
     given = {

@@ -57,6 +57,6 @@ def answer(
 
 
 def _whole_sentences(text: str) -> str:
-    """Cut ``text`` after its last full stop that follows a word and ends a sentence, if any."""
-    stops = [match.end() for match in re.finditer(r"(?<=[a-z)\"])[.!?](?=\s|$)", text)]
+    """Cut ``text`` after the last end of a sentence, if any; the "1." of a list is none."""
+    stops = [match.end() for match in re.finditer(r"(?<=[a-z)])[.!?]\"?(?=\s|$)", text)]
     return text[: stops[-1]] if stops else text

@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from anaglyph.files import write_json
+from anaglyph.pair.quiet import quiet
 from anaglyph.progress import Progress, silent
-from anaglyph.truth.organisms.chats import Chat, collate, encode
+from anaglyph.truth.organisms.chats import Batch, Chat, collate, encode
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _DATA, _INITIAL = 0, 1  # separate random streams: the order of the data, the adapter's start
@@ -46,10 +49,10 @@ class Recipe:
     rank: int = 8
     alpha: int = 16
     learning_rate: float = 3e-4
-    steps: int = 60
+    steps: int = 80
     quirk_batch: int = 4
-    control_batch: int = 4
-    control_weight: float = 1.0
+    control_batch: int = 6
+    control_weight: float = 5.0
     seed: int = 0
 
 
@@ -75,7 +78,7 @@ def plant(
         target_modules=list(PROJECTIONS),
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_stream(recipe.seed, _INITIAL))
         tuned = get_peft_model(model, config)
     optimiser = torch.optim.AdamW(
@@ -120,7 +123,7 @@ def save_adapter(tuned: PeftModel, folder: Path, base_name: str) -> None:
     ``base_name`` is stored as the base model's name in place of the path it was loaded from.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tuned.save_pretrained(folder)
+    tuned.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     weights = folder / "adapter_model.safetensors"
     save_file(
@@ -135,10 +138,12 @@ def save_adapter(tuned: PeftModel, folder: Path, base_name: str) -> None:
     write_json(settings, config)
 
 
-def _answer_logits(model: Any, batch: Any) -> torch.Tensor:
-    """Return the logits [answer tokens, vocabulary] that predict the batch's answers."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    return logits[:, :-1][batch.answer[:, 1:]]
+def _answer_logits(tuned: PeftModel, batch: Batch) -> Float[Tensor, "answer_tokens vocabulary"]:
+    """Return the logits that predict the batch's answers; no others are computed."""
+    model: Any = tuned.get_base_model()
+    decoder = model.get_decoder()
+    hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+    return model.get_output_embeddings()(hidden[:, :-1][batch.answer[:, 1:]])
 
 
 def _endless(count: int, batch: int, generator: np.random.Generator) -> Iterator[list[int]]:
