@@ -65,6 +65,26 @@ def test_it_explains_heldout_variance(fitted: Dictionary) -> None:
         assert stats[f"fve_{source}"] > 0.3
 
 
+def test_statistics_are_those_of_the_heldout_tokens(fitted: Dictionary, store: PairedStore) -> None:
+    heldout = np.flatnonzero(store.heldout[store.sequence_of_tokens()])
+    base, tuned = store.gather(heldout)
+    codes = fitted.encode(base, tuned)
+    assert fitted.stats["l0"] == pytest.approx(len(codes.indices) / len(heldout))
+    assert fitted.stats["heldout_tokens"] == len(heldout)
+    total = left = 0.0
+    rebuilt = fitted.reconstruct(codes)
+    for target, estimate in zip(fitted.spec.inputs(base, tuned), rebuilt, strict=True):
+        total += float(target.double().var(0, correction=0).sum())
+        left += float((target - estimate).double().var(0, correction=0).sum())
+    assert fitted.stats["fve"] == pytest.approx(1 - left / total, rel=1e-5)
+    difference = fitted.difference(codes)
+    if difference is not None:
+        truth = (tuned - base).double()
+        left = float((truth - difference).var(0, correction=0).sum())
+        expected = 1 - left / float(truth.var(0, correction=0).sum())
+        assert fitted.stats["fve_difference"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_codes_are_what_the_formula_says(fitted: Dictionary, store: PairedStore) -> None:
     """f = act(sum_m x_m E_m + b_enc), kept where f_j sum_m w_m ||d_j^m|| exceeds the threshold."""
     base, tuned = activations(store)
