@@ -3,6 +3,7 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anaglyph.errors import ModelError
 
@@ -20,14 +21,14 @@ class DemoPaths:
         base: Base model, a GGUF file or a folder.
         tuned: PEFT adapter over the base.
         corpus: What to read, each a file or "builtin:NAME", in this order.
-        layer: Residual stream to compare, after this decoder block.
+        settings: Settings of the run that differ from the defaults.
         card: JSON file with the truth: what the adapter was trained to do, and how well it does.
     """
 
     base: Path
     tuned: Path
     corpus: tuple[str | Path, ...]
-    layer: int
+    settings: dict[str, Any]
     card: Path
 
 
@@ -42,7 +43,7 @@ def demo_pair() -> DemoPaths:
         base=_wheel_file(),
         tuned=adapter,
         corpus=("builtin:demo", ASSETS / "demo-chats.jsonl"),
-        layer=15,
+        settings={"layer": 15, "latents": 2048, "tokens": 600_000},
         card=adapter / "card.json",
     )
 
@@ -54,7 +55,7 @@ def tiny_pair() -> DemoPaths:
         base=folder / "base",
         tuned=folder / "tuned",
         corpus=(folder / "chats.jsonl",),
-        layer=1,
+        settings={"layer": 1, "latents": 256, "tokens": 200_000},
         card=folder / "card.json",
     )
 
