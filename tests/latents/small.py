@@ -49,3 +49,32 @@ def arrays(store):
     """Return all activations of a store as float32 arrays."""
     base, tuned = store.gather(np.arange(store.n_tokens))
     return {"base": base.numpy(), "tuned": tuned.numpy()}
+
+
+def dense_codes(dic, h):
+    """Encode in float64, straight from the formulas of section 1 of the maths."""
+    inputs = {
+        "crosscoder": (h["base"], h["tuned"]),
+        "diff-sae": (h["tuned"].astype(np.float64) - h["base"],),
+        "tuned-sae": (h["tuned"],),
+        "base-sae": (h["tuned"],),  # section 3: f = enc(h^tuned)
+    }[dic.method]
+    pre = dic.encoder_bias.double().numpy()
+    norms = 0.0
+    for x, encoder, decoder, bias in zip(
+        inputs, dic.encoder, dic.decoder, dic.decoder_bias, strict=True
+    ):
+        centre = 0.0 if dic.method == "crosscoder" else bias.double().numpy()
+        pre = pre + (x - centre) @ encoder.double().numpy().T
+        norms = norms + np.linalg.norm(decoder.double().numpy(), axis=1)
+    return np.where((pre > 0) & (pre * norms > dic.threshold), pre, 0.0)
+
+
+def axis_dictionary(method, width, decoders=None, bias=None):
+    """Return a dictionary that reads each axis of its (last) source into a latent of its own."""
+    spec = get_method(method)
+    eye, zeros = torch.eye(width), torch.zeros(width, width)
+    encoder = (zeros,) * (len(spec.sources) - 1) + (eye,)
+    biases = (torch.zeros(width) if bias is None else bias,) * len(spec.sources)
+    weights = Weights(encoder, torch.zeros(width), decoders or (eye,) * len(spec.sources), biases)
+    return Dictionary(spec, weights, k=1, threshold=0.0)

@@ -5,10 +5,9 @@ import torch
 from dense import assert_beta
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import arrays, random_dictionary, random_store
+from small import arrays, axis_dictionary, dense_codes, random_dictionary, random_store
 
 from anaglyph.corpus import ROLES
-from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.errors import InputError
 from anaglyph.latents import score
 from anaglyph.store import PairedStore
@@ -25,27 +24,10 @@ ORDERED = [
     *("nu_act", "nu_act_low", "nu_act_high"),
     *("active_tokens", "difference_share", "twin", "twin_cosine", "template_share"),
     *("share_bos", "share_template", "share_system", "share_user", "share_assistant"),
-    *("share_text", "class", "kind"),
+    *("share_text", "class", "kind", "complete_shrinkage", "latent_decoupling"),
+    *("nu_error_mirror", "nu_error_mirror_low", "nu_error_mirror_high"),
+    *("nu_recon_mirror", "nu_recon_mirror_low", "nu_recon_mirror_high"),
 ]
-
-
-def codes_by_hand(dic, h):
-    """Encode in float64, straight from the formulas of section 1 of the maths."""
-    inputs = {
-        "crosscoder": (h["base"], h["tuned"]),
-        "diff-sae": (h["tuned"].astype(np.float64) - h["base"],),
-        "tuned-sae": (h["tuned"],),
-        "base-sae": (h["tuned"],),  # section 3: f = enc(h^tuned)
-    }[dic.method]
-    pre = dic.encoder_bias.double().numpy()
-    norms = 0.0
-    for x, encoder, decoder, bias in zip(
-        inputs, dic.encoder, dic.decoder, dic.decoder_bias, strict=True
-    ):
-        centre = 0.0 if dic.method == "crosscoder" else bias.double().numpy()
-        pre = pre + (x - centre) @ encoder.double().numpy().T
-        norms = norms + np.linalg.norm(decoder.double().numpy(), axis=1)
-    return np.where((pre > 0) & (pre * norms > dic.threshold), pre, 0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,7 +39,7 @@ def test_table_equals_dense_float64(method, seed, mean, tmp_path_factory):
     store = random_store(tmp_path_factory.mktemp("s") / "store", rng, mean=mean)
     h = arrays(store)
     table = score(dic, store, bootstrap=0)
-    codes = codes_by_hand(dic, h)
+    codes = dense_codes(dic, h)
     direction = dic.decoder[-1].double().numpy()
     for j, row in enumerate(table.iter_rows(named=True)):
         f = codes[:, j]
@@ -106,6 +88,8 @@ def test_columns_and_types(method, tmp_path):
         "twin": pl.Int64,
         "class": pl.String,
         "kind": pl.String,
+        "complete_shrinkage": pl.Boolean,
+        "latent_decoupling": pl.Boolean,
     }
     assert dict(table.schema) == types
     for name, kind in types.items():
@@ -115,6 +99,7 @@ def test_columns_and_types(method, tmp_path):
     # Latent 0 never fires: only what its decoders say and its emptiness are defined.
     dead = table.row(0, named=True)
     geometry = {"norm_base", "norm_tuned", "delta_norm", "cosine", "class"}
+    geometry |= {"complete_shrinkage", "latent_decoupling"}  # False: of class "other"
     defined = {name for name, value in dead.items() if value is not None} - geometry
     assert defined == {"latent", "alive", "frequency", "active_tokens", "difference_share"}
     assert (dead["alive"], dead["frequency"], dead["difference_share"]) == (False, 0, 0)
@@ -147,16 +132,6 @@ def test_roles_and_template_share(tmp_path):
     assert (first["share_bos"], first["share_template"], first["share_user"]) == (third,) * 3
     assert first["template_share"] == pytest.approx(2 / 3)
     assert (second["share_assistant"], second["template_share"]) == (1, 0)
-
-
-def axis_dictionary(method, width, decoders=None, bias=None):
-    """Return a dictionary that reads each axis of its (last) source into a latent of its own."""
-    spec = get_method(method)
-    eye, zeros = torch.eye(width), torch.zeros(width, width)
-    encoder = (zeros,) * (len(spec.sources) - 1) + (eye,)
-    biases = (torch.zeros(width) if bias is None else bias,) * len(spec.sources)
-    weights = Weights(encoder, torch.zeros(width), decoders or (eye,) * len(spec.sources), biases)
-    return Dictionary(spec, weights, k=1, threshold=0.0)
 
 
 def test_difference_share_of_a_diff_sae(tmp_path):

@@ -18,8 +18,8 @@ from anaglyph.dictionaries import Codes, Dictionary
 from anaglyph.errors import InputError
 from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
+from anaglyph.latents.reading import check_widths, decoders_of, scoring_codes
 from anaglyph.latents.scaling import SIDES
-from anaglyph.latents.score import check_widths, decoders_of, scoring_codes
 from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 

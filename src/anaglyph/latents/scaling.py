@@ -185,6 +185,12 @@ class Estimate:
     low: Float64[ndarray, " latents"]
     high: Float64[ndarray, " latents"]
 
+    def spread(self, rows: Int64[ndarray, " latents"], n_latents: int) -> "Estimate":
+        """Return the estimate over ``n_latents``, where these are ``rows``; NaN for the others."""
+        wide = Estimate(*(np.full(n_latents, np.nan) for _ in range(3)))
+        wide.value[rows], wide.low[rows], wide.high[rows] = self.value, self.low, self.high
+        return wide
+
 
 def estimate(
     sums: LatentSums, *, target_centre: str, resamples: int, seed: int

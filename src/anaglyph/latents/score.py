@@ -6,23 +6,21 @@ sparse codes are summed; what the table says is computed from those sums and the
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from numpy import ndarray
-from torch import Tensor
 
 from anaglyph.corpus import ROLES
-from anaglyph.dictionaries import Codes, Dictionary
+from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
-from anaglyph.latents.bootstrap import MOST_BLOCKS, assign_blocks
-from anaglyph.latents.centre import typical_activations
-from anaglyph.latents.norms import decoder_cosine, delta_norm, norm_classes, row_norms
+from anaglyph.latents.flags import MIRRORED, add_flags
+from anaglyph.latents.norms import decoder_cosine, delta_norm, row_norms
+from anaglyph.latents.reading import check_widths, classes_of, decoders_of, norms_of, read
 from anaglyph.latents.scaling import (
     SIDES,
     TARGET_CENTRES,
     TARGETS,
     Estimate,
     LatentSums,
-    Regressors,
     betas,
     estimate,
 )
@@ -38,7 +36,8 @@ COLUMNS = (
     *(f"nu_{target}{end}" for target in TARGETS for end in ("", "_low", "_high")),
     *("active_tokens", "difference_share", "twin", "twin_cosine", "template_share"),
     *(f"share_{role}" for role in ROLES),
-    *("class", "kind"),
+    *("class", "kind", "complete_shrinkage", "latent_decoupling"),
+    *(f"nu_{target}_mirror{end}" for target in MIRRORED for end in ("", "_low", "_high")),
     *(
         f"beta_{target}_{side}_{end}"
         for target in TARGETS
@@ -46,9 +45,6 @@ COLUMNS = (
         for end in ("low", "high")
     ),
 )
-# Sums of all blocks together; very wide dictionaries get fewer, larger blocks of sequences.
-_SUMS_BYTES = 256 * 2**20
-_LEAST_BLOCKS = 32
 
 
 def score(
@@ -77,6 +73,12 @@ def score(
       ("undetermined") where the latent never fired, where ``|beta^tuned| < 0.01``, and where the
       interval of ``beta^tuned`` contains 0. Latents active in fewer than five blocks of sequences
       have no interval.
+    - ``nu_error_mirror`` and ``nu_recon_mirror``, with intervals: the same question asked of the
+      base model, for latents of class base-only and null for all others. The regressor is their
+      base decoder and the ratio ``beta^tuned / beta^base``: near 0 is specific to the base model.
+    - ``complete_shrinkage`` and ``latent_decoupling``: the two ways in which a crosscoder shows a
+      shared concept as one model's own (rules in ``flags.py``). Null without a norm class, and for
+      a latent of one model where the data cannot say.
     - ``difference_share``: what the latent contributes to the difference, the sum over tokens of
       ``(f - mean f)^2 ||e||^2`` over that of ``||Delta - mean Delta||^2``, with ``e`` the decoder
       of a diff-SAE, the difference of a crosscoder's two decoders, or, for an SAE of one model, the
@@ -104,8 +106,11 @@ def score(
     if bootstrap < 0 or seed < 0:
         raise InputError(f"bootstrap={bootstrap} and seed={seed} must be at least 0")
     check_widths(dic, store)
-    sums = _read(dic, store, progress)
-    beta, nu = estimate(sums, target_centre=target_centre, resamples=bootstrap, seed=seed)
+    reading = read(dic, store, progress)
+    sums = reading.sums
+    settings = {"target_centre": target_centre, "resamples": bootstrap, "seed": seed}
+    beta, nu = estimate(sums, **settings)
+    _, mirrored = estimate(reading.mirror, **settings) if reading.mirror else ({}, {})
     totals = sums.sums.sum(axis=0)
     columns = {
         "latent": np.arange(dic.n_latents),
@@ -113,6 +118,11 @@ def score(
     }
     columns |= _geometry(dic, columns["alive"])
     undetermined = Estimate(*(np.full(dic.n_latents, np.nan) for _ in range(3)))
+    for target in MIRRORED:
+        found = undetermined
+        if target in mirrored:
+            found = mirrored[target].spread(reading.mirror_rows, dic.n_latents)
+        columns |= _with_interval(f"nu_{target}_mirror", found)
     for target in TARGETS:
         for side in SIDES:
             columns |= _with_interval(
@@ -122,77 +132,17 @@ def score(
     columns["difference_share"] = _difference_share(dic, store, sums, totals)
     series = [_series(name, values) for name, values in columns.items()]
     twin = pl.when(pl.col("twin") >= 0).then("twin")
-    return (
-        pl.DataFrame(series).with_columns(twin=twin, kind=pl.lit(None, pl.String)).select(COLUMNS)
-    )
-
-
-def scoring_codes(
-    dic: Dictionary, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
-) -> Codes:
-    """Return the codes that latents are judged by: those of ``h^tuned`` even for a base-SAE."""
-    return dic.encode_inputs(dic.spec.scoring_inputs(base, tuned))
-
-
-def check_widths(dic: Dictionary, store: PairedStore) -> None:
-    """Refuse a dictionary that was trained on activations of other widths than the store's.
-
-    Raises:
-        InputError: The widths differ; the message names them.
-    """
-    widths = dic.spec.widths(store.d_base, store.d_tuned)
-    if widths != dic.widths:
-        raise InputError(
-            f"the {dic.method} dictionary reads activations of widths {dic.widths}, the store at "
-            f"{store.path} has {widths}"
-        )
-
-
-def decoders_of(dic: Dictionary) -> dict[str, Float[ndarray, "latents _"]]:
-    """Return the decoder of each source under its name."""
-    matrices = (matrix.numpy() for matrix in dic.decoder)
-    return dict(zip(dic.spec.sources, matrices, strict=True))
-
-
-def _read(dic: Dictionary, store: PairedStore, progress: Progress) -> LatentSums:
-    decoders = decoders_of(dic)
-    crosscoder = dic.spec.kind == "crosscoder"
-    directions = decoders["tuned"] if crosscoder else next(iter(decoders.values()))
-    centres = {
-        side: centre
-        for side, centre in zip(SIDES, typical_activations(store), strict=True)
-        if centre.size == directions.shape[1]
-    }
-    own = {side: decoders[side] for side in centres} if crosscoder else {}
-    regressors = Regressors(directions, centres, own)
-
-    row_bytes = 8 * dic.n_latents * regressors.columns
-    n_blocks = min(store.n_sequences, MOST_BLOCKS, max(_LEAST_BLOCKS, _SUMS_BYTES // row_bytes))
-    block_of_token = assign_blocks(store.n_sequences, n_blocks)[store.sequence_of_tokens()]
-    roles = store.roles
-    sums = LatentSums(regressors, n_blocks)
-    for block in store.blocks():
-        codes = scoring_codes(dic, block.base, block.tuned)
-        activations = {"base": block.base.numpy(), "tuned": block.tuned.numpy()}
-        rebuilt = {}
-        if crosscoder:
-            parts = zip(dic.spec.sources, dic.reconstruct(codes), strict=True)
-            rebuilt = {source: part.numpy() for source, part in parts}
-        sums.add(codes, activations, rebuilt, block_of_token[block.tokens], roles[block.tokens])
-        progress("score", sums.n_tokens, store.n_tokens)
-    return sums
+    table = pl.DataFrame(series).with_columns(twin=twin, kind=pl.lit(None, pl.String))
+    return add_flags(table, one_width=len(set(dic.widths)) == 1).select(COLUMNS)
 
 
 def _geometry(dic: Dictionary, alive: ndarray) -> dict[str, ndarray]:
-    decoders = decoders_of(dic)
+    decoders, norms, classes = decoders_of(dic), norms_of(dic), classes_of(dic)
     undefined = np.full(dic.n_latents, np.nan)
-    norms = {side: row_norms(decoders[side]) if side in decoders else undefined for side in SIDES}
-    delta = delta_norm(norms["base"], norms["tuned"])
-    classes = norm_classes(delta)
     columns = {
         "norm_base": norms["base"],
         "norm_tuned": norms["tuned"],
-        "delta_norm": delta,
+        "delta_norm": delta_norm(norms["base"], norms["tuned"]),
         "class": classes,
         "cosine": undefined,
         "twin": np.full(dic.n_latents, -1),
