@@ -14,11 +14,11 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from anaglyph.corpus import ROLES
-from anaglyph.dictionaries import Codes, Dictionary
+from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
 from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
-from anaglyph.latents.reading import check_widths, decoders_of, scoring_codes
+from anaglyph.latents.reading import check_widths, decoders_of, renumbered, scoring_codes
 from anaglyph.latents.scaling import SIDES
 from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
@@ -193,7 +193,7 @@ def _show(
         return shown
     tokens = np.unique(np.concatenate(spans))
     base, tuned = store.gather(tokens)
-    codes = _dense(scoring_codes(dic, base, tuned), latents, dic.n_latents)
+    codes = renumbered(scoring_codes(dic, base, tuned), latents, dic.n_latents).dense(latents.size)
     centred = [
         activation.double().numpy() - centre
         for activation, centre in zip((base, tuned), centres, strict=True)
@@ -217,18 +217,6 @@ def _show(
             }
         )
     return shown
-
-
-def _dense(
-    codes: Codes, latents: Int64[ndarray, " chosen"], n_latents: int
-) -> Float32[ndarray, "tokens chosen"]:
-    column = np.full(n_latents, -1, dtype=np.int64)
-    column[latents] = np.arange(latents.size)
-    columns = column[codes.indices]
-    wanted = columns >= 0
-    dense = np.zeros((codes.n_tokens, latents.size), dtype=np.float32)
-    dense[codes.tokens()[wanted], columns[wanted]] = codes.values[wanted]
-    return dense
 
 
 def _along(

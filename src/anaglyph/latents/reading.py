@@ -85,7 +85,10 @@ def scoring_codes(
 
 
 def renumbered(codes: Codes, latents: Int64[ndarray, " chosen"], n_latents: int) -> Codes:
-    """Return the codes of some latents only (given in ascending order), counted from 0."""
+    """Return the codes of some latents only, renumbered by their place in ``latents``.
+
+    Within a token they stay in ascending order if ``latents`` are.
+    """
     wanted = np.zeros(n_latents, dtype=bool)
     wanted[latents] = True
     kept = codes.only(wanted)

@@ -1,7 +1,7 @@
 """The latent table: one row a latent, every statistic of maths sections 2 and 3, in one pass.
 
-The store is read once. Each block of tokens is encoded (and, for a crosscoder, rebuilt), and its
-sparse codes are summed; what the table says is computed from those sums and the decoders.
+The store is read once (``reading.py``); what the table says is computed from the sums over the
+sparse codes and from the decoders. Only if there are twins is it read again, for their divergence.
 """
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy import ndarray
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
+from anaglyph.latents.divergence import twin_divergence
 from anaglyph.latents.flags import MIRRORED, add_flags
-from anaglyph.latents.norms import decoder_cosine, delta_norm, row_norms
+from anaglyph.latents.norms import BASE_ONLY, decoder_cosine, delta_norm, row_norms
 from anaglyph.latents.reading import check_widths, classes_of, decoders_of, norms_of, read
 from anaglyph.latents.scaling import (
     SIDES,
@@ -34,7 +35,8 @@ COLUMNS = (
     *("norm_base", "norm_tuned", "delta_norm", "cosine"),
     *(f"beta_{target}_{side}" for target in TARGETS for side in SIDES),
     *(f"nu_{target}{end}" for target in TARGETS for end in ("", "_low", "_high")),
-    *("active_tokens", "difference_share", "twin", "twin_cosine", "template_share"),
+    *("active_tokens", "difference_share", "twin", "twin_cosine", "twin_divergence"),
+    "template_share",
     *(f"share_{role}" for role in ROLES),
     *("class", "kind", "complete_shrinkage", "latent_decoupling"),
     *(f"nu_{target}_mirror{end}" for target in MIRRORED for end in ("", "_low", "_high")),
@@ -66,7 +68,9 @@ def score(
       template tokens together.
     - ``norm_base``, ``norm_tuned``, ``delta_norm`` (1: tuned only), ``class``, ``cosine`` between
       the two decoders, ``twin`` and ``twin_cosine`` (a latent of the opposite class that points
-      the same way, cosine above 0.9). A model without a decoder of its own has nulls.
+      the same way, cosine above 0.9), ``twin_divergence`` (share of the pair's strong firings at
+      which the other is weak; 0: they fire together). A model without a decoder of its own has
+      nulls.
     - ``beta_TARGET_MODEL``, ``nu_TARGET`` and, for each, ``_low`` and ``_high``: Latent Scaling
       with 95% intervals over sequences. ``error`` and ``recon`` exist for crosscoders only. The
       regressor is the tuned decoder of a crosscoder, the only decoder of an SAE. nu is null
@@ -117,6 +121,10 @@ def score(
         **usage(sums.firings, totals[:, 0], sums.largest, sums.n_tokens),
     }
     columns |= _geometry(dic, columns["alive"])
+    lengths = np.where(columns["class"] == BASE_ONLY, columns["norm_base"], columns["norm_tuned"])
+    columns["twin_divergence"] = twin_divergence(
+        dic, store, columns["twin"], lengths, sums.largest.astype(np.float64), progress
+    )
     undetermined = Estimate(*(np.full(dic.n_latents, np.nan) for _ in range(3)))
     for target in MIRRORED:
         found = undetermined

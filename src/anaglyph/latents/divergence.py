@@ -1,0 +1,70 @@
+"""Do twins fire together? Twins that do are one concept; twins that do not have other triggers.
+
+Twin divergence (maths section 3, after Minder, Dumas et al. 2025, arXiv 2504.02922): of the tokens
+at which either of the pair fires strongly, the share at which the other is weak. Both are measured
+against the highest strength that either reaches, so a pass over the codes must have gone before;
+twins are few or none, and without any the store is not read again.
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from anaglyph.dictionaries import Dictionary
+from anaglyph.latents.reading import renumbered, scoring_codes
+from anaglyph.progress import Progress
+from anaglyph.store import PairedStore
+
+STRONG, WEAK = 0.4, 0.1
+# Tokens x pairs compared at once.
+_COMPARED = 4 * 2**20
+
+
+def twin_divergence(
+    dic: Dictionary,
+    store: PairedStore,
+    twin: Int64[ndarray, " latents"],
+    lengths: Float64[ndarray, " latents"],
+    largest: Float64[ndarray, " latents"],
+    progress: Progress,
+) -> Float64[ndarray, " latents"]:
+    """Return the divergence of each latent from its twin: 0 together, 1 apart; NaN without one.
+
+    Strength is ``f_j ||d_j||``, the length of what the latent writes: a code alone has no scale,
+    for doubling a decoder halves it. Strong is above 0.4 of the pair's joint maximum, weak at or
+    below 0.1 of it.
+
+    Args:
+        dic: The dictionary.
+        store: What ``largest`` was taken over.
+        twin: Each latent's twin, -1 for none.
+        lengths: Norm of the decoder by which each latent was found a twin.
+        largest: Highest code of each latent.
+        progress: Told after each block of tokens.
+    """
+    divergence = np.full(twin.shape, np.nan)
+    has_twin = np.flatnonzero(twin >= 0)
+    if not has_twin.size:
+        return divergence
+    ends = np.stack([has_twin, twin[has_twin]])
+    latents, places = np.unique(ends, return_inverse=True)
+    # Most pairs are mutual: count each once.
+    pairs, pair_of = np.unique(np.sort(places.reshape(2, -1), axis=0), axis=1, return_inverse=True)
+    lengths = lengths[latents]
+    joint = (largest[latents] * lengths)[pairs].max(axis=0)
+    strong = np.zeros(joint.size, dtype=np.int64)
+    apart = np.zeros(joint.size, dtype=np.int64)
+    step = max(1, _COMPARED // joint.size)
+    done = 0
+    for block in store.blocks():
+        codes = renumbered(scoring_codes(dic, block.base, block.tuned), latents, dic.n_latents)
+        dense = codes.dense(latents.size)
+        for start in range(0, len(dense), step):
+            first, second = (dense[start : start + step] * lengths)[:, pairs].swapaxes(0, 1)
+            fires = np.maximum(first, second) > STRONG * joint
+            strong += fires.sum(axis=0)
+            apart += (fires & (np.minimum(first, second) <= WEAK * joint)).sum(axis=0)
+        done += block.tokens.size
+        progress("twins", done, store.n_tokens)
+    divergence[has_twin] = (apart / strong)[pair_of.reshape(-1)]
+    return divergence
