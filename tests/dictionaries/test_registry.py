@@ -3,7 +3,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 import torch
 
-from anaglyph.dictionaries import get_method, list_methods
+from anaglyph.dictionaries import describe_methods, get_method, list_methods
 from anaglyph.dictionaries import registry as registry_module
 from anaglyph.dictionaries.methods import SAE, TunedSAE
 from anaglyph.dictionaries.registry import Registry
@@ -65,3 +65,16 @@ def test_difference_of_reconstructions() -> None:
     assert get_method("crosscoder").difference((base, tuned[:, :1])) is None
     assert get_method("diff-sae").difference((base,)) is base
     assert TunedSAE().difference((tuned,)) is None
+
+
+def test_every_method_is_described_in_one_line() -> None:
+    rows = {row["name"]: row for row in describe_methods()}
+    assert list(rows) == list_methods()
+    assert rows["diff-sae"] == {
+        "name": "diff-sae",
+        "kind": "sae",
+        "sources": ["difference"],
+        "default_k": 8,
+        "description": "An SAE of h_tuned - h_base.",
+    }
+    assert all(row["description"].endswith((".", ")")) for row in rows.values())

@@ -9,6 +9,7 @@ from anaglyph.dictionaries.dictionary import Dictionary
 from anaglyph.dictionaries.methods import (
     METHODS,
     DictionaryMethod,
+    describe_methods,
     get_method,
     list_methods,
     register,
@@ -22,6 +23,7 @@ __all__ = [
     "Dictionary",
     "DictionaryMethod",
     "Weights",
+    "describe_methods",
     "get_method",
     "list_methods",
     "register",

@@ -4,7 +4,8 @@ One small class a method (maths.md section 1). It says which activations go in, 
 exist and how their errors make a loss; training, saving and scoring are the same for all.
 """
 
-from typing import ClassVar, Literal
+import inspect
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -165,3 +166,20 @@ def get_method(name: str) -> DictionaryMethod:
 def list_methods() -> list[str]:
     """Return the names of all methods, those of installed packages included."""
     return METHODS.names()
+
+
+def describe_methods() -> list[dict[str, Any]]:
+    """Return one row a method: name, kind, sources, default_k and the docstring's first line."""
+    rows = []
+    for name in list_methods():
+        method = METHODS.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": method.kind,
+                "sources": list(method.sources),
+                "default_k": method.default_k,
+                "description": (inspect.getdoc(method) or "").partition("\n")[0],
+            }
+        )
+    return rows
