@@ -1,5 +1,6 @@
 """Planted pairs: synthetic activations whose every difference is known, and scores against them."""
 
+from anaglyph.truth.planted.benchmark import run_planted, summarise
 from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import PRESETS, PlantedSettings, planted_settings
@@ -11,5 +12,7 @@ __all__ = [
     "TrueFeature",
     "generate",
     "planted_settings",
+    "run_planted",
     "score_planted",
+    "summarise",
 ]

@@ -29,8 +29,8 @@ def score_planted(
       model.
     - `class_KIND`: share of the found new / removed / shared features whose latent has the right
       norm class (tuned-only / base-only / shared); crosscoders only.
-    - `tuned_only`, `false_tuned_only`: latents of class tuned-only, and how many of them are nearest
-      (at cosine >= 0.9) to no new feature.
+    - `tuned_only`, `false_tuned_only`: latents of class tuned-only, and how many of them are not
+      at cosine >= 0.9 to a new feature.
     - `precision`: share of the live latents that stand for a true change (crosscoders: of those
       whose class is tuned-only or base-only; one-model SAEs: of those with nu_act <= 0.3).
     - `auroc_SCORE`, `ap_SCORE`: how well a score tells latents of new features from latents of

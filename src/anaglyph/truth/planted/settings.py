@@ -75,7 +75,9 @@ class PlantedSettings(BaseModel):
     )
     background_rank: int = Field(default=8, ge=1, description="dimensions the background fills")
     correlated: int = Field(
-        default=0, ge=0, description="pairs of shared features of which one mostly implies the other"
+        default=0,
+        ge=0,
+        description="pairs of shared features of which one mostly implies the other",
     )
     children: int = Field(
         default=0, ge=0, description="shared features that fire only where a parent fires"

@@ -1,0 +1,200 @@
+"""The planted benchmark: every method on the same pairs, scored on one scale, over seeds.
+
+A cell is one preset and one entrant; a run is one seed of a cell. All entrants of a seed see the
+same pair. The generator of a pair and that of a training never share a stream of random numbers,
+so a training with the data's seed learns nothing about the truth from it.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import t as student
+
+from anaglyph.dictionaries import get_method, list_methods, train
+from anaglyph.errors import InputError
+from anaglyph.latents import score
+from anaglyph.progress import Progress, silent
+from anaglyph.store import PairedStore
+from anaglyph.truth.planted.generate import PlantedPair, generate
+from anaglyph.truth.planted.scoring import score_planted
+from anaglyph.truth.planted.settings import PlantedSettings, planted_settings
+
+TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A dictionary method with its sparsity."""
+
+    method: str
+    sparsity: str = "batchtopk"
+
+    @classmethod
+    def parse(cls, text: str) -> "Entrant":
+        """Read `METHOD` or `METHOD:SPARSITY`.
+
+        Raises:
+            InputError: The method is unknown.
+        """
+        method, _, sparsity = text.partition(":")
+        get_method(method)
+        return cls(method, sparsity or "batchtopk")
+
+    @property
+    def name(self) -> str:
+        """The name that `parse` reads."""
+        return self.method if self.sparsity == "batchtopk" else f"{self.method}:{self.sparsity}"
+
+
+def entrants(names: Sequence[str]) -> list[Entrant]:
+    """Read entrants' names; "all" stands for every registered method with its default sparsity.
+
+    Raises:
+        InputError: A method is unknown, or no name is given.
+    """
+    if not names:
+        raise InputError("methods: name at least one, or all")
+    wanted = [each for name in names for each in (list_methods() if name == "all" else [name])]
+    return [Entrant.parse(name) for name in dict.fromkeys(wanted)]
+
+
+def true_l0(pair: PlantedPair, sources: Iterable[str]) -> float:
+    """Return how many true features are active per token in what a method reads.
+
+    For both models, a feature counts once on tokens where it fires in either.
+    """
+    base = np.array([feature.frequency_base for feature in pair.features])
+    tuned = np.array([feature.frequency_tuned for feature in pair.features])
+    names = set(sources)
+    if names == {"difference"}:
+        changed = np.array([feature.kind != "shared" for feature in pair.features])
+        return float(np.maximum(base, tuned)[changed].sum())
+    if names == {"base"}:
+        return float(base.sum())
+    return float(tuned.sum() if names == {"tuned"} else np.maximum(base, tuned).sum())
+
+
+def run_planted(
+    preset: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    ratio: float = 2.0,
+    k: int | None = None,
+    tokens: int = TOKENS,
+    batch: int = 1024,
+    progress: Progress = silent,
+    **overrides: object,
+) -> pl.DataFrame:
+    """Play one preset: one row a seed and entrant, columns as `score_planted` names them.
+
+    Args:
+        preset: Name of the preset.
+        methods: Entrants, `METHOD` or `METHOD:SPARSITY`; "all" for every registered method.
+        seeds: One pair and one training of each entrant for each.
+        ratio: Dictionary size over the number of true features.
+        k: Active latents per token; None takes the planted number, rounded up, so that every
+            method is judged at its own right sparsity.
+        tokens: Training tokens, repeats counted.
+        batch: Tokens a training step.
+        progress: Told of finished trainings.
+        **overrides: Fields of the preset to replace.
+
+    Raises:
+        InputError: A preset, method, field or number cannot be used.
+    """
+    settings = planted_settings(preset, **overrides)
+    players = entrants(methods)
+    if not ratio > 0:
+        raise InputError(f"ratio is {ratio}: it must be positive")
+    if not seeds:
+        raise InputError("seeds: give at least one")
+    rows: list[dict[str, Any]] = []
+    total = len(seeds) * len(players)
+    for seed in seeds:
+        pair = generate(settings, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            store = PairedStore.from_arrays(
+                pair.base, pair.tuned, Path(folder) / "store", sequence_ids=pair.sequence_ids
+            )
+            for player in players:
+                progress(f"planted {preset}", len(rows), total, "trainings")
+                row: dict[str, Any] = {"preset": preset, "entrant": player.name, "seed": seed}
+                rows.append(
+                    row | _play(player, store, pair, settings, seed, ratio, k, tokens, batch)
+                )
+    progress(f"planted {preset}", total, total, "trainings")
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _play(
+    player: Entrant,
+    store: PairedStore,
+    pair: PlantedPair,
+    settings: PlantedSettings,
+    seed: int,
+    ratio: float,
+    k: int | None,
+    tokens: int,
+    batch: int,
+) -> dict[str, Any]:
+    method = get_method(player.method)
+    if "difference" in method.sources and settings.width != settings.d_tuned:
+        return {}
+    latents = max(2, round(ratio * max(len(pair.features), 1)))
+    wanted = k or int(np.ceil(max(true_l0(pair, method.sources), 1)))
+    started = time.perf_counter()
+    dictionary = train(
+        store,
+        method=player.method,
+        sparsity=player.sparsity,
+        latents=latents,
+        k=min(wanted, latents),
+        tokens=tokens,
+        seed=seed,
+        batch=batch,
+    )
+    trained = time.perf_counter() - started
+    table = score(dictionary, store, seed=seed, bootstrap=0, target_centre="median")
+    stats = dictionary.stats
+    return {
+        "latents": latents,
+        "k": wanted,
+        "l0": stats["l0"],
+        "fve": stats["fve"],
+        "dead_share": stats["dead_share"],
+        **score_planted(dictionary, table, store, pair),
+        "seconds": trained,
+    }
+
+
+def summarise(runs: pl.DataFrame) -> pl.DataFrame:
+    """Average over seeds: one row a preset and entrant.
+
+    Each figure has a column of its own and two more, _low and _high: its 95% interval over seeds
+    (Student's t; null with fewer than two seeds).
+    """
+    figures = [
+        name
+        for name, kind in runs.schema.items()
+        if kind.is_numeric() and name not in ("seed", "latents", "k")
+    ]
+    rows = []
+    for (preset, entrant), group in runs.group_by(["preset", "entrant"], maintain_order=True):
+        row: dict[str, Any] = {"preset": preset, "entrant": entrant, "seeds": group.height}
+        for name in figures:
+            values = group[name].drop_nulls().to_numpy().astype(float)
+            row[name] = float(values.mean()) if len(values) else None
+            row[f"{name}_low"] = row[f"{name}_high"] = None
+            if len(values) > 1:
+                half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+                row[f"{name}_low"] = float(values.mean() - half)
+                row[f"{name}_high"] = float(values.mean() + half)
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
