@@ -70,3 +70,32 @@ def accumulate(indices, values, offsets, products, blocks, roles, sums, firings,
                 row[2 + which] += code * products[entry, which]
             firings[latent, role] += 1
             largest[latent] = max(largest[latent], values[entry])
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, fastmath=_REORDER)
+def add_rows(keys, starts, order, tokens, values, rows, sums):
+    """Add ``f * rows[token]`` of every active entry to the row of ``sums`` that is its key's.
+
+    A key's entries are added by one thread, in their order, so any number of threads gives the same
+    bits.
+
+    Args:
+        keys: int64 [groups], distinct rows of ``sums``.
+        starts: int64 [groups + 1], where each key's entries begin in ``order``.
+        order: int64 [active], entries grouped by key.
+        tokens: int64 [active], token of each entry.
+        values: float32 [active].
+        rows: float32 [tokens, d].
+        sums: float32 [keys, d], changed in place.
+    """
+    for group in numba.prange(keys.size):
+        total = np.zeros(rows.shape[1], dtype=np.float64)
+        for place in range(starts[group], starts[group + 1]):
+            entry = order[place]
+            row = rows[tokens[entry]]
+            code = np.float64(values[entry])
+            for c in range(row.size):
+                total[c] += code * np.float64(row[c])
+        into = sums[keys[group]]
+        for c in range(into.size):
+            into[c] += np.float32(total[c])

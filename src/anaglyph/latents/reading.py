@@ -16,6 +16,7 @@ from anaglyph.errors import InputError
 from anaglyph.latents.bootstrap import MOST_BLOCKS, assign_blocks
 from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
+from anaglyph.latents.refit import Refit
 from anaglyph.latents.scaling import SIDES, LatentSums, Regressors
 from anaglyph.progress import Progress
 from anaglyph.store import PairedStore
@@ -35,14 +36,16 @@ class Reading:
         mirror_rows: The latents of class base-only, which ``mirror`` has in this order.
         mirror: Of those latents, on their base decoder and with the models exchanged, so that its
             "base" is the tuned model and its nu is ``beta^tuned / beta^base``. None without any.
+        refit: Both models' directions; None if they were not asked for or the widths differ.
     """
 
     sums: LatentSums
     mirror_rows: Int64[ndarray, " mirrored"]
     mirror: LatentSums | None
+    refit: Refit | None
 
 
-def read(dic: Dictionary, store: PairedStore, progress: Progress) -> Reading:
+def read(dic: Dictionary, store: PairedStore, progress: Progress, *, refit: bool) -> Reading:
     """Read the whole store once and return the sums; ``progress`` hears of every block."""
     crosscoder = dic.spec.kind == "crosscoder"
     centres: dict[str, ndarray] = dict(zip(SIDES, typical_activations(store), strict=True))
@@ -56,6 +59,10 @@ def read(dic: Dictionary, store: PairedStore, progress: Progress) -> Reading:
     mirror = None
     if mirror_rows.size:
         mirror = LatentSums(_mirrored(dic, centres, mirror_rows), n_blocks)
+    # Both models can be seen along one direction only if they have one width.
+    directions = None
+    if refit and store.d_base == store.d_tuned:
+        directions = Refit(dic.n_latents, store.d_tuned)
     for block in store.blocks():
         codes = scoring_codes(dic, block.base, block.tuned)
         activations = {"base": block.base.numpy(), "tuned": block.tuned.numpy()}
@@ -73,8 +80,13 @@ def read(dic: Dictionary, store: PairedStore, progress: Progress) -> Reading:
                 block_ids,
                 block_roles,
             )
+        if directions is not None:
+            # Neighbouring blocks of sequences go to different halves.
+            without = rebuilt or centres
+            targets = {side: activations[side] - without[side] for side in SIDES}
+            directions.add(codes, targets, block_ids % 2)
         progress("score", sums.n_tokens, store.n_tokens)
-    return Reading(sums, mirror_rows, mirror)
+    return Reading(sums, mirror_rows, mirror, directions)
 
 
 def scoring_codes(

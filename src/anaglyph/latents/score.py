@@ -16,6 +16,7 @@ from anaglyph.latents.divergence import twin_divergence
 from anaglyph.latents.flags import MIRRORED, add_flags
 from anaglyph.latents.norms import BASE_ONLY, decoder_cosine, delta_norm, row_norms
 from anaglyph.latents.reading import check_widths, classes_of, decoders_of, norms_of, read
+from anaglyph.latents.refit import Refit
 from anaglyph.latents.scaling import (
     SIDES,
     TARGET_CENTRES,
@@ -38,7 +39,7 @@ COLUMNS = (
     *("active_tokens", "difference_share", "twin", "twin_cosine", "twin_divergence"),
     "template_share",
     *(f"share_{role}" for role in ROLES),
-    *("class", "kind", "complete_shrinkage", "latent_decoupling"),
+    *("class", "kind", "complete_shrinkage", "latent_decoupling", "angle"),
     *(f"nu_{target}_mirror{end}" for target in MIRRORED for end in ("", "_low", "_high")),
     *(
         f"beta_{target}_{side}_{end}"
@@ -47,6 +48,9 @@ COLUMNS = (
         for end in ("low", "high")
     ),
 )
+
+# Above this much memory the refit waits until it is asked for.
+_REFIT_BYTES = 2**30
 
 
 def score(
@@ -57,6 +61,7 @@ def score(
     bootstrap: int = 200,
     seed: int = 0,
     target_centre: str = "none",
+    refit: bool | None = None,
 ) -> pl.DataFrame:
     """Return the latent table of a dictionary over all tokens of a store, one row a latent.
 
@@ -83,6 +88,10 @@ def score(
     - ``complete_shrinkage`` and ``latent_decoupling``: the two ways in which a crosscoder shows a
       shared concept as one model's own (rules in ``flags.py``). Null without a norm class, and for
       a latent of one model where the data cannot say.
+    - ``angle``: degrees between the two models' directions along the latent, refitted to the
+      activations and corrected for noise (``refit.py``); null where a model has none. How long the
+      one is beside the other needs no column: that is nu_error for a crosscoder, nu_act under
+      ``target_centre="median"`` for an SAE.
     - ``difference_share``: what the latent contributes to the difference, the sum over tokens of
       ``(f - mean f)^2 ||e||^2`` over that of ``||Delta - mean Delta||^2``, with ``e`` the decoder
       of a diff-SAE, the difference of a crosscoder's two decoders, or, for an SAE of one model, the
@@ -99,6 +108,8 @@ def score(
         target_centre: What is taken from the target of ``beta_act``. "none": nothing, the target
             is ``h^m`` as published. "median": that model's typical activation; on real models
             this tells specific latents from shared ones far better (see ``scaling.py``).
+        refit: Whether to fill ``angle``, which takes 16 bytes a latent and dimension. None: if that
+            is no more than 1 GiB.
 
     Raises:
         InputError: The dictionary's widths are not the store's, or an argument is out of range.
@@ -110,7 +121,9 @@ def score(
     if bootstrap < 0 or seed < 0:
         raise InputError(f"bootstrap={bootstrap} and seed={seed} must be at least 0")
     check_widths(dic, store)
-    reading = read(dic, store, progress)
+    if refit is None:
+        refit = Refit.size(dic.n_latents, store.d_tuned) <= _REFIT_BYTES
+    reading = read(dic, store, progress, refit=refit)
     sums = reading.sums
     settings = {"target_centre": target_centre, "resamples": bootstrap, "seed": seed}
     beta, nu = estimate(sums, **settings)
@@ -137,6 +150,10 @@ def score(
                 f"beta_{target}_{side}", beta.get((target, side), undetermined)
             )
         columns |= _with_interval(f"nu_{target}", nu.get(target, undetermined))
+    columns["angle"] = undetermined.value
+    if reading.refit is not None:
+        own = decoders_of(dic) if dic.spec.kind == "crosscoder" else {}
+        columns["angle"] = reading.refit.angles(own)
     columns["difference_share"] = _difference_share(dic, store, sums, totals)
     series = [_series(name, values) for name, values in columns.items()]
     twin = pl.when(pl.col("twin") >= 0).then("twin")
