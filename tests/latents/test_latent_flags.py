@@ -15,9 +15,9 @@ from anaglyph.store import PairedStore
 TUNED, BASE = "tuned-only", "base-only"
 
 
-def one_sided(rng, base_only=(1, 2), tuned_only=(3,), latents=6):
+def one_sided(rng, base_only=(1, 2), tuned_only=(3,), widths=(5, 5)):
     """Return a random crosscoder some of whose latents are of one model only."""
-    dic = random_dictionary("crosscoder", latents, (5, 5), rng)
+    dic = random_dictionary("crosscoder", 6, widths, rng)
     base, tuned = dic.decoder
     tuned[list(base_only)] *= 0.01
     base[list(tuned_only)] *= 0.01
@@ -153,6 +153,21 @@ def test_a_shrunk_latent_is_flagged_and_a_new_one_is_not(tmp_path):
     assert mirrored["nu_error_mirror"].to_list()[:2] == pytest.approx([0.6, 0], abs=0.02)
     assert mirrored["nu_error"].to_list()[:2] == [None, None]  # no tuned decoder to regress on
     assert mirrored["complete_shrinkage"].to_list() == [True, False, False]
+
+
+def test_models_of_two_widths_leave_the_flags_of_their_own_latents_open(tmp_path):
+    rng = np.random.default_rng(0)
+    store = random_store(tmp_path / "store", rng, widths=(4, 6))
+    table = score(one_sided(rng, widths=(4, 6)), store)
+    assert table["class"].to_list()[1:4] == [BASE, BASE, TUNED]
+    assert table["alive"][1:4].all()
+    for name in ("nu_error_mirror", "nu_recon_mirror"):
+        assert table[name].null_count() == 6
+    for name in ("complete_shrinkage", "latent_decoupling"):
+        assert table[name][1:4].null_count() == 3
+        neither = table.filter(pl.col("class").is_in(["shared", "other"]))
+        assert neither.height > 0
+        assert set(neither[name]) == {False}
 
 
 def test_without_norm_classes_there_are_no_flags(tmp_path):
