@@ -91,6 +91,8 @@ def latent_vectors(dic: Dictionary) -> Float32[Tensor, "latents d"]:
     if has_two_models(dic):
         base, tuned = dic.decoder
         return tuned - base
+    if dic.spec.sources == ("reversed-difference",):
+        return -dic.decoder[0]
     return dic.decoder[0]
 
 

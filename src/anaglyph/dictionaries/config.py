@@ -1,7 +1,7 @@
 """The settings of a training, checked once."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from anaglyph.dictionaries.methods import get_method
@@ -19,7 +19,8 @@ class TrainConfig:
 
     method: str
     latents: int
-    k: int
+    k: int | None
+    """Mean number of active latents a token; None for a sparsity that does not take one."""
     tokens: int
     """How many tokens are seen, repetitions included."""
     seed: int
@@ -27,22 +28,57 @@ class TrainConfig:
     """Peak learning rate."""
     sparsity: str = "batchtopk"
     batch: int = 2048
+    mu: float | None = None
+    """Weight of the sparsity's penalty; None for a sparsity without one."""
+    anneal: float = 0.0
+    """Fraction of the run over which k falls to its value."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the method."""
     device: str = "cpu"
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        get_method(self.method)
-        SPARSITIES.get(self.sparsity)
-        for field in ("latents", "k", "tokens", "batch"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field}={getattr(self, field)} must be at least 1")
-        if self.k > self.latents:
-            raise InputError(f"k={self.k} exceeds latents={self.latents}")
+        method = get_method(self.method, self.options)
+        for name in ("latents", "tokens", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        method.check(self.latents)
+        self._check_sparsity()
+        self._check_budgets()
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr={self.lr} must be a positive number")
         if self.seed < 0:
             raise InputError(f"seed={self.seed} must not be negative")
+
+    def _check_sparsity(self) -> None:
+        kind = SPARSITIES.get(self.sparsity)
+        if kind.takes_k != (self.k is not None):
+            raise InputError(f"k={self.k}: {self.sparsity} {_takes(kind.takes_k)} k")
+        if self.k is not None and self.k < 1:
+            raise InputError(f"k={self.k} must be at least 1")
+        if self.k is not None and self.k > self.latents:
+            raise InputError(f"k={self.k} exceeds latents={self.latents}")
+        if kind.takes_mu != (self.mu is not None):
+            raise InputError(f"mu={self.mu}: {self.sparsity} {_takes(kind.takes_mu)} mu")
+        if self.mu is not None and not (math.isfinite(self.mu) and self.mu >= 0):
+            raise InputError(f"mu={self.mu} must be a finite number and not negative")
+        if not 0 <= self.anneal <= 0.5:
+            raise InputError(f"anneal={self.anneal} must lie between 0 and 0.5")
+        if self.anneal > 0 and not kind.selects_k:
+            raise InputError(f"anneal={self.anneal}: {self.sparsity} does not select by k")
+
+    def _check_budgets(self) -> None:
+        if self.budgets is not None and not SPARSITIES.get(self.sparsity).selects_k:
+            raise InputError(
+                f"{self.method} gives blocks of latents a k each, {self.sparsity} selects by none"
+            )
+
+    @property
+    def budgets(self) -> tuple[tuple[int, int], ...] | None:
+        """The method's blocks with a k of their own, if it has such."""
+        k = self.latents if self.k is None else self.k
+        return get_method(self.method, self.options).budgets(k, self.latents)
 
     @property
     def steps(self) -> int:
@@ -60,6 +96,10 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return asdict(self)
+
+
+def _takes(wanted: bool) -> str:
+    return "needs a" if wanted else "takes no"
 
 
 def steps_of(tokens: int, batch: int) -> int:

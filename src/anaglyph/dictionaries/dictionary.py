@@ -16,7 +16,7 @@ from anaglyph.dictionaries.codes import Codes
 from anaglyph.dictionaries.kernels import Active, choose_kernels
 from anaglyph.dictionaries.methods import DictionaryMethod, get_method
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
-from anaglyph.dictionaries.sparsity import SPARSITIES
+from anaglyph.dictionaries.sparsity import make_sparsity
 from anaglyph.dictionaries.weights import Weights
 from anaglyph.errors import InputError, StoreError
 
@@ -29,7 +29,9 @@ class Dictionary:
 
     A latent is active where f_j * s_j exceeds ``threshold``, s_j = sum_m w_m ||d_j^m|| with
     ``source_weights`` w_m: 1 for an SAE; for a crosscoder the models' scales relative to their
-    mean, so that a model of large activations does not decide alone. Tokens of massive activation
+    mean, so that a model of large activations does not decide alone. Where the method prices its
+    latents, s_j is divided by the price; where ``weights`` have a threshold for each latent, that
+    is what f_j has to exceed. Tokens of massive activation
     (beyond ``radii``, if given) are encoded as ``outliers.py`` says.
     """
 
@@ -38,7 +40,7 @@ class Dictionary:
         method: DictionaryMethod,
         weights: Weights,
         *,
-        k: int,
+        k: int | None,
         sparsity: str = "batchtopk",
         threshold: float | None = None,
         source_weights: tuple[float, ...] | None = None,
@@ -62,9 +64,15 @@ class Dictionary:
         self.stats = stats or {}
         _check(method, weights)
         self._norms = weights.norms(self.source_weights)
+        prices = method.prices(self.n_latents)
+        if prices is not None:
+            self._norms /= prices
         self._kernels = choose_kernels()
-        self._select = SPARSITIES.get(sparsity)(k, self._kernels)
+        budgets = None if k is None else method.budgets(k, self.n_latents)
+        self._select = make_sparsity(sparsity, k, self._kernels, budgets=budgets)
         self._select.threshold = threshold
+        if self._select.learns_threshold and weights.threshold is None:
+            raise InputError(f"{sparsity} needs a threshold for each latent")
 
     @property
     def method(self) -> str:
@@ -152,7 +160,10 @@ class Dictionary:
                     torch.mm(values, self.encoder[source].T, out=out)
                 else:
                     out.addmm_(values, self.encoder[source].T)
-            active = self._select.infer(out, self.encoder_bias, self._norms)
+            if self.weights.threshold is None:
+                active = self._select.infer(out, self.encoder_bias, self._norms)
+            else:
+                active = self._kernels.above(out, self.encoder_bias, self.weights.threshold)
             tokens = torch.repeat_interleave(active.offsets.diff())
             values = active.values / factors[tokens]
             parts.append(Codes(active.indices.numpy(), values.numpy(), active.offsets.numpy()))
@@ -204,6 +215,7 @@ class Dictionary:
             "radii": self.radii and list(self.radii),
             "config": self.config,
             "stats": self.stats,
+            "options": self._method.options,
         }
         saving.write(Path(folder), self.weights, settings)
 
@@ -216,7 +228,7 @@ class Dictionary:
             InputError: The method or sparsity is not known here.
         """
         weights, settings = saving.read(Path(folder))
-        method = get_method(settings.pop("method"))
+        method = get_method(settings.pop("method"), settings.pop("options"))
         settings["source_weights"] = tuple(settings["source_weights"])
         settings["radii"] = settings["radii"] and tuple(settings["radii"])
         try:
@@ -239,5 +251,7 @@ def _check(method: DictionaryMethod, weights: Weights) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in weights.named().items()}
     widths = tuple(len(bias) for bias in weights.decoder_bias)
     expected = Weights.shapes(len(weights.encoder_bias), widths)
+    if weights.threshold is not None:
+        expected["threshold"] = (len(weights.encoder_bias),)
     if len(widths) != len(method.sources) or found != expected:
         raise InputError(f"weights do not fit {method.name} of {method.sources}: {found}")

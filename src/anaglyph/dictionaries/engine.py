@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from anaglyph.dictionaries.auxiliary import auxiliary, auxiliary_tokens
-from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.methods import DictionaryMethod
 from anaglyph.dictionaries.optimiser import Optimiser
-from anaglyph.dictionaries.sparsity import Sparsity
+from anaglyph.dictionaries.prefixes import active_within, columns_within, runs
+from anaglyph.dictionaries.sparsity import Batch, Sparsity
 from anaglyph.dictionaries.weights import Weights
 
 
@@ -31,6 +32,8 @@ class StepResult(NamedTuple):
     loss: float
     auxiliary_loss: float
     """0.0 where no latent is dead."""
+    penalty: float
+    """What the sparsity adds to the loss."""
     active: Active
 
 
@@ -64,38 +67,45 @@ class Engine:
         latents = len(weights.encoder_bias)
         widths = tuple(len(bias) for bias in weights.decoder_bias)
         device = str(weights.encoder_bias.device)
+        sparsity.prepare(weights)
         self.optimiser = Optimiser(weights, kernels)
-        self.gradients = Weights.zeros(latents, widths, device)
+        self.gradients = weights.zeros_like()
         self.silent = torch.zeros(latents, dtype=torch.int64, device=device)
         """Tokens seen since each latent last fired."""
         self.norms = weights.norms((1.0,) * len(widths))
+        prices = method.prices(latents)
+        self.prices = None if prices is None else prices.to(device)
+        self.runs = runs(sparsity.prefixes(latents))
         self._pre = torch.empty(batch, latents, device=device)
         self._errors = tuple(torch.empty(batch, width, device=device) for width in widths)
 
     def step(self, targets: tuple[Tensor, ...], step: int, rate: float) -> StepResult:
         """Do one optimiser step on a batch, one [tokens, d] a source."""
+        self.sparsity.begin(step)
         result, square = self.backward(targets)
         squares = self.optimiser.step(self.gradients, square, step, rate)
         self.norms = torch.stack(squares).sqrt_().sum(0)
+        if self.weights.threshold is not None:
+            self.weights.threshold.clamp_(min=0)
         return result
+
+    @property
+    def scores(self) -> Tensor:
+        """What activations are multiplied with before they are compared, float32 [latents]."""
+        return self.norms if self.prices is None else self.norms / self.prices
 
     def backward(self, targets: tuple[Tensor, ...]) -> tuple[StepResult, float]:
         """Set ``gradients``; return what was measured and the gradients' squared norm."""
         weights, gradients, kernels = self.weights, self.gradients, self.kernels
         inputs = self._inputs(targets)
         pre = self._encode(inputs)
-        active = self.sparsity.select(pre, weights.encoder_bias, self.norms)
-        errors = self._rebuild(active, targets)
-        loss, by_error = self.method.loss(errors)
-
-        code_gradients = torch.zeros_like(active.values)
-        for matrix, gradient in zip(weights.decoder, by_error, strict=True):
-            kernels.code_gradients(active, matrix, gradient, code_gradients)
+        active = self.sparsity.select(pre, weights.encoder_bias, self.scores)
         columns = kernels.columns(active, len(weights.encoder_bias))
-        squares = [
-            kernels.weight_gradients(columns, active.values, gradient, out)
-            for gradient, out in zip(by_error, gradients.decoder, strict=True)
-        ]
+        loss, errors, by_error = self._rebuild(active, targets)
+
+        squares = self._decoder_gradients(active, columns, by_error)
+        code_gradients = self._code_gradients(active, by_error)
+        penalty = self._add_penalty(active, columns, by_error, code_gradients, squares)
         squares += [
             kernels.weight_gradients(columns, code_gradients, values, out)
             for values, out in zip(inputs, gradients.encoder, strict=True)
@@ -106,9 +116,14 @@ class Engine:
         self.silent += len(targets[0])
         self.silent[columns.offsets.diff() > 0] = 0
         auxiliary_loss = self._add_auxiliary(pre, inputs, errors, squares)
+        if self.method.constrained:
+            self.method.constrain(gradients)
+            squares[: len(errors)] = [rows.square().sum(1) for rows in gradients.decoder]
 
         small = [gradients.encoder_bias]
-        for source, gradient in enumerate(by_error):
+        if gradients.threshold is not None:
+            small.append(gradients.threshold)
+        for source, gradient in enumerate(by_error[0]):
             bias = gradients.decoder_bias[source]
             torch.sum(gradient, 0, out=bias)
             if self.method.centred:
@@ -116,7 +131,7 @@ class Engine:
             small.append(bias)
         square = sum(float(rows.sum(dtype=torch.float64)) for rows in squares)
         square += sum(float(bias.square().sum()) for bias in small)
-        return StepResult(loss, auxiliary_loss, active), square
+        return StepResult(loss, auxiliary_loss, penalty, active), square
 
     def _inputs(self, targets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self.method.centred:
@@ -131,12 +146,94 @@ class Engine:
             pre.addmm_(values, matrix.T)
         return pre
 
-    def _rebuild(self, active: Active, targets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _rebuild(
+        self, active: Active, targets: tuple[Tensor, ...]
+    ) -> tuple[float, tuple[Tensor, ...], list[tuple[Tensor, ...]]]:
+        """Return the loss, the errors of all latents, and by run the gradient by what it adds.
+
+        The loss is the mean over the nested prefixes; there is one unless the sparsity has more.
+        """
         errors = tuple(error[: len(targets[0])] for error in self._errors)
         for source, error in enumerate(errors):
             torch.sub(self.weights.decoder_bias[source], targets[source], out=error)
-            self.kernels.decode(active, self.weights.decoder[source], error)
-        return errors
+        loss, by_error = 0.0, []
+        for run in self.runs:
+            part, _ = active_within(active, run, len(self.norms))
+            for source, error in enumerate(errors):
+                self.kernels.decode(part, self.weights.decoder[source], error)
+            value, gradients = self.method.loss(errors)
+            loss += value / len(self.runs)
+            by_error.append(gradients)
+        if len(self.runs) > 1:
+            for gradients in by_error:
+                for gradient in gradients:
+                    gradient /= len(self.runs)
+            for smaller, larger in zip(by_error[-2::-1], by_error[:0:-1], strict=True):
+                for gradient, more in zip(smaller, larger, strict=True):
+                    gradient += more
+        return loss, errors, by_error
+
+    def _decoder_gradients(
+        self, active: Active, columns: Columns, by_error: list[tuple[Tensor, ...]]
+    ) -> list[Tensor]:
+        squares = []
+        for source, out in enumerate(self.gradients.decoder):
+            parts = [
+                self.kernels.weight_gradients(
+                    columns_within(columns, run),
+                    active.values,
+                    gradients[source],
+                    out[run.start : run.stop],
+                )
+                for run, gradients in zip(self.runs, by_error, strict=True)
+            ]
+            squares.append(torch.cat(parts) if len(parts) > 1 else parts[0])
+        return squares
+
+    def _code_gradients(self, active: Active, by_error: list[tuple[Tensor, ...]]) -> Tensor:
+        """Return the gradient of the reconstruction loss by any codes."""
+        out = torch.zeros_like(active.values)
+        for run, gradients in zip(self.runs, by_error, strict=True):
+            part, where = active_within(active, run, len(self.norms))
+            values = torch.zeros_like(part.values)
+            for matrix, gradient in zip(self.weights.decoder, gradients, strict=True):
+                self.kernels.code_gradients(part, matrix, gradient, values)
+            out[where] = values
+        return out
+
+    def _add_penalty(
+        self,
+        active: Active,
+        columns: Columns,
+        by_error: list[tuple[Tensor, ...]],
+        code_gradients: Tensor,
+        squares: list[Tensor],
+    ) -> float:
+        norms = self.norms if self.prices is None else self.norms * self.prices
+        penalty = self.sparsity.penalty(
+            Batch(
+                active,
+                columns,
+                norms,
+                self.prices,
+                lambda codes: self._code_gradients(codes, by_error),
+            )
+        )
+        if penalty is None:
+            return 0.0
+        if penalty.by_value is not None:
+            code_gradients += penalty.by_value
+        if penalty.by_norm is not None:
+            by_norm = penalty.by_norm if self.prices is None else penalty.by_norm * self.prices
+            tiny = torch.finfo(by_norm.dtype).tiny
+            for source, matrix in enumerate(self.weights.decoder):
+                out = self.gradients.decoder[source]
+                lengths = torch.linalg.vector_norm(matrix, dim=1).clamp_(min=tiny)
+                out.addcmul_(matrix, (by_norm / lengths)[:, None])
+                squares[source] = out.square().sum(1)
+        if penalty.by_threshold is not None and self.gradients.threshold is not None:
+            self.gradients.threshold.copy_(penalty.by_threshold)
+        return penalty.loss
 
     def _add_auxiliary(
         self,

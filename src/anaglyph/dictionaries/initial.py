@@ -29,7 +29,7 @@ class Survey(NamedTuple):
     means: tuple[Float64[np.ndarray, " _"], ...]
     scales: tuple[float, ...]
     """Factor that brings mean ||x - mean x||^2 to the width: one learning rate then serves all
-    models, and no source outweighs another."""
+    models, and no source outweighs another. One for all where the method compares sources."""
     radii: tuple[float, ...] | None
     """Distance from the decoder bias beyond which a token is pulled in (``outliers.py``)."""
     varies: bool
@@ -39,8 +39,7 @@ class Survey(NamedTuple):
 def survey(store: PairedStore, method: DictionaryMethod, seed: int) -> Survey:
     """Measure the sources; a sample of training tokens tells where massive activations begin."""
     if not method.pulls_in:
-        exact = method.moments(store.statistics)
-        return _survey(exact, None)
+        return _survey(method, method.moments(store.statistics), None)
     count = min(SAMPLE_TOKENS, training_tokens(store))
     inputs = method.inputs(*next(store.batches(count, seed, buffer=count)))
     distances = [
@@ -51,19 +50,26 @@ def survey(store: PairedStore, method: DictionaryMethod, seed: int) -> Survey:
     for distance, radius in zip(distances, radii, strict=True):
         ordinary &= distance <= radius
     if min(radii) == 0 or not ordinary.any():
-        return _survey(method.moments(store.statistics), None)
-    return _survey(tuple(Moments.of(values[ordinary]) for values in inputs), radii)
+        return _survey(method, method.moments(store.statistics), None)
+    return _survey(method, tuple(Moments.of(values[ordinary]) for values in inputs), radii)
 
 
-def _survey(moments: tuple[Moments, ...], radii: tuple[float, ...] | None) -> Survey:
+def _survey(
+    method: DictionaryMethod, moments: tuple[Moments, ...], radii: tuple[float, ...] | None
+) -> Survey:
+    sizes = [part.mean.size for part in moments]
+    variances = [part.variance_sum for part in moments]
+    if method.common_scale:
+        sizes = [sum(sizes)] * len(moments)
+        variances = [sum(variances)] * len(moments)
     return Survey(
         tuple(part.mean for part in moments),
         tuple(
-            math.sqrt(part.mean.size / part.variance_sum) if part.variance_sum > 0 else 1.0
-            for part in moments
+            math.sqrt(size / variance) if variance > 0 else 1.0
+            for size, variance in zip(sizes, variances, strict=True)
         ),
         radii,
-        any(part.variance_sum > 0 for part in moments),
+        any(variance > 0 for variance in variances),
     )
 
 
@@ -98,6 +104,7 @@ def initial_weights(
         weights.encoder[source].copy_(drawn)
         if not method.centred:
             weights.encoder_bias.sub_((drawn @ mean).to(device))
+    method.constrain(weights)
     return weights
 
 
@@ -111,4 +118,5 @@ def fold_scales(weights: Weights, scales: tuple[float, ...]) -> Weights:
         weights.encoder_bias.cpu().clone(),
         tuple(matrix.cpu() / scale for matrix, scale in zip(weights.decoder, scales, strict=True)),
         tuple(bias.cpu() / scale for bias, scale in zip(weights.decoder_bias, scales, strict=True)),
+        None if weights.threshold is None else weights.threshold.cpu().clone(),
     )

@@ -36,11 +36,8 @@ class Optimiser:
     """The moments of every weight, and the step that uses them."""
 
     def __init__(self, weights: Weights, kernels: Kernels) -> None:
-        latents = len(weights.encoder_bias)
-        widths = tuple(len(bias) for bias in weights.decoder_bias)
-        device = str(weights.encoder_bias.device)
-        self.first = Weights.zeros(latents, widths, device)
-        self.second = Weights.zeros(latents, widths, device)
+        self.first = weights.zeros_like()
+        self.second = weights.zeros_like()
         self._weights = weights
         self._kernels = kernels
 

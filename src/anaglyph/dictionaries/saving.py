@@ -24,7 +24,7 @@ SETTINGS = (
 
 
 def write(folder: Path, weights: Weights, settings: dict[str, Any]) -> None:
-    """Write weights and ``settings`` (all of ``SETTINGS``), the config last.
+    """Write weights and ``settings`` (``SETTINGS`` and the method's ``options``), config last.
 
     A folder with a config is therefore complete; the config carries the weights' checksum.
     """
@@ -56,14 +56,20 @@ def read(folder: Path) -> tuple[Weights, dict[str, Any]]:
             raise StoreError(f"{path} is damaged: its checksum is not the one in config.json")
         tensors = load_file(path)
         widths = config["widths"]
+        threshold = tensors.get("threshold")
         weights = Weights(
             tuple(tensors[f"encoder.{source}"] for source in range(len(widths))),
             tensors["encoder_bias"],
             tuple(tensors[f"decoder.{source}"] for source in range(len(widths))),
             tuple(tensors[f"decoder_bias.{source}"] for source in range(len(widths))),
+            threshold,
         )
         settings = {name: config[name] for name in SETTINGS}
+        # Absent in dictionaries from before methods had options.
+        settings["options"] = config.get("options", {})
         expected = Weights.shapes(config["latents"], tuple(widths))
+        if threshold is not None:
+            expected["threshold"] = (config["latents"],)
     except (KeyError, SafetensorError) as error:
         raise StoreError(f"{folder} is damaged: {error}") from error
     found = {name: tuple(tensor.shape) for name, tensor in weights.named().items()}

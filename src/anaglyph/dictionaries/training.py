@@ -7,7 +7,9 @@ and number of threads, also when it is killed and resumed.
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from anaglyph.dictionaries.checkpoint import Checkpoint
 from anaglyph.dictionaries.config import TrainConfig, steps_of
@@ -25,7 +27,7 @@ from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import default_rate, learning_rate
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
-from anaglyph.dictionaries.sparsity import SPARSITIES
+from anaglyph.dictionaries.sparsity import SPARSITIES, default_mu, make_sparsity
 from anaglyph.dictionaries.threads import use_threads
 from anaglyph.errors import InputError
 from anaglyph.files import digest
@@ -43,6 +45,9 @@ def train(
     *,
     sparsity: str = "batchtopk",
     batch: int = 2048,
+    mu: float | None = None,
+    anneal: float = 0.0,
+    options: Mapping[str, Any] | None = None,
     lr: float | None = None,
     threads: int | None = None,
     checkpoint: str | Path | None = None,
@@ -54,11 +59,16 @@ def train(
         store: Activations of both models at one layer.
         method: Name of a registered method.
         latents: Size of the dictionary.
-        k: Mean number of active latents a token; None takes the method's own.
+        k: Mean number of active latents a token; None takes the method's own. "l1" has no such
+            number and leaves it out of account.
         tokens: Tokens to see, repetitions included; None fits the store (``default_tokens``).
         seed: Of the initial weights and of the order of the data.
         sparsity: Name of a registered sparsity.
         batch: Tokens a step.
+        mu: Weight of the penalty of "l1", for activations scaled to unit variance a dimension,
+            reached after a fifth of the run; None takes ``default_mu``.
+        anneal: Fraction of the run over which k falls from eight times its value, at most 0.5.
+        options: Options of the method, such as ``{"norm": "unsquared"}``.
         lr: Peak learning rate of Adam, for activations scaled to unit variance a dimension; None
             fits width and length of the run (``optimiser.default_rate``).
         threads: CPU threads; None leaves them as they are.
@@ -74,21 +84,28 @@ def train(
             not finite, or the training diverged.
         StoreError: The checkpoint is damaged.
     """
-    spec = get_method(method)
+    spec, kind = get_method(method, options), SPARSITIES.get(sparsity)
+    widths = spec.widths(store.d_base, store.d_tuned)
     if tokens is None:
         tokens = default_tokens(training_tokens(store))
     if lr is None:
-        width = max(spec.widths(store.d_base, store.d_tuned))
-        lr = default_rate(width, steps_of(tokens, batch))
+        lr = default_rate(max(widths), steps_of(tokens, batch))
+    if kind.takes_mu and mu is None:
+        mu = default_mu(spec.norm, widths)
+    if k is None:
+        k = min(spec.default_k, latents)
     config = TrainConfig(
         method=method,
         latents=latents,
-        k=min(spec.default_k, latents) if k is None else k,
+        k=k if kind.takes_k else None,
         tokens=tokens,
         seed=seed,
         sparsity=sparsity,
         batch=batch,
         lr=lr,
+        mu=mu,
+        anneal=anneal,
+        options=dict(options or {}),
     )
     with use_threads(threads):
         return train_with(store, config, checkpoint=checkpoint, progress=progress)
@@ -112,7 +129,7 @@ def train_with(
     progress: Progress = silent,
 ) -> Dictionary:
     """Train with explicit settings; see :func:`train`."""
-    spec = get_method(config.method)
+    spec = get_method(config.method, config.options)
     spec.widths(store.d_base, store.d_tuned)
     if training_tokens(store) == 0:
         raise InputError(f"the store at {store.path} has no training tokens")
@@ -122,7 +139,15 @@ def train_with(
     engine = Engine(
         spec,
         weights,
-        SPARSITIES.get(config.sparsity)(config.k, kernels, config.steps),
+        make_sparsity(
+            config.sparsity,
+            config.k,
+            kernels,
+            config.steps,
+            budgets=config.budgets,
+            mu=config.mu,
+            anneal=config.anneal,
+        ),
         kernels,
         batch=config.batch,
         dead_after=config.dead_after,
@@ -133,6 +158,8 @@ def train_with(
     steps = config.steps if known.varies else 0
     seconds = _run(store, config, engine, known, steps, keeper, progress)
 
+    if weights.threshold is None:
+        weights.threshold = engine.sparsity.bounds(engine.scores)
     mean_scale = sum(known.scales) / len(known.scales)
     threshold = engine.sparsity.threshold
     dictionary = Dictionary(

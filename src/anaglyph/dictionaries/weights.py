@@ -21,6 +21,8 @@ class Weights:
     """One a source, float32 [latents, d]."""
     decoder_bias: tuple[Tensor, ...]
     """One a source, float32 [d]."""
+    threshold: Tensor | None = None
+    """float32 [latents], what each f_j has to exceed; None where the sparsity needs no such."""
 
     @classmethod
     def zeros(cls, latents: int, widths: tuple[int, ...], device: str = "cpu") -> "Weights":
@@ -32,9 +34,19 @@ class Weights:
             tuple(torch.zeros(width, device=device) for width in widths),
         )
 
+    def zeros_like(self) -> "Weights":
+        """Return zeros of the same shapes."""
+        return Weights(
+            tuple(torch.zeros_like(matrix) for matrix in self.encoder),
+            torch.zeros_like(self.encoder_bias),
+            tuple(torch.zeros_like(matrix) for matrix in self.decoder),
+            tuple(torch.zeros_like(bias) for bias in self.decoder_bias),
+            None if self.threshold is None else torch.zeros_like(self.threshold),
+        )
+
     @staticmethod
     def shapes(latents: int, widths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every tensor, under the names of ``named``."""
+        """Return the shape of every tensor but the threshold, under the names of ``named``."""
         shapes: dict[str, tuple[int, ...]] = {"encoder_bias": (latents,)}
         for source, width in enumerate(widths):
             shapes[f"encoder.{source}"] = shapes[f"decoder.{source}"] = (latents, width)
@@ -44,6 +56,8 @@ class Weights:
     def named(self) -> dict[str, Tensor]:
         """Return every tensor under the name it is saved with."""
         named = {"encoder_bias": self.encoder_bias}
+        if self.threshold is not None:
+            named["threshold"] = self.threshold
         for source in range(len(self.encoder)):
             named[f"encoder.{source}"] = self.encoder[source]
             named[f"decoder.{source}"] = self.decoder[source]

@@ -1,13 +1,43 @@
 """What a kind of sparsity has to say: how to select in training, and how afterwards."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
-from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.registry import Registry
+from anaglyph.dictionaries.weights import Weights
 
 SPARSITIES: "Registry[Sparsity]" = Registry("sparsity", "anaglyph.sparsities")
+ANNEAL_FROM = 8
+"""Annealing starts at this multiple of k."""
+
+
+class Batch(NamedTuple):
+    """What a penalty is computed from."""
+
+    active: Active
+    columns: Columns
+    norms: Tensor
+    """Price of a latent times s_j, float32 [latents]."""
+    prices: Tensor | None
+    """Price of a latent, float32 [latents]; None if all cost one."""
+    code_gradients: Callable[[Active], Tensor]
+    """Gradient of the reconstruction loss by any codes, active or not."""
+
+
+class Penalty(NamedTuple):
+    """A term added to the loss, and its gradients; None where there are none."""
+
+    loss: float
+    by_value: Tensor | None = None
+    """By each active value, float32 [active]."""
+    by_norm: Tensor | None = None
+    """By each ``Batch.norms``, float32 [latents]."""
+    by_threshold: Tensor | None = None
+    """Of the whole loss by each learned threshold, float32 [latents]."""
 
 
 class Sparsity:
@@ -15,16 +45,52 @@ class Sparsity:
 
     Scores are v_j = f_j * s_j with s_j = sum_m ||d_j^m|| (``norms``), the kept value is the
     unscaled f_j: without the norms a latent could win by a short decoder (maths.md section 1).
+
+    Args:
+        k: Mean number of active latents a token; None for a kind that does not take one.
+        kernels: The sparse operations.
+        steps: Length of the training.
+        mu: Weight of the penalty, for a kind that has one.
+        anneal: Fraction of the training over which k falls from ``ANNEAL_FROM`` times its value.
     """
 
     name: ClassVar[str]
+    takes_k: ClassVar[bool] = True
+    takes_mu: ClassVar[bool] = False
+    learns_threshold: ClassVar[bool] = False
+    selects_k: ClassVar[bool] = False
+    """Whether it keeps the k largest scores, so that k can be annealed or split over blocks."""
     threshold: float | None = None
     """Inference keeps scores above it; None where inference selects as training does."""
 
-    def __init__(self, k: int, kernels: Kernels, steps: int = 1) -> None:
-        self.k = k
+    def __init__(
+        self,
+        k: int | None,
+        kernels: Kernels,
+        steps: int = 1,
+        *,
+        mu: float | None = None,
+        anneal: float = 0.0,
+    ) -> None:
+        self.k = k or 0
         self.kernels = kernels
         self.steps = steps
+        self.mu = mu
+        self.anneal = anneal
+        self.k_now = self.k
+        """What ``select`` goes by; above ``k`` while it is annealed."""
+
+    def prepare(self, weights: Weights) -> None:
+        """Get to know the weights before training, and add to them what is learned besides."""
+
+    def begin(self, step: int) -> None:
+        """Set what depends on the step: k falls linearly and then stays."""
+        left = max(0.0, 1 - step / (self.anneal * self.steps)) if self.anneal > 0 else 0.0
+        self.k_now = round(self.k * (1 + (ANNEAL_FROM - 1) * left))
+
+    def prefixes(self, latents: int) -> tuple[int, ...]:
+        """Return the sizes of the nested dictionaries that each have to rebuild the input."""
+        return (latents,)
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the active latents of a training batch.
@@ -32,17 +98,33 @@ class Sparsity:
         Args:
             pre: Products with the encoder, float32 [tokens, latents], without the bias.
             bias: Encoder bias, float32 [latents].
-            norms: s_j, float32 [latents].
+            norms: s_j over the price, float32 [latents].
         """
         raise NotImplementedError
+
+    def penalty(self, batch: Batch) -> Penalty | None:
+        """Return what is added to the loss, or None."""
+        return None
 
     def infer(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the active latents of tokens that are each judged alone; as ``select``."""
         raise NotImplementedError
 
-    def state(self) -> dict[str, float | None]:
+    def bounds(self, norms: Tensor) -> Tensor | None:
+        """Return what each latent's f_j has to exceed after training, float32 [latents].
+
+        None if one ``threshold`` for all scores says it, or inference selects as training does.
+        """
+        return None
+
+    def state(self) -> dict[str, Any]:
         """Return what a later step depends on, for the checkpoint."""
         return {}
 
-    def restore(self, state: dict[str, float | None]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take up a state that ``state`` returned."""
+
+    def _above(self, score: float, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        # A latent whose decoders are all zero scores nothing: score / tiny is out of reach.
+        tiny = torch.finfo(norms.dtype).tiny
+        return self.kernels.above(pre, bias, score / norms.clamp(min=tiny))

@@ -1,4 +1,6 @@
-"""BatchTopK and TopK."""
+"""TopK, BatchTopK, and BatchTopK over nested dictionaries."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +21,18 @@ class BatchTopK(Sparsity):
     smallest kept score over the last steps.
     """
 
-    def __init__(self, k: int, kernels: Kernels, steps: int = 1) -> None:
-        super().__init__(k, kernels, steps)
+    selects_k = True
+
+    def __init__(
+        self,
+        k: int | None,
+        kernels: Kernels,
+        steps: int = 1,
+        *,
+        mu: float | None = None,
+        anneal: float = 0.0,
+    ) -> None:
+        super().__init__(k, kernels, steps, mu=mu, anneal=anneal)
         # 0.999 as in the paper for long runs; a short run averages over its last tenth, because
         # early steps have other scores altogether.
         self.decay = max(0.0, min(0.999, 1 - 10 / steps))
@@ -29,7 +41,7 @@ class BatchTopK(Sparsity):
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the largest scores exactly; no sort of the batch, no cap on a token."""
-        wanted = self.k * pre.shape[0]
+        wanted = min(self.k_now, pre.shape[1]) * pre.shape[0]
         active = self._above(self._bound, pre, bias, norms)
         while len(active.indices) < wanted and self._bound > 0:
             self._bound = self._bound * 0.5 if self._bound > 1e-3 * (self.threshold or 0) else 0.0
@@ -51,31 +63,43 @@ class BatchTopK(Sparsity):
         """Return the scores above the threshold."""
         return self._above(self.threshold or 0.0, pre, bias, norms)
 
-    def state(self) -> dict[str, float | None]:
+    def state(self) -> dict[str, Any]:
         """Return the threshold and the filter's bound."""
         return {"threshold": self.threshold, "bound": self._bound}
 
-    def restore(self, state: dict[str, float | None]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take up a saved threshold and bound."""
         self.threshold = state["threshold"]
         self._bound = state["bound"] or 0.0
 
-    def _above(self, score: float, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
-        # A latent whose decoders are all zero scores nothing: score / tiny is out of reach.
-        tiny = torch.finfo(norms.dtype).tiny
-        return self.kernels.above(pre, bias, score / norms.clamp(min=tiny))
+
+@SPARSITIES.register("matryoshka")
+class Matryoshka(BatchTopK):
+    """BatchTopK whose first 1/16 and 1/4 of the latents have to rebuild the input on their own too.
+
+    One selection over the whole dictionary; the loss is the mean over the nested prefixes of the
+    reconstruction by their active latents (Matryoshka BatchTopK, arXiv 2503.17547). A small
+    dictionary gains nothing from splitting a feature, so first latents stay general.
+    """
+
+    def prefixes(self, latents: int) -> tuple[int, ...]:
+        """Return 1/16, 1/4 and all of the latents."""
+        return tuple(sorted({max(1, latents // 16), max(1, latents // 4), latents}))
 
 
 @SPARSITIES.register("topk")
 class TopK(Sparsity):
     """The k largest positive scores of each token, in training and after."""
 
+    selects_k = True
+
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the largest scores of each token."""
         if self.k > pre.shape[1]:
             raise InputError(f"k={self.k} exceeds the {pre.shape[1]} latents")
+        k = min(self.k_now, pre.shape[1])
         scores = (pre + bias).mul_(norms)
-        largest, latents = scores.topk(self.k, dim=1, sorted=False)
+        largest, latents = scores.topk(k, dim=1, sorted=False)
         latents, order = latents.sort(dim=1)
         positive = largest.gather(1, order) > 0
         values = (pre.gather(1, latents) + bias[latents])[positive]

@@ -72,7 +72,7 @@ def true_l0(pair: PlantedPair, sources: Iterable[str]) -> float:
     base = np.array([feature.frequency_base for feature in pair.features])
     tuned = np.array([feature.frequency_tuned for feature in pair.features])
     names = set(sources)
-    if names == {"difference"}:
+    if names <= {"difference", "reversed-difference"}:
         changed = np.array([feature.kind != "shared" for feature in pair.features])
         return float(np.maximum(base, tuned)[changed].sum())
     if names == {"base"}:
@@ -145,7 +145,9 @@ def _play(
     batch: int,
 ) -> dict[str, Any]:
     method = get_method(player.method)
-    if "difference" in method.sources and settings.width != settings.d_tuned:
+    try:
+        method.widths(settings.width, settings.d_tuned)
+    except InputError:
         return {}
     latents = max(2, round(ratio * max(len(pair.features), 1)))
     wanted = k or int(np.ceil(max(true_l0(pair, method.sources), 1)))

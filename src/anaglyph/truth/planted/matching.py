@@ -71,7 +71,7 @@ def feature_cosines(dictionary: Dictionary, pair: PlantedPair) -> np.ndarray:
         table = np.full((len(directions), len(rows)), np.nan, np.float32)
         if known.any():
             table[known] = cosines(rows, np.stack([d for d in directions if d is not None]))
-        if source == "difference":
+        if source.endswith("difference"):
             # A feature that moved its firing both gains and loses the same direction.
             both = [feature.kind in ("retriggered", "refrequencied") for feature in pair.features]
             table[both] = np.abs(table[both])
@@ -82,8 +82,10 @@ def feature_cosines(dictionary: Dictionary, pair: PlantedPair) -> np.ndarray:
 
 
 def _direction(feature: TrueFeature, source: str) -> np.ndarray | None:
+    difference = feature.difference
     return {
         "base": feature.direction_base,
         "tuned": feature.direction_tuned,
-        "difference": feature.difference,
+        "difference": difference,
+        "reversed-difference": None if difference is None else -difference,
     }[source]

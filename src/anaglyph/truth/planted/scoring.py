@@ -105,7 +105,7 @@ def _precision(
 ) -> float | None:
     if dictionary.spec.kind == "crosscoder":
         flagged = np.isin(table["class"].to_numpy(), ["tuned-only", "base-only"])
-    elif "difference" in dictionary.spec.sources:
+    elif _of_difference(dictionary):
         flagged = np.ones(table.height, bool)
     else:
         flagged = (table["nu_act"].fill_null(np.inf) <= 0.3).to_numpy()
@@ -166,10 +166,14 @@ def _ratio_error(table: pl.DataFrame, matching: Matching, pair: PlantedPair) -> 
     return float(np.median(errors)) if errors else None
 
 
+def _of_difference(dictionary: Dictionary) -> bool:
+    return dictionary.spec.sources in (("difference",), ("reversed-difference",))
+
+
 def _leakage(
     dictionary: Dictionary, pair: PlantedPair, alive: Bool[np.ndarray, " latents"]
 ) -> float | None:
-    if "difference" not in dictionary.spec.sources or not alive.any():
+    if not _of_difference(dictionary) or not alive.any():
         return None
     shared = [f.direction_base for f in pair.features if f.kind == "shared"]
     directions = [direction for direction in shared if direction is not None]
@@ -184,7 +188,7 @@ def difference_recovered(dictionary: Dictionary, store: PairedStore) -> float | 
 
     None where the method rebuilds no difference, or there is none to rebuild.
     """
-    if set(dictionary.spec.sources) not in ({"difference"}, {"base", "tuned"}):
+    if not _of_difference(dictionary) and set(dictionary.spec.sources) != {"base", "tuned"}:
         return None
     error_moments, moments = _Variance(), _Variance()
     for block in store.blocks("heldout"):

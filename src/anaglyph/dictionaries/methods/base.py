@@ -1,0 +1,207 @@
+"""What differs between dictionaries, as one small class a method (maths.md section 1).
+
+A method says which activations go in, which decoders exist, how their errors make a loss and what
+its weights have to obey; training, saving and scoring are the same for all. Its options are the
+fields of its dataclass.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anaglyph.dictionaries.registry import Registry
+from anaglyph.dictionaries.weights import Weights
+from anaglyph.errors import InputError
+from anaglyph.store.moments import Moments, Statistics
+
+METHODS: "Registry[DictionaryMethod]" = Registry("method", "anaglyph.methods")
+register = METHODS.register
+
+
+@dataclass(frozen=True)
+class DictionaryMethod:
+    """What differs between dictionaries; a subclass registers itself under its name.
+
+    Every method rebuilds its own inputs, one decoder a source. Sources called ``base``, ``tuned``
+    and ``difference`` need no more than being named; for others override ``inputs``, ``widths``
+    and ``moments``. A subclass with options of its own is a dataclass too, and checks them in
+    ``__post_init__``; an option named like a Python keyword has a field with a final underscore.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["crosscoder", "sae"]]
+    sources: ClassVar[tuple[str, ...]]
+    centred: ClassVar[bool]
+    """Whether the decoder bias is taken from the input before encoding."""
+    pulls_in: ClassVar[bool] = True
+    """Whether tokens of massive activation are pulled in (``outliers.py``)."""
+    common_scale: ClassVar[bool] = False
+    """Whether all sources are scaled alike, because the method compares them with each other."""
+    constrained: ClassVar[bool] = False
+    """Whether ``constrain`` does anything."""
+    default_k: ClassVar[int]
+    scaling_targets: ClassVar[tuple[str, ...]]
+    """Targets of Latent Scaling that make sense for this method (maths.md section 3)."""
+
+    norm: str = "squared"
+    """Loss of an error: "squared" ||e||^2, or "unsquared" ||e|| as the paper has it with L1."""
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: An option is out of range.
+        """
+        if self.norm not in ("squared", "unsquared"):
+            raise InputError(f"norm={self.norm!r} must be squared or unsquared")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options under the names that users give them."""
+        return {name.rstrip("_"): value for name, value in asdict(self).items()}
+
+    def inputs(
+        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
+    ) -> tuple[Tensor, ...]:
+        """Return the input of each source."""
+        values = {"base": base, "tuned": tuned}
+        return tuple(
+            tuned - base if source == "difference" else values[source] for source in self.sources
+        )
+
+    def scoring_inputs(
+        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
+    ) -> tuple[Tensor, ...]:
+        """Return the inputs whose codes Latent Scaling regresses on."""
+        return self.inputs(base, tuned)
+
+    def widths(self, d_base: int, d_tuned: int) -> tuple[int, ...]:
+        """Return the width of each source.
+
+        Raises:
+            InputError: The method compares activations and the models differ in width.
+        """
+        if "difference" in self.sources and d_base != d_tuned:
+            raise self._needs_one_width(d_base, d_tuned, "subtracts activations")
+        values = {"base": d_base, "tuned": d_tuned, "difference": d_tuned}
+        return tuple(values[source] for source in self.sources)
+
+    def moments(self, statistics: Statistics) -> tuple[Moments, ...]:
+        """Return the moments of each source; the store's names are the sources' names."""
+        found = []
+        for source in self.sources:
+            moments: Moments | None = getattr(statistics, source)
+            if moments is None:
+                raise InputError(f"{self.name}: the store has no statistics of the {source}")
+            found.append(moments)
+        return tuple(found)
+
+    def loss(
+        self, errors: tuple[Float[Tensor, "tokens _"], ...]
+    ) -> tuple[float, tuple[Float[Tensor, "tokens _"], ...]]:
+        """Return the loss of the errors (reconstruction minus input) and its gradient.
+
+        The mean over tokens of the squared error, or of its norm, summed over sources.
+        """
+        tokens = errors[0].shape[0]
+        if self.norm == "squared":
+            value = sum(float(torch.linalg.vector_norm(error)) ** 2 for error in errors) / tokens
+            return value, tuple(error * (2 / tokens) for error in errors)
+        norms = [torch.linalg.vector_norm(error, dim=1, keepdim=True) for error in errors]
+        value = sum(float(norm.sum()) for norm in norms) / tokens
+        # An exact reconstruction has the subgradient zero.
+        tiny = torch.finfo(torch.float32).tiny
+        gradients = zip(errors, norms, strict=True)
+        return value, tuple(error / (tokens * norm.clamp(min=tiny)) for error, norm in gradients)
+
+    def constrain(self, weights: Weights) -> None:
+        """Project weights onto those that the method allows, in place.
+
+        The allowed weights are a linear space, so this serves the initial weights and every
+        gradient alike. Adam works element by element: rows that start equal and get equal
+        gradients stay equal, rows that start at zero and get none stay zero.
+        """
+
+    def prices(self, latents: int) -> Float[Tensor, " latents"] | None:
+        """Return what an active latent costs relative to others, or None if all cost one.
+
+        A penalty counts it that many times, a score is divided by it.
+        """
+        return None
+
+    def budgets(self, k: int, latents: int) -> tuple[tuple[int, int], ...] | None:
+        """Return (end, k) of each block of latents that has a k of its own, or None."""
+        return None
+
+    def check(self, latents: int) -> None:
+        """Check the options against the size of the dictionary.
+
+        Raises:
+            InputError: A block of latents would be empty.
+        """
+
+    def difference(self, rebuilt: tuple[Tensor, ...]) -> Tensor | None:
+        """Return h_tuned - h_base as rebuilt, or None if the method does not say."""
+        return None
+
+    def _needs_one_width(self, d_base: int, d_tuned: int, why: str) -> InputError:
+        return InputError(
+            f"{self.name} {why} and needs models of one width: d_base={d_base}, "
+            f"d_tuned={d_tuned} (a crosscoder takes differing widths)"
+        )
+
+
+def get_method(name: str, options: Mapping[str, Any] | None = None) -> DictionaryMethod:
+    """Return the method of that name, with some options set.
+
+    Raises:
+        InputError: There is no such method or option (the message lists those that exist), or
+            an option is out of range.
+    """
+    cls = METHODS.get(name)
+    known = {field.name.rstrip("_"): field for field in fields(cls)}
+    chosen = {}
+    for option, value in (options or {}).items():
+        if option not in known:
+            raise InputError(
+                f"unknown option {option!r} of {name}; known: {', '.join(sorted(known))}"
+            )
+        default = known[option].default
+        if isinstance(value, bool) or not isinstance(value, _accepted(default)):
+            raise InputError(f"{option}={value!r} must be {_WORDS[type(default)]}")
+        chosen[known[option].name] = type(default)(value)
+    return cls(**chosen)
+
+
+_WORDS = {float: "a number", int: "a whole number", str: "a word"}
+
+
+def _accepted(default: Any) -> tuple[type, ...]:
+    return (int, float) if isinstance(default, float) else (type(default),)
+
+
+def list_methods() -> list[str]:
+    """Return the names of all methods, those of installed packages included."""
+    return METHODS.names()
+
+
+def describe_methods() -> list[dict[str, Any]]:
+    """Return one row a method: name, kind, sources, default_k and the docstring's first line."""
+    rows = []
+    for name in list_methods():
+        method = METHODS.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": method.kind,
+                "sources": list(method.sources),
+                "default_k": method.default_k,
+                "description": (inspect.getdoc(method) or "").partition("\n")[0],
+            }
+        )
+    return rows

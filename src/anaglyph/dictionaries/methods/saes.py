@@ -1,0 +1,86 @@
+"""Sparse autoencoders of one source: of either model or of their difference."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from anaglyph.dictionaries.methods.base import DictionaryMethod, register
+from anaglyph.store.moments import Moments, Statistics
+
+
+class SAE(DictionaryMethod):
+    """A sparse autoencoder of one source: f = act((x - b_dec) W_enc + b_enc)."""
+
+    kind = "sae"
+    centred = True
+    default_k = 32
+    scaling_targets = ("act",)
+
+
+@register("diff-sae")
+class DiffSAE(SAE):
+    """An SAE of h_tuned - h_base."""
+
+    sources = ("difference",)
+    pulls_in = False
+    # A fine-tune changes few things at a token: with the k of an SAE every change is split over
+    # many latents while the explained variance still rises, so FVE does not warn.
+    default_k = 8
+
+    def difference(self, rebuilt: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the reconstruction itself."""
+        return rebuilt[0]
+
+
+@register("diff-sae-reversed")
+class ReversedDiffSAE(SAE):
+    """An SAE of h_base - h_tuned, the mirror image of a diff-sae.
+
+    The sign of the input changes nothing but which random start belongs to which direction: the
+    mirrored weights (-E, -D, -b) are a diff-sae of the same loss. Its source has a name of its own
+    so that nobody adds its decoders with the wrong sign.
+    """
+
+    sources = ("reversed-difference",)
+    pulls_in = False
+    default_k = DiffSAE.default_k
+
+    def inputs(
+        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
+    ) -> tuple[Tensor, ...]:
+        """Return the base's activations minus the tuned model's."""
+        return (base - tuned,)
+
+    def widths(self, d_base: int, d_tuned: int) -> tuple[int, ...]:
+        """Return the one width; models of differing widths are refused."""
+        if d_base != d_tuned:
+            raise self._needs_one_width(d_base, d_tuned, "subtracts activations")
+        return (d_base,)
+
+    def moments(self, statistics: Statistics) -> tuple[Moments, ...]:
+        """Return the moments of the difference, its mean with the other sign."""
+        (moments,) = DiffSAE().moments(statistics)
+        return (Moments(moments.count, -moments.mean, moments.m2),)
+
+    def difference(self, rebuilt: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the reconstruction with its sign changed: h_tuned - h_base again."""
+        return -rebuilt[0]
+
+
+@register("tuned-sae")
+class TunedSAE(SAE):
+    """An SAE of h_tuned ("chat-SAE")."""
+
+    sources = ("tuned",)
+
+
+@register("base-sae")
+class BaseSAE(SAE):
+    """An SAE of h_base, later applied to the tuned model as well."""
+
+    sources = ("base",)
+
+    def scoring_inputs(
+        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
+    ) -> tuple[Tensor, ...]:
+        """Return h_tuned: what the base's latents do in the tuned model is the question."""
+        return (tuned,)

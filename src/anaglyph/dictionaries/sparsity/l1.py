@@ -1,0 +1,76 @@
+"""L1: every positive activation is active, and a penalty keeps them few and small.
+
+    penalty = mu * mean_x sum_j f_j s_j,  s_j = sum_m ||d_j^m||
+
+with gradients through the codes and through the norms (maths.md section 1; Lindsey et al., "Sparse
+Crosscoders", 2024). Without the latter a latent would shrink f and lengthen d at no cost.
+"""
+
+import torch
+from torch import Tensor
+
+from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.sparsity.base import SPARSITIES, Batch, Penalty, Sparsity
+
+WARM_UP = 1 / 5
+"""Fraction of the training over which mu rises linearly to its value: a full penalty on random
+weights kills latents before they have found anything."""
+DEFAULT = 0.041
+"""mu of the paper (arXiv 2504.02922), for the unsquared norm."""
+UNEXPLAINED = 0.2
+
+
+def default_mu(norm: str, widths: tuple[int, ...]) -> float:
+    """Return a mu for activations scaled to unit variance a dimension.
+
+    With the unsquared norm loss and penalty are both lengths, so mu has no unit and the paper's
+    value is taken. A squared error weighs 2 ||e|| times as much; with a fifth of the variance
+    unexplained, ||e||^2 is a fifth of the width of a source.
+    """
+    if norm == "unsquared":
+        return DEFAULT
+    return DEFAULT * 2 * (UNEXPLAINED * sum(widths) / len(widths)) ** 0.5
+
+
+@SPARSITIES.register("l1")
+class L1(Sparsity):
+    """All positive activations, penalised by their size times the norms of their decoders."""
+
+    takes_k = False
+    takes_mu = True
+
+    def __init__(
+        self,
+        k: int | None,
+        kernels: Kernels,
+        steps: int = 1,
+        *,
+        mu: float | None = None,
+        anneal: float = 0.0,
+    ) -> None:
+        super().__init__(k, kernels, steps, mu=mu, anneal=anneal)
+        self.mu_now = mu or 0.0
+
+    def begin(self, step: int) -> None:
+        """Raise mu over the first fifth of the training."""
+        self.mu_now = (self.mu or 0.0) * min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps))
+
+    def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        """Return all positive activations."""
+        return self._above(0.0, pre, bias, norms)
+
+    def penalty(self, batch: Batch) -> Penalty:
+        """Return the penalty at the present mu."""
+        active, norms = batch.active, batch.norms
+        weight = self.mu_now / (len(active.offsets) - 1)
+        # Sum of each latent's values, by the kernel that sums rows in a fixed order.
+        sums = torch.empty(len(norms), 1, device=norms.device)
+        ones = torch.ones(len(active.offsets) - 1, 1, device=norms.device)
+        self.kernels.weight_gradients(batch.columns, active.values, ones, sums)
+        by_norm = sums[:, 0] * weight
+        loss = float(by_norm.double() @ norms.double())
+        return Penalty(loss, weight * norms[active.indices], by_norm)
+
+    def infer(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
+        """Return all positive activations."""
+        return self._above(0.0, pre, bias, norms)

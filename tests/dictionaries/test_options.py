@@ -1,0 +1,146 @@
+"""Options of methods and settings of sparsities: validated, saved, and refused in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anaglyph.dictionaries import Dictionary, get_method, train
+from anaglyph.dictionaries.config import TrainConfig
+from anaglyph.dictionaries.kernels import choose_kernels
+from anaglyph.dictionaries.sparsity import L1, BatchTopK, TopK, default_mu
+from anaglyph.errors import InputError
+from anaglyph.store import PairedStore
+
+SMALL: dict[str, Any] = {"latents": 48, "k": 4, "tokens": 3200, "batch": 320, "threads": 1}
+
+
+def test_options_go_to_the_method_and_into_the_file(store: PairedStore, tmp_path: Path) -> None:
+    dictionary = train(store, "lambda-bridge", options={"lambda": -1}, **SMALL)
+    dictionary.save(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["options"] == {"norm": "squared", "lambda": -1}
+    assert saved["config"]["options"] == {"lambda": -1}
+    assert Dictionary.load(tmp_path).spec == get_method("lambda-bridge", {"lambda": -1})
+
+
+def test_dictionaries_from_before_options_are_read(store: PairedStore, tmp_path: Path) -> None:
+    train(store, "crosscoder", **SMALL).save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["options"]
+    path.write_text(json.dumps(config))
+    assert Dictionary.load(tmp_path).spec.options == {"norm": "squared"}
+
+
+def test_jumprelu_without_thresholds_is_refused(store: PairedStore) -> None:
+    dictionary = train(store, "diff-sae", sparsity="jumprelu", **SMALL)
+    dictionary.weights.threshold = None
+    with pytest.raises(InputError, match="jumprelu needs a threshold for each latent"):
+        Dictionary(dictionary.spec, dictionary.weights, k=4, sparsity="jumprelu")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (
+            "crosscoder",
+            {"options": {"lamda": 0}},
+            "unknown option 'lamda' of crosscoder; known: norm",
+        ),
+        ("dfc", {"options": {"x": 0}}, "known: base_share, norm, tuned_share"),
+        ("crosscoder", {"options": {"norm": "cubed"}}, "norm='cubed' must be squared or unsquared"),
+        ("crosscoder", {"options": {"norm": 2}}, "norm=2 must be a word"),
+        ("lambda-bridge", {"options": {"lambda": True}}, "lambda=True must be a number"),
+        ("lambda-bridge", {"options": {"lambda": -1.1}}, "lambda=-1.1 must lie between -1 and 0"),
+        ("lambda-bridge", {"options": {"lambda": float("nan")}}, "lambda=nan must lie between"),
+        ("lambda-bridge", {"options": {"norm": "unsquared"}}, "norm=unsquared is not defined"),
+        ("dfc", {"options": {"base_share": 0.0}}, "base_share=0.0 must lie between 0 and 1"),
+        ("dfc", {"options": {"base_share": 0.5, "tuned_share": 0.5}}, "must leave shared"),
+        ("dfc", {"options": {"base_share": 0.001}}, "dfc: 48 latents leave a block empty"),
+        ("designated-crosscoder", {"options": {"price": 0.0}}, "price=0.0 must be above 0"),
+        ("designated-crosscoder", {"options": {"share": 0.999}}, "48 of 48 latents"),
+        ("delta-crosscoder", {"k": 1}, "k=1 gives 0 to 36 shared latents and 1 to 12"),
+        ("crosscoder", {"mu": 0.1}, "mu=0.1: batchtopk takes no mu"),
+        ("crosscoder", {"mu": -0.1, "sparsity": "l1"}, "mu=-0.1 must be a finite number and not"),
+        ("crosscoder", {"mu": float("inf"), "sparsity": "l1"}, "mu=inf must be a finite number"),
+        ("crosscoder", {"mu": float("nan"), "sparsity": "l1"}, "mu=nan must be a finite number"),
+        ("crosscoder", {"anneal": 0.6}, "anneal=0.6 must lie between 0 and 0.5"),
+        ("crosscoder", {"anneal": -0.1}, "anneal=-0.1 must lie between 0 and 0.5"),
+        ("crosscoder", {"anneal": 0.2, "sparsity": "l1"}, "anneal=0.2: l1 does not select by k"),
+    ],
+)
+def test_bad_options_are_refused(
+    store: PairedStore, method: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(store, method, **{**SMALL, **settings})
+
+
+def test_a_config_without_what_its_sparsity_needs_is_refused() -> None:
+    with pytest.raises(InputError, match="mu=None: l1 needs a mu"):
+        TrainConfig("crosscoder", 48, None, 100, 0, 1e-3, sparsity="l1")
+    with pytest.raises(InputError, match="k=None: topk needs a k"):
+        TrainConfig("crosscoder", 48, None, 100, 0, 1e-3, sparsity="topk")
+    with pytest.raises(InputError, match="k=3: l1 takes no k"):
+        TrainConfig("crosscoder", 48, 3, 100, 0, 1e-3, sparsity="l1", mu=0.1)
+
+
+@pytest.mark.parametrize("method", ["lambda-bridge", "designated-crosscoder", "delta-crosscoder"])
+def test_methods_that_compare_models_need_one_width(method: str) -> None:
+    with pytest.raises(InputError, match=r"one width: d_base=8, d_tuned=6"):
+        get_method(method).widths(8, 6)
+
+
+def test_without_lambda_widths_may_differ() -> None:
+    assert get_method("lambda-bridge", {"lambda": 0}).widths(8, 6) == (8, 6)
+    assert get_method("dfc").widths(8, 6) == (8, 6)
+
+
+def test_tied_decoders_are_tied_in_raw_units_too(store: PairedStore) -> None:
+    base, tuned = train(store, "designated-crosscoder", **SMALL).decoder
+    assert base[:5].equal(tuned[:5])
+    assert not base[5:].equal(tuned[5:])
+
+
+@pytest.mark.parametrize("kind", [BatchTopK, TopK])
+def test_annealing_ends_at_k(kind: type) -> None:
+    sparsity = kind(3, choose_kernels(), 100, anneal=0.2)
+    seen = []
+    for step in range(100):
+        sparsity.begin(step)
+        seen.append(sparsity.k_now)
+    assert seen[0] == 24
+    assert seen[10] == 14  # 3 * (1 + 7 / 2) = 13.5
+    assert seen == sorted(seen, reverse=True)
+    assert set(seen[20:]) == {3}
+
+
+def test_annealed_training_selects_k_in_the_end(store: PairedStore) -> None:
+    settings = {**SMALL, "tokens": 32_000}
+    annealed = train(store, "tuned-sae", anneal=0.3, **settings)
+    assert 0.5 * 4 < annealed.stats["l0"] < 2 * 4
+    assert train(store, "tuned-sae", sparsity="topk", anneal=0.3, **settings).stats["l0"] <= 4
+
+
+def test_mu_rises_over_the_first_fifth_and_stays() -> None:
+    sparsity = L1(None, choose_kernels(), 100, mu=2.0)
+    seen = []
+    for step in range(100):
+        sparsity.begin(step)
+        seen.append(sparsity.mu_now)
+    assert seen[0] == pytest.approx(0.1)
+    assert seen[9] == pytest.approx(1.0)
+    assert set(seen[19:]) == {2.0}
+
+
+def test_a_larger_mu_leaves_fewer_active(store: PairedStore) -> None:
+    settings = {**SMALL, "tokens": 32_000, "sparsity": "l1"}
+    l0 = [train(store, "tuned-sae", mu=mu, **settings).stats["l0"] for mu in (0.0, 0.3, 3.0)]
+    assert l0[0] > l0[1] > l0[2]
+
+
+def test_default_mu_is_the_papers_for_the_unsquared_norm() -> None:
+    assert default_mu("unsquared", (576, 576)) == 0.041
+    assert default_mu("squared", (500, 500)) == pytest.approx(0.82)
