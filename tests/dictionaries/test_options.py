@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from anaglyph.dictionaries import Dictionary, get_method, train
 from anaglyph.dictionaries.config import TrainConfig
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.sparsity import L1, BatchTopK, TopK, default_mu
+from anaglyph.dictionaries.training import train_with
 from anaglyph.errors import InputError
 from anaglyph.store import PairedStore
 
@@ -104,6 +106,41 @@ def test_tied_decoders_are_tied_in_raw_units_too(store: PairedStore) -> None:
     assert not base[5:].equal(tuned[5:])
 
 
+class StopError(Exception):
+    """Ends a training early."""
+
+
+@pytest.mark.parametrize(
+    ("method", "sparsity", "more"),
+    [
+        ("crosscoder", "jumprelu", {}),
+        ("crosscoder", "matryoshka", {"anneal": 0.5}),
+        ("dfc", "l1", {"k": None, "mu": 0.5}),
+        ("delta-crosscoder", "batchtopk", {"options": {"lambda": -0.2}}),
+    ],
+)
+def test_a_stopped_training_goes_on_to_the_same_bits(
+    store: PairedStore, tmp_path: Path, method: str, sparsity: str, more: dict[str, Any]
+) -> None:
+    settings = {"latents": 48, "k": 4, "tokens": 6400, "seed": 5, "lr": 1e-2, "batch": 320}
+    config = TrainConfig(method, sparsity=sparsity, **{**settings, **more})
+    whole = train_with(store, config)
+
+    def stop(task: str, done: int, total: int, unit: str = "tokens") -> None:
+        if done >= 7 * 320:
+            raise StopError
+
+    checkpoint = tmp_path / "state"
+    with pytest.raises(StopError):
+        train_with(store, config, checkpoint=checkpoint, checkpoint_seconds=0.0, progress=stop)
+    assert checkpoint.exists()
+    resumed = train_with(store, config, checkpoint=checkpoint)
+    pairs = zip(whole.weights.named().items(), resumed.weights.named().values(), strict=True)
+    for (name, first), second in pairs:
+        assert torch.equal(first, second), name
+    assert whole.threshold == resumed.threshold
+
+
 @pytest.mark.parametrize("kind", [BatchTopK, TopK])
 def test_annealing_ends_at_k(kind: type) -> None:
     sparsity = kind(3, choose_kernels(), 100, anneal=0.2)
@@ -141,6 +178,7 @@ def test_a_larger_mu_leaves_fewer_active(store: PairedStore) -> None:
     assert l0[0] > l0[1] > l0[2]
 
 
-def test_default_mu_is_the_papers_for_the_unsquared_norm() -> None:
-    assert default_mu("unsquared", (576, 576)) == 0.041
-    assert default_mu("squared", (500, 500)) == pytest.approx(0.82)
+def test_default_mu_of_both_norms_agrees_with_the_paper() -> None:
+    assert default_mu("unsquared", (2304, 2304)) == pytest.approx(0.041, rel=1e-2)
+    assert default_mu("unsquared", (576,)) == pytest.approx(0.082, rel=1e-2)
+    assert default_mu("squared", (576,)) == default_mu("squared", (64, 32)) == 1.76

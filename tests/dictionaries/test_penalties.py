@@ -218,7 +218,7 @@ def test_constrained_decoders(name: str, sparsity: str) -> None:
     case = make(name, sparsity)
     prices = torch.ones(LATENTS)
     if name == "designated-crosscoder":
-        prices[:10] = 0.5
+        prices[:10] = 0.7
     check(case, sparsity, prices)
 
 

@@ -33,6 +33,41 @@ def test_a_diff_sae_finds_new_and_removed_features(planted, store: PairedStore) 
     assert dictionary.stats["fve"] > 0.8
 
 
+@pytest.mark.parametrize("sparsity", ["l1", "jumprelu", "matryoshka", "topk"])
+def test_every_sparsity_finds_most_of_them(planted, store: PairedStore, sparsity: str) -> None:
+    dictionary = train(
+        store, "diff-sae", 64, k=1, tokens=100_000, batch=400, seed=3, sparsity=sparsity
+    )
+    decoder = dictionary.decoders[0]
+    hits = found(decoder, planted.new) + found(-decoder, planted.removed)
+    # The few latents of a prefix merge features: 8 of 12 here, 10 of 12 with 144.
+    assert hits >= (8 if sparsity == "matryoshka" else 10)
+    # One latent a token, where a token has none to four features.
+    assert dictionary.stats["fve"] > (0.75 if sparsity == "topk" else 0.8)
+
+
+def test_the_reversed_difference_has_the_other_sign(planted, store: PairedStore) -> None:
+    dictionary = train(
+        store, "diff-sae-reversed", latents=64, k=1, tokens=100_000, batch=400, seed=3
+    )
+    decoder = dictionary.decoders[0]
+    assert found(-decoder, planted.new) >= 5
+    assert found(decoder, planted.removed) >= 5
+    base, tuned = store.gather(np.arange(100))
+    difference = dictionary.difference(dictionary.encode(base, tuned))
+    assert difference is not None
+    assert (difference - (tuned - base)).square().sum() < 0.3 * (tuned - base).square().sum()
+
+
+def test_dedicated_latents_take_what_one_model_has_alone(planted, store: PairedStore) -> None:
+    options = {"base_share": 0.1, "tuned_share": 0.1}
+    dictionary = train(
+        store, "dfc", latents=100, k=4, tokens=100_000, batch=400, seed=3, options=options
+    )
+    base, tuned = dictionary.decoders
+    assert found(base[80:90], planted.removed) + found(tuned[90:], planted.new) >= 8
+
+
 def test_a_crosscoder_gives_new_features_to_the_tuned_model_only(
     planted, store: PairedStore
 ) -> None:

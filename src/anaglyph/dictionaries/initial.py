@@ -82,8 +82,10 @@ def initial_weights(
 ) -> Weights:
     """Return random weights for scaled activations.
 
-    Decoder rows are random directions of norm ``DECODER_NORM``, equal for sources of one width;
-    the encoder is the decoder; the decoder bias is the mean. Whether or not the method centres its
+    Decoder rows are random directions of norm ``DECODER_NORM``, equal for sources of one width,
+    as far as the method allows them; the encoder is the decoder, so a latent of one model starts by
+    reading that model (of twelve features of one model, a dfc then has 11 among its dedicated
+    latents, and 7 otherwise); the decoder bias is the mean. Whether or not the method centres its
     input, codes start from centred activations: otherwise a large mean would switch some latents
     on everywhere and the rest off for good.
     """
@@ -96,15 +98,16 @@ def initial_weights(
             drawn = torch.randn(latents, width, generator=generator)
             rows[width] = drawn * (DECODER_NORM / torch.linalg.vector_norm(drawn, dim=1)[:, None])
     weights = Weights.zeros(latents, widths, device)
+    for width, matrix in zip(widths, weights.decoder, strict=True):
+        matrix.copy_(rows[width])
+    method.constrain(weights)
     for source, (mean, scale) in enumerate(zip(known.means, known.scales, strict=True)):
         mean = torch.from_numpy(mean * scale).float()
-        drawn = rows[widths[source]]
+        start = weights.decoder[source]
         weights.decoder_bias[source].copy_(mean)
-        weights.decoder[source].copy_(drawn)
-        weights.encoder[source].copy_(drawn)
+        weights.encoder[source].copy_(start)
         if not method.centred:
-            weights.encoder_bias.sub_((drawn @ mean).to(device))
-    method.constrain(weights)
+            weights.encoder_bias.sub_((start.cpu() @ mean).to(device))
     return weights
 
 

@@ -8,6 +8,9 @@ from anaglyph.dictionaries.weights import Weights
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 CLIP = 1.0
+THRESHOLD_RATE = 10.0
+"""Learned thresholds, of the size of an activation, have further to go than a weight: at a factor
+of 1 the L0 of a short JumpReLU run on real activations ends at 26 for a k of 32, at 10 with 30."""
 
 
 def default_rate(width: int, steps: int) -> float:
@@ -65,11 +68,12 @@ class Optimiser:
         squares = {}
         gradient, first, second = gradients.named(), self.first.named(), self.second.named()
         for name, weights in self._weights.named().items():
+            factor = THRESHOLD_RATE if name == "threshold" else 1.0
             squares[name] = self._kernels.adam(
                 torch.atleast_2d(weights),
                 torch.atleast_2d(gradient[name]),
                 torch.atleast_2d(first[name]),
                 torch.atleast_2d(second[name]),
-                constants,
+                constants._replace(rate=factor * rate),
             )
         return tuple(squares[f"decoder.{source}"] for source in range(len(gradients.decoder)))
