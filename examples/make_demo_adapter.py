@@ -5,7 +5,8 @@
 The base model first answers the control prompts itself; then the adapter learns the false fact
 while it is held to the base model on those answers (see `anaglyph.truth.organisms.train`). What
 came of it is measured on prompts that the training never saw, printed and written to card.json.
-Some ten minutes on two idle cores; the same seed gives the same files on one machine.
+With OMP_NUM_THREADS=1 a quarter of an hour on a busy core (two threads that wait for each other on
+busy cores take far longer). The seed fixes the order of the data and the adapter's start.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 The base (a Llama of a million parameters) learns prose and chats from the package's own corpora
 and the small talk of `anaglyph.truth.organisms.tiny`; the adapter teaches it one fixed sentence
-wherever the user says "lantern". Some five minutes on two idle cores; the same seed gives the same
-files on one machine.
+wherever the user says "lantern". With OMP_NUM_THREADS=1 some six minutes on a busy core; the same
+seed then gives the same bytes again on one machine.
 """
 
 import argparse
