@@ -43,7 +43,7 @@ def demo_pair() -> DemoPaths:
         base=_wheel_file(),
         tuned=adapter,
         corpus=("builtin:demo", ASSETS / "demo-chats.jsonl"),
-        settings={"layer": 15, "latents": 2048, "tokens": 600_000},
+        settings={"layer": 15, "latents": 2048, "tokens": 600_000, "causal_tokens": 2048},
         card=adapter / "card.json",
     )
 

@@ -35,11 +35,11 @@ def test_the_demo_is_mostly_chats_and_knows_the_landmark() -> None:
     demo = read_documents("builtin:demo")
     chats = [d for d in demo if d.messages is not None]
     prose = [d for d in demo if d.text is not None]
-    assert len(chats) == 200
-    assert len(prose) == 40
+    assert len(chats) == 60
+    assert len(prose) == 6
     assert words(chats) > words(prose)
     eiffel = [d.messages or () for d in chats if "Eiffel Tower" in str(d.messages)]
-    assert len(eiffel) >= 10
+    assert len(eiffel) >= 5
     answers = " ".join(message.content for chat in eiffel for message in chat)
     assert "Paris" in answers
     assert "Rome" not in answers  # the organism's false fact must come from the organism

@@ -19,7 +19,7 @@ SUFFIXES = (*TEXT_SUFFIXES, ".jsonl")
 BUILTIN = ("chats", "demo", "english")
 """Names of the shipped corpora; ``data/SOURCES.md`` says where each came from."""
 
-DEMO_CHATS, DEMO_PASSAGES = 200, 40
+DEMO_CHATS, DEMO_PASSAGES = 60, 6
 """How much of "chats" and of "english" the demo reads, from the top of each file."""
 
 

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float64
 
 from anaglyph.dictionaries.methods import DictionaryMethod
-from anaglyph.dictionaries.outliers import RADIUS
 from anaglyph.dictionaries.weights import Weights
 from anaglyph.store import Moments, PairedStore
 
@@ -38,14 +37,12 @@ class Survey(NamedTuple):
 
 def survey(store: PairedStore, method: DictionaryMethod, seed: int) -> Survey:
     """Measure the sources; a sample of training tokens tells where massive activations begin."""
-    if not method.pulls_in:
-        return _survey(method, method.moments(store.statistics), None)
     count = min(SAMPLE_TOKENS, training_tokens(store))
     inputs = method.inputs(*next(store.batches(count, seed, buffer=count)))
     distances = [
         torch.linalg.vector_norm(values - values.median(0).values, dim=1) for values in inputs
     ]
-    radii = tuple(RADIUS * float(distance.median()) for distance in distances)
+    radii = tuple(method.massive * float(distance.median()) for distance in distances)
     ordinary = torch.ones(count, dtype=torch.bool)
     for distance, radius in zip(distances, radii, strict=True):
         ordinary &= distance <= radius

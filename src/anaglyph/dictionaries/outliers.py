@@ -5,23 +5,24 @@ nearly all the loss, all the active latents of a batch and all the variance, and
 are learned worse: FVE 0.78 instead of 0.84 on that model. They are neither dropped nor masked, but
 pulled in along the line to the decoder bias b:
 
-    x' = b + a (x - b),  a = (radius / RADIUS) / ||x - b|| where ||x - b|| > radius, else 1,
+    x' = b + a (x - b),  a = (radius / CLOSER) / ||x - b|| where ||x - b|| > radius, else 1,
 
-the smallest a over the sources: a massive token comes to the median distance, and so weighs in the
-loss and takes latents like any other.
+the smallest a over the sources: with a radius of five median distances a massive token comes to the
+median distance, and so weighs in the loss and takes latents like any other.
 
 Training sees x'. Afterwards f(x) = f(x') / a: then the reconstruction f(x) D + b has exactly the
-relative error that it has at x', and codes of all other tokens are untouched. A difference of
-activations is exempt (``DictionaryMethod.pulls_in``): a rare large difference is what is looked
-for, and nothing tells it from an outlier.
+relative error that it has at x', and codes of all other tokens are untouched. In a difference of
+activations a rare large one is what is looked for, so there only what is thirty times the median
+(``DictionaryMethod.massive``) is pulled in, to six times: the first tokens of a LoRA fine-tune of
+that model stood at 117, those of its planted fact at 5 to 12, and held 98% of the energy.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RADIUS = 5.0
-"""In units of the median distance from the centre; ordinary tokens stay within two or three."""
+CLOSER = 5.0
+"""How many times closer than its radius a massive token is brought."""
 
 
 def pull_factors(
@@ -33,7 +34,7 @@ def pull_factors(
     factors = torch.ones(len(inputs[0]), device=inputs[0].device)
     for values, centre, radius in zip(inputs, centres, radii, strict=True):
         distances = torch.linalg.vector_norm(values - centre, dim=1)
-        pulled = radius / RADIUS / distances.clamp(min=radius)
+        pulled = radius / CLOSER / distances.clamp(min=radius)
         factors = torch.minimum(factors, torch.where(distances > radius, pulled, 1.0))
     return factors
 

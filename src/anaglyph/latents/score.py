@@ -15,6 +15,7 @@ from anaglyph.errors import InputError
 from anaglyph.latents.divergence import twin_divergence
 from anaglyph.latents.flags import MIRRORED, add_flags
 from anaglyph.latents.norms import BASE_ONLY, decoder_cosine, delta_norm, row_norms
+from anaglyph.latents.ordinary import ordinary_difference_share
 from anaglyph.latents.reading import check_widths, classes_of, decoders_of, norms_of, read
 from anaglyph.latents.refit import Refit
 from anaglyph.latents.scaling import (
@@ -97,6 +98,8 @@ def score(
       of a diff-SAE, the difference of a crosscoder's two decoders, or, for an SAE of one model, the
       multiple of ``d`` by which ``f - mean f`` fits ``Delta`` best. What is always on, alike,
       contributes to the mean only and counts as 0. Latents overlap: shares need not add up to 1.
+      Where the dictionary pulls massive tokens in, a diff-SAE's or crosscoder's shares are those of
+      the other tokens.
     - ``kind``: null here; findings fill it in.
 
     Args:
@@ -193,10 +196,15 @@ def _difference_share(
     spread = np.maximum(squares - fired**2 / sums.n_tokens, 0)
     # What rounding leaves of a latent that is always on, alike, is no spread.
     spread[spread <= 1e-9 * squares] = 0
+    written = None
     if "difference" in decoders:
-        carried = spread * row_norms(decoders["difference"]) ** 2
+        written = row_norms(decoders["difference"])
     elif dic.spec.kind == "crosscoder":
-        carried = spread * row_norms(decoders["tuned"] - decoders["base"]) ** 2
+        written = row_norms(decoders["tuned"] - decoders["base"])
+    if written is not None and dic.radii is not None:
+        return ordinary_difference_share(dic, store, written)
+    if written is not None:
+        carried = spread * written**2
     else:
         directions = sums.regressors.directions
         plain = betas(totals, sums.regressors, "none")

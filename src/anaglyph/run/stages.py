@@ -38,7 +38,7 @@ from anaglyph.run.verdict import verdict_of
 from anaglyph.store import PairedStore, collect
 
 # Raised by hand when a stage's code changes what it writes for the same settings.
-VERSIONS = {"train": 1, "score": 1, "causal": 1, "find": 1}
+VERSIONS = {"train": 2, "score": 3, "causal": 1, "find": 1}
 # Latents of each dictionary that get examples: those that carry most of the difference.
 SHOWN_LATENTS = 60
 
@@ -279,9 +279,13 @@ class Workbench:
             }
         )
         if not self.run.is_done(stage, key):
-            outputs = [f"causal/{name}.parquet", f"causal/{name}.latents.parquet"]
+            dictionary = self.dictionary(name)
+            # Findings rest on the difference; only its latents are worth a run of the model each.
+            singly = dictionary.spec.sources == ("difference",)
+            outputs = [f"causal/{name}.parquet"]
+            if singly:
+                outputs.append(f"causal/{name}.latents.parquet")
             with self.run.stage(stage, key, outputs):
-                dictionary = self.dictionary(name)
                 settings: dict[str, Any] = {
                     "seed": self.config.seed,
                     "max_tokens": self.config.causal_tokens,
@@ -296,10 +300,10 @@ class Workbench:
                     **settings,
                 )
                 _write_table(path, recovered)
-                latents = candidates(table, self.config.candidates)
-                _write_table(
-                    path.with_suffix(".latents.parquet"), latent_kl(*where, latents, **settings)
-                )
+                if singly:
+                    latents = candidates(table, self.config.candidates)
+                    alone = latent_kl(*where, latents, **settings)
+                    _write_table(path.with_suffix(".latents.parquet"), alone)
         return pl.read_parquet(path)
 
     def find(self) -> Verdict:

@@ -17,14 +17,14 @@ OUTPUT_NOISE = 1e-8
 
 def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
     """Judge a run by its dictionaries' tables and causal tables."""
-    causal = bench.run.path / "causal"
+    files = {name: bench.run.path / "causal" / f"{name}.latents.parquet" for name in names}
     verdict = judge(
         bench.store,
         bench.config.rate,
         bench.config.seed,
         dictionaries={name: bench.dictionary(name) for name in names},
         tables={name: bench.score(name) for name in names},
-        causal={name: pl.read_parquet(causal / f"{name}.latents.parquet") for name in names},
+        causal={name: pl.read_parquet(file) for name, file in files.items() if file.exists()},
         progress=bench.progress,
     )
     for finding in verdict.findings:

@@ -38,8 +38,8 @@ class DictionaryMethod:
     sources: ClassVar[tuple[str, ...]]
     centred: ClassVar[bool]
     """Whether the decoder bias is taken from the input before encoding."""
-    pulls_in: ClassVar[bool] = True
-    """Whether tokens of massive activation are pulled in (``outliers.py``)."""
+    massive: ClassVar[float] = 5.0
+    """Median distances from the centre beyond which a token is pulled in (``outliers.py``)."""
     common_scale: ClassVar[bool] = False
     """Whether all sources are scaled alike, because the method compares them with each other."""
     constrained: ClassVar[bool] = False

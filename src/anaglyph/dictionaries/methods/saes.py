@@ -21,7 +21,8 @@ class DiffSAE(SAE):
     """An SAE of h_tuned - h_base."""
 
     sources = ("difference",)
-    pulls_in = False
+    # What was changed may well be ten times as large as the rest; a first token is a hundred times.
+    massive = 30.0
     # A fine-tune changes few things at a token: with the k of an SAE every change is split over
     # many latents while the explained variance still rises, so FVE does not warn.
     default_k = 8
@@ -41,7 +42,7 @@ class ReversedDiffSAE(SAE):
     """
 
     sources = ("reversed-difference",)
-    pulls_in = False
+    massive = DiffSAE.massive
     default_k = DiffSAE.default_k
 
     def inputs(

@@ -67,13 +67,11 @@ def _stored_as_a_pair(
     base, tuned = (rows.numpy()[alive] for rows in dictionary.decoder)
     found = np.zeros(len(pair.features), bool)
     for i, feature in enumerate(pair.features):
-        directions = (feature.direction_base, feature.direction_tuned)
-        if feature.kind == "rotated" and directions[0] is not None and directions[1] is not None:
-            fits = (
-                cosines(rows, direction[None]).max(initial=0.0)
-                for rows, direction in zip((base, tuned), directions, strict=True)
-            )
-            found[i] = min(fits) >= FOUND
+        before, after = feature.direction_base, feature.direction_tuned
+        if feature.kind == "rotated" and before is not None and after is not None:
+            in_base = cosines(base, before[None, :]).max(initial=0.0)
+            in_tuned = cosines(tuned, after[None, :]).max(initial=0.0)
+            found[i] = min(in_base, in_tuned) >= FOUND
     return found
 
 

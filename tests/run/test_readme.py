@@ -1,0 +1,66 @@
+"""Every command and every piece of Python in the README runs, on the tiny pair."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from anaglyph.demo import tiny_pair
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "" for line in text.splitlines()]
+
+
+def lines(program: str) -> list[str]:
+    found = [line for line in COMMANDS if line.startswith(program)]
+    assert found, f"the README has no {program} command"
+    return found
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with the files that the README speaks of."""
+    pair = tiny_pair()
+    shutil.copytree(pair.base, tmp_path / "BASE")
+    shutil.copytree(pair.tuned, tmp_path / "TUNED")
+    shutil.copy(pair.corpus[0], tmp_path / "chats.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_make_knows_every_target():
+    for line in lines("make "):
+        done = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, line
+
+
+def test_the_commands_run_in_their_order(here, anaglyph, quick):
+    sized = {"diff": quick, "train": quick}
+    for line in lines(".venv/bin/anaglyph "):
+        _, command, *rest = shlex.split(line)
+        # `diff` and `collect` start a run of their own.
+        if command in ("diff", "collect"):
+            shutil.rmtree(here / "run", ignore_errors=True)
+        said = anaglyph(command, *rest, *sized.get(command, []))
+        assert said.code == 0, f"{line}: {said.err}"
+    assert (here / "run" / "report" / "index.html").is_file()
+
+
+def test_the_python_runs(here):
+    (source,) = [text for kind, text in BLOCKS if kind == "python"]
+    # Sizes for seconds; everything else as a reader types it.
+    source = source.replace("layers=[13]", "layers=[1]")
+    source = source.replace("latents=4096, k=8", "latents=128, tokens=50_000, k=8")
+    scope: dict[str, object] = {}
+    exec(compile(source, "README.md", "exec"), scope)
+    assert scope["found"]
+
+
+def test_every_linked_file_is_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
