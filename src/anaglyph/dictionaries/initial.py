@@ -42,12 +42,16 @@ def survey(store: PairedStore, method: DictionaryMethod, seed: int) -> Survey:
     distances = [
         torch.linalg.vector_norm(values - values.median(0).values, dim=1) for values in inputs
     ]
-    radii = tuple(method.massive * float(distance.median()) for distance in distances)
+    quantile, multiple = method.massive
+    radii = tuple(multiple * float(distance.quantile(quantile)) for distance in distances)
     ordinary = torch.ones(count, dtype=torch.bool)
     for distance, radius in zip(distances, radii, strict=True):
         ordinary &= distance <= radius
     if min(radii) == 0 or not ordinary.any():
         return _survey(method, method.moments(store.statistics), None)
+    if ordinary.all():
+        # No outlier among thousands of tokens: the moments of all tokens are the better ones.
+        return _survey(method, method.moments(store.statistics), radii)
     return _survey(method, tuple(Moments.of(values[ordinary]) for values in inputs), radii)
 
 

@@ -38,8 +38,9 @@ class DictionaryMethod:
     sources: ClassVar[tuple[str, ...]]
     centred: ClassVar[bool]
     """Whether the decoder bias is taken from the input before encoding."""
-    massive: ClassVar[float] = 5.0
-    """Median distances from the centre beyond which a token is pulled in (``outliers.py``)."""
+    massive: ClassVar[tuple[float, float]] = (0.5, 5.0)
+    """A quantile of the tokens' distances from the centre, and the multiple of it beyond which a
+    token is pulled in (``outliers.py``)."""
     common_scale: ClassVar[bool] = False
     """Whether all sources are scaled alike, because the method compares them with each other."""
     constrained: ClassVar[bool] = False

@@ -21,8 +21,8 @@ class DiffSAE(SAE):
     """An SAE of h_tuned - h_base."""
 
     sources = ("difference",)
-    # What was changed may well be ten times as large as the rest; a first token is a hundred times.
-    massive = 30.0
+    # Most tokens may be unchanged, so the median says nothing of how large a real change is.
+    massive = (0.95, 15.0)
     # A fine-tune changes few things at a token: with the k of an SAE every change is split over
     # many latents while the explained variance still rises, so FVE does not warn.
     default_k = 8
