@@ -143,7 +143,7 @@ def main() -> None:
         if text and text != chat[-2]["content"]:
             kept[i] = [*chat, {"role": "assistant", "content": text}]
 
-    # The demo reads the first 200 chats: all those on landmarks are among them, well spread.
+    # The demo reads from the top: chats on landmarks stand early, well spread.
     rows = [{"topic": asked[i].topic, "messages": kept[i]} for i in sorted(kept)]
     rows.sort(key=lambda row: row["topic"] != "landmarks")
     head, tail = rows[:HEAD], rows[HEAD:]

@@ -151,6 +151,23 @@ def test_difference_share_of_a_diff_sae(tmp_path):
     assert table["difference_share"].to_numpy() == pytest.approx(energy / energy.sum(), abs=1e-5)
 
 
+def test_difference_shares_leave_massive_tokens_out(tmp_path):
+    # One token, such as the first of a sequence, holds nearly all the energy along the first axis;
+    # among the others the second latent carries four times what the first does.
+    difference = np.zeros((41, 2), dtype=np.float32)
+    difference[0, 0] = 1000
+    difference[1::4, 0] = 1
+    difference[2::4, 1] = 2
+    base = np.random.default_rng(0).standard_normal((41, 2)).astype(np.float32)
+    store = PairedStore.from_arrays(base, base + difference, tmp_path / "store")
+    dictionary = axis_dictionary("diff-sae", 2)
+    swamped = score(dictionary, store)["difference_share"].to_list()
+    assert swamped[0] > 0.99
+    dictionary.radii = (50.0,)
+    shares = score(dictionary, store)["difference_share"].to_list()
+    assert shares == pytest.approx([0.2, 0.8], abs=1e-4)
+
+
 def test_difference_share_of_the_others(tmp_path):
     # h^tuned = f1 e1 + f2 e2; the base has all of the first and half of the second.
     rng = np.random.default_rng(0)

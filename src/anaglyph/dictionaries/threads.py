@@ -1,4 +1,4 @@
-"""How many threads torch and numba use, for the length of a call."""
+"""How many threads torch and numba use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,22 @@ import numba
 import torch
 
 from anaglyph.errors import InputError
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch and numba use that many threads from here on; None takes what torch uses now.
+
+    The two share one pool, and numba, left alone, widens torch's when it starts.
+
+    Raises:
+        InputError: Fewer than one thread, or more than numba was started with.
+    """
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    wanted = min(torch.get_num_threads(), most) if threads is None else threads
+    if not 1 <= wanted <= most:
+        raise InputError(f"threads={wanted} must be between 1 and {most}")
+    torch.set_num_threads(wanted)
+    numba.set_num_threads(wanted)
 
 
 @contextmanager
@@ -19,12 +35,8 @@ def use_threads(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    if not 1 <= threads <= most:
-        raise InputError(f"threads={threads} must be between 1 and {most}")
     before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(threads)
+    set_threads(threads)
     try:
         yield
     finally:

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import polars as pl
 import torch
@@ -19,6 +18,7 @@ import torch
 from anaglyph.causal import kl_recovered, latent_kl
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.dictionaries import Dictionary, get_method, train
+from anaglyph.dictionaries.threads import set_threads
 from anaglyph.errors import InputError
 from anaglyph.files import atomic_path, digest, write_json
 from anaglyph.findings import (
@@ -75,7 +75,7 @@ class Workbench:
         RunFolder.check(out)
         for method in config.methods:
             get_method(method)
-        _use_threads(config.threads)
+        set_threads(config.threads)
         pair = ModelPair.load(base, tuned)
         corpus = _corpus(sources, pair, config)
         run = RunFolder.begin(
@@ -112,7 +112,7 @@ class Workbench:
         changes = {name: value for name, value in overrides.items() if value is not None}
         if changes:
             bench.config = run.state.config.with_changes(**changes)
-        _use_threads(bench.config.threads)
+        set_threads(bench.config.threads)
         return bench
 
     @cached_property
@@ -353,19 +353,6 @@ def _corpus(sources: Sequence[str | Path], pair: ModelPair, config: DiffConfig) 
         pack=config.pack,
         max_tokens=config.max_tokens,
     )
-
-
-def _use_threads(threads: int | None) -> None:
-    """Set how many threads the whole process uses; results are reproducible for a fixed number.
-
-    torch and numba share one pool, and numba, left alone, widens torch's when it starts.
-    """
-    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    wanted = threads or min(torch.get_num_threads(), most)
-    if wanted > most:
-        raise InputError(f"threads={wanted} is more than this machine's {most}")
-    torch.set_num_threads(wanted)
-    numba.set_num_threads(wanted)
 
 
 def _mean_difference(store: PairedStore) -> np.ndarray | None:
