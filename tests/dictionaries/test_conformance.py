@@ -111,7 +111,7 @@ def test_codes_are_what_the_formula_says(fitted: Dictionary, store: PairedStore)
         kept = torch.zeros_like(scores)
         budgets = fitted.spec.budgets(4, 96) or ((96, 4),)
         for (start, _), (end, k) in zip(((0, 0), *budgets), budgets, strict=False):
-            largest = scores[:, start:end].topk(k, dim=1)
+            largest = scores[:, start:end].topk(round(k), dim=1)
             kept[:, start:end].scatter_(1, largest.indices, (largest.values > 0).double())
     else:
         kept = scores > (fitted.threshold or 0.0)

@@ -63,7 +63,11 @@ def test_jumprelu_without_thresholds_is_refused(store: PairedStore) -> None:
         ("dfc", {"options": {"base_share": 0.001}}, "dfc: 48 latents leave a block empty"),
         ("designated-crosscoder", {"options": {"price": 0.0}}, "price=0.0 must be above 0"),
         ("designated-crosscoder", {"options": {"share": 0.999}}, "48 of 48 latents"),
-        ("delta-crosscoder", {"k": 1}, "k=1 gives 0 to 36 shared latents and 1 to 12"),
+        (
+            "delta-crosscoder",
+            {"k": 40, "options": {"share": 0.5}},
+            "gives 30 to 24 shared latents",
+        ),
         ("crosscoder", {"mu": 0.1}, "mu=0.1: batchtopk takes no mu"),
         ("crosscoder", {"mu": -0.1, "sparsity": "l1"}, "mu=-0.1 must be a finite number and not"),
         ("crosscoder", {"mu": float("inf"), "sparsity": "l1"}, "mu=inf must be a finite number"),
@@ -149,9 +153,20 @@ def test_annealing_ends_at_k(kind: type) -> None:
         sparsity.begin(step)
         seen.append(sparsity.k_now)
     assert seen[0] == 24
-    assert seen[10] == 14  # 3 * (1 + 7 / 2) = 13.5
+    assert seen[10] == pytest.approx(13.5)  # 3 * (1 + 7 / 2)
     assert seen == sorted(seen, reverse=True)
     assert set(seen[20:]) == {3}
+
+
+@pytest.mark.parametrize("k", [0.25, 1.5])
+def test_a_batch_shares_a_fraction_of_k(k: float) -> None:
+    sparsity = BatchTopK(k, choose_kernels(), 100)
+    sparsity.begin(0)
+    pre = torch.rand(64, 32, generator=torch.Generator().manual_seed(0)) + 0.1
+    active = sparsity.select(pre, torch.zeros(32), torch.ones(32))
+    assert len(active.values) == 64 * k
+    kept = pre.flatten().topk(round(64 * k)).values
+    assert torch.equal(active.values.sort().values, kept.sort().values)
 
 
 def test_annealed_training_selects_k_in_the_end(store: PairedStore) -> None:

@@ -111,9 +111,11 @@ def select(case: Case, sparsity: str, scores: Tensor) -> Tensor:
     for end, k in budgets:
         part = scores[:, start:end]
         if sparsity == "topk":
-            kept[:, start:end].scatter_(1, part.topk(k, dim=1).indices, 1.0)
+            kept[:, start:end].scatter_(1, part.topk(round(k), dim=1).indices, 1.0)
         else:
-            kept[:, start:end] = (part >= part.flatten().topk(k * TOKENS).values[-1]).double()
+            kept[:, start:end] = (
+                part >= part.flatten().topk(round(k * TOKENS)).values[-1]
+            ).double()
         start = end
     return kept
 

@@ -219,7 +219,9 @@ def test_a_massive_token_does_not_spoil_the_others(
     ("settings", "message"),
     [
         ({"k": 49}, "k=49 exceeds latents=48"),
-        ({"k": 0}, "k=0 must be at least 1"),
+        ({"k": 0}, "k=0 must be a positive number"),
+        ({"k": 1.5, "sparsity": "topk"}, "k=1.5: topk selects a whole number"),
+        ({"k": 0.001}, "k=0.001 selects nothing of a batch of"),
         ({"latents": 0, "k": None}, "latents=0 must be at least 1"),
         ({"batch": 0}, "batch=0 must be at least 1"),
         ({"tokens": 0}, "tokens=0 must be at least 1"),

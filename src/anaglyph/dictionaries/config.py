@@ -19,8 +19,11 @@ class TrainConfig:
 
     method: str
     latents: int
-    k: int | None
-    """Mean number of active latents a token; None for a sparsity that does not take one."""
+    k: int | float | None
+    """Mean number of active latents a token; None for a sparsity that does not take one.
+
+    Below 1 where fewer than one latent fires at most tokens: a difference often is that sparse.
+    """
     tokens: int
     """How many tokens are seen, repetitions included."""
     seed: int
@@ -55,10 +58,14 @@ class TrainConfig:
         kind = SPARSITIES.get(self.sparsity)
         if kind.takes_k != (self.k is not None):
             raise InputError(f"k={self.k}: {self.sparsity} {_takes(kind.takes_k)} k")
-        if self.k is not None and self.k < 1:
-            raise InputError(f"k={self.k} must be at least 1")
+        if self.k is not None and not (math.isfinite(self.k) and self.k > 0):
+            raise InputError(f"k={self.k} must be a positive number")
         if self.k is not None and self.k > self.latents:
             raise InputError(f"k={self.k} exceeds latents={self.latents}")
+        if self.k is not None and kind.whole_k and self.k != int(self.k):
+            raise InputError(f"k={self.k}: {self.sparsity} selects a whole number for each token")
+        if self.k is not None and self.k * self.batch < 1:
+            raise InputError(f"k={self.k} selects nothing of a batch of {self.batch} tokens")
         if kind.takes_mu != (self.mu is not None):
             raise InputError(f"mu={self.mu}: {self.sparsity} {_takes(kind.takes_mu)} mu")
         if self.mu is not None and not (math.isfinite(self.mu) and self.mu >= 0):
@@ -73,9 +80,16 @@ class TrainConfig:
             raise InputError(
                 f"{self.method} gives blocks of latents a k each, {self.sparsity} selects by none"
             )
+        if SPARSITIES.get(self.sparsity).whole_k:
+            for _, k in self.budgets or ():
+                if k != int(k):
+                    raise InputError(
+                        f"k={self.k}: {self.method} gives a block {k:g} of it, {self.sparsity} "
+                        "selects a whole number for each token"
+                    )
 
     @property
-    def budgets(self) -> tuple[tuple[int, int], ...] | None:
+    def budgets(self) -> tuple[tuple[int, int | float], ...] | None:
         """The method's blocks with a k of their own, if it has such."""
         k = self.latents if self.k is None else self.k
         return get_method(self.method, self.options).budgets(k, self.latents)

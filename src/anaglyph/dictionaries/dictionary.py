@@ -40,7 +40,7 @@ class Dictionary:
         method: DictionaryMethod,
         weights: Weights,
         *,
-        k: int | None,
+        k: int | float | None,
         sparsity: str = "batchtopk",
         threshold: float | None = None,
         source_weights: tuple[float, ...] | None = None,

@@ -39,7 +39,7 @@ def train(
     store: PairedStore,
     method: str = "diff-sae",
     latents: int = 8192,
-    k: int | None = None,
+    k: int | float | None = None,
     tokens: int | None = None,
     seed: int = 0,
     *,

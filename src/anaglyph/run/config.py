@@ -29,9 +29,9 @@ class DiffConfig(BaseModel):
     )
     sparsity: str = Field(default="batchtopk", description="activation function of the latents")
     latents: int = Field(default=4096, ge=1, description="dictionary size, in latents")
-    k: int | None = Field(
+    k: int | float | None = Field(
         default=None,
-        ge=1,
+        gt=0,
         description="active latents per token; left out, each method's own default",
     )
     tokens: int | None = Field(

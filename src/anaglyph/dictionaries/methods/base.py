@@ -135,7 +135,7 @@ class DictionaryMethod:
         """
         return None
 
-    def budgets(self, k: int, latents: int) -> tuple[tuple[int, int], ...] | None:
+    def budgets(self, k: int | float, latents: int) -> tuple[tuple[int, int | float], ...] | None:
         """Return (end, k) of each block of latents that has a k of its own, or None."""
         return None
 

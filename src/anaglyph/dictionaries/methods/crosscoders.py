@@ -3,7 +3,6 @@
 The variants differ in how the two errors make a loss and in what the decoders have to obey.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -197,7 +196,7 @@ class DeltaCrosscoder(_SharedBlock, LambdaBridge):
     share: float = 0.75
     """Fraction of the latents that is shared."""
     delta_k: float = 0.25
-    """Fraction of k that the delta latents have, rounded up."""
+    """Fraction of k that the delta latents have."""
 
     def __post_init__(self) -> None:
         """Refuse shares outside (0, 1)."""
@@ -209,14 +208,14 @@ class DeltaCrosscoder(_SharedBlock, LambdaBridge):
         """Return the size of the shared block."""
         return round(self.share * latents)
 
-    def budgets(self, k: int, latents: int) -> tuple[tuple[int, int], ...] | None:
+    def budgets(self, k: int | float, latents: int) -> tuple[tuple[int, int | float], ...] | None:
         """Return the ends of the shared and the delta block with their k."""
-        delta = math.ceil(self.delta_k * k)
+        delta = self.delta_k * k
         shared = self.shared(latents)
         if not 0 < k - delta <= shared or delta > latents - shared:
             raise InputError(
-                f"{self.name}: k={k} gives {k - delta} to {shared} shared latents and {delta} to "
-                f"{latents - shared} delta latents"
+                f"{self.name}: k={k} gives {k - delta:g} to {shared} shared latents and "
+                f"{delta:g} to {latents - shared} delta latents"
             )
         return ((shared, k - delta), (latents, delta))
 

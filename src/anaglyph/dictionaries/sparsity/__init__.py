@@ -25,11 +25,11 @@ __all__ = [
 
 def make_sparsity(
     name: str,
-    k: int | None,
+    k: int | float | None,
     kernels: Kernels,
     steps: int = 1,
     *,
-    budgets: tuple[tuple[int, int], ...] | None = None,
+    budgets: tuple[tuple[int, int | float], ...] | None = None,
     mu: float | None = None,
     anneal: float = 0.0,
 ) -> Sparsity:

@@ -60,12 +60,14 @@ class Sparsity:
     learns_threshold: ClassVar[bool] = False
     selects_k: ClassVar[bool] = False
     """Whether it keeps the k largest scores, so that k can be annealed or split over blocks."""
+    whole_k: ClassVar[bool] = False
+    """Whether each token has k active latents, so that k cannot be a fraction."""
     threshold: float | None = None
     """Inference keeps scores above it; None where inference selects as training does."""
 
     def __init__(
         self,
-        k: int | None,
+        k: int | float | None,
         kernels: Kernels,
         steps: int = 1,
         *,
@@ -86,7 +88,7 @@ class Sparsity:
     def begin(self, step: int) -> None:
         """Set what depends on the step: k falls linearly and then stays."""
         left = max(0.0, 1 - step / (self.anneal * self.steps)) if self.anneal > 0 else 0.0
-        self.k_now = round(self.k * (1 + (ANNEAL_FROM - 1) * left))
+        self.k_now = self.k * (1 + (ANNEAL_FROM - 1) * left)
 
     def prefixes(self, latents: int) -> tuple[int, ...]:
         """Return the sizes of the nested dictionaries that each have to rebuild the input."""

@@ -15,7 +15,7 @@ class Blocks(Sparsity):
     def __init__(
         self,
         cls: type[Sparsity],
-        budgets: tuple[tuple[int, int], ...],
+        budgets: tuple[tuple[int, int | float], ...],
         kernels: Kernels,
         steps: int = 1,
         *,

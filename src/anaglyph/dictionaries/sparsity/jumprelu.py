@@ -36,7 +36,7 @@ class JumpReLU(Sparsity):
 
     def __init__(
         self,
-        k: int | None,
+        k: int | float | None,
         kernels: Kernels,
         steps: int = 1,
         *,

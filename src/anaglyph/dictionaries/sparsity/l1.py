@@ -46,7 +46,7 @@ class L1(Sparsity):
 
     def __init__(
         self,
-        k: int | None,
+        k: int | float | None,
         kernels: Kernels,
         steps: int = 1,
         *,

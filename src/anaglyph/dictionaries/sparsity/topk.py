@@ -25,7 +25,7 @@ class BatchTopK(Sparsity):
 
     def __init__(
         self,
-        k: int | None,
+        k: int | float | None,
         kernels: Kernels,
         steps: int = 1,
         *,
@@ -41,7 +41,7 @@ class BatchTopK(Sparsity):
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the largest scores exactly; no sort of the batch, no cap on a token."""
-        wanted = min(self.k_now, pre.shape[1]) * pre.shape[0]
+        wanted = round(min(self.k_now, pre.shape[1]) * pre.shape[0])
         active = self._above(self._bound, pre, bias, norms)
         while len(active.indices) < wanted and self._bound > 0:
             self._bound = self._bound * 0.5 if self._bound > 1e-3 * (self.threshold or 0) else 0.0
@@ -92,12 +92,13 @@ class TopK(Sparsity):
     """The k largest positive scores of each token, in training and after."""
 
     selects_k = True
+    whole_k = True
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the largest scores of each token."""
         if self.k > pre.shape[1]:
             raise InputError(f"k={self.k} exceeds the {pre.shape[1]} latents")
-        k = min(self.k_now, pre.shape[1])
+        k = min(round(self.k_now), pre.shape[1])
         scores = (pre + bias).mul_(norms)
         largest, latents = scores.topk(k, dim=1, sorted=False)
         latents, order = latents.sort(dim=1)

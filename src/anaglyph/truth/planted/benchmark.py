@@ -17,6 +17,7 @@ import polars as pl
 from scipy.stats import t as student
 
 from anaglyph.dictionaries import get_method, list_methods, train
+from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.errors import InputError
 from anaglyph.latents import score
 from anaglyph.progress import Progress, silent
@@ -80,13 +81,22 @@ def true_l0(pair: PlantedPair, sources: Iterable[str]) -> float:
     return float(tuned.sum() if names == {"tuned"} else np.maximum(base, tuned).sum())
 
 
+def right_k(pair: PlantedPair, sources: Iterable[str], sparsity: str) -> float:
+    """Return the planted L0 of what a method reads, whole where the sparsity selects so.
+
+    At least a twentieth, for where nothing fires there is no right number.
+    """
+    wanted = max(true_l0(pair, sources), 0.05)
+    return float(np.ceil(wanted)) if SPARSITIES.get(sparsity).whole_k else wanted
+
+
 def run_planted(
     preset: str,
     methods: Sequence[str],
     seeds: Sequence[int],
     *,
     ratio: float = 2.0,
-    k: int | None = None,
+    k: int | float | None = None,
     tokens: int = TOKENS,
     batch: int = 1024,
     progress: Progress = silent,
@@ -99,8 +109,8 @@ def run_planted(
         methods: Entrants, `METHOD` or `METHOD:SPARSITY`; "all" for every registered method.
         seeds: One pair and one training of each entrant for each.
         ratio: Dictionary size over the number of true features.
-        k: Active latents per token; None takes the planted number, rounded up, so that every
-            method is judged at its own right sparsity.
+        k: Mean active latents per token; None takes the planted number, so that every method is
+            judged at its own right sparsity.
         tokens: Training tokens, repeats counted.
         batch: Tokens a training step.
         progress: Told of finished trainings.
@@ -140,7 +150,7 @@ def _play(
     settings: PlantedSettings,
     seed: int,
     ratio: float,
-    k: int | None,
+    k: int | float | None,
     tokens: int,
     batch: int,
 ) -> dict[str, Any]:
@@ -150,7 +160,7 @@ def _play(
     except InputError:
         return {}
     latents = max(2, round(ratio * max(len(pair.features), 1)))
-    wanted = k or int(np.ceil(max(true_l0(pair, method.sources), 1)))
+    wanted = k or right_k(pair, method.sources, player.sparsity)
     started = time.perf_counter()
     dictionary = train(
         store,

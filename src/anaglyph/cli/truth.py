@@ -1,0 +1,82 @@
+"""The benchmark with known answers, and the list of methods."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anaglyph.cli.app import app
+from anaglyph.cli.options import AsJson, K
+from anaglyph.files import atomic_path, write_json
+from anaglyph.terminal import Bars, say, table_text
+
+
+@app.command()
+def planted(
+    preset: Annotated[list[str], typer.Option(help="preset of the generator; repeatable")],
+    method: Annotated[
+        list[str], typer.Option("--methods", help="METHOD or METHOD:SPARSITY, repeatable, or all")
+    ] = ["all"],  # noqa: B006 - typer copies defaults
+    seeds: Annotated[int, typer.Option(min=1, help="pairs and trainings of each entrant")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 0,
+    ratio: Annotated[float, typer.Option(help="dictionary size over true features")] = 2.0,
+    k: K = None,
+    tokens: Annotated[int, typer.Option(min=1, help="training tokens, with repeats")] = 1_000_000,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for runs.parquet, summary.json and index.html")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let dictionary methods play on synthetic pairs whose right answer is known."""
+    import polars as pl
+
+    from anaglyph.report import build_benchmark
+    from anaglyph.truth.planted import PRESETS, planted_settings, run_planted, summarise
+
+    presets = list(PRESETS) if preset == ["all"] else preset
+    for name in presets:
+        planted_settings(name)
+    numbers = range(first_seed, first_seed + seeds)
+    with Bars() as progress:
+        runs = pl.concat(
+            [
+                run_planted(
+                    name, method, numbers, ratio=ratio, k=k, tokens=tokens, progress=progress
+                )
+                for name in presets
+            ],
+            how="diagonal_relaxed",
+        )
+    summary = summarise(runs)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "summary.json", summary.to_dicts())
+        with atomic_path(out / "runs.parquet") as temporary:
+            runs.write_parquet(temporary)
+        command = " ".join(["anaglyph", *sys.argv[1:]])
+        build_benchmark(summary, command, out / "index.html")
+    if as_json:
+        say(json.dumps(summary.to_dicts()))
+    else:
+        say(table_text(_main_figures(summary)))
+
+
+@app.command("methods")
+def methods_command(as_json: AsJson = False) -> None:
+    """List the dictionary methods, those of installed plug-ins included."""
+    from anaglyph.dictionaries import describe_methods
+
+    rows = describe_methods()
+    if as_json:
+        say(json.dumps(rows, indent=2))
+    else:
+        say(table_text(rows))
+
+
+def _main_figures(summary: Any) -> list[dict[str, Any]]:
+    from anaglyph.report.benchmark import FIGURES
+
+    shown = [name for name in FIGURES if name in summary.columns and summary[name].count() > 0]
+    return summary.select("preset", "entrant", "seeds", *shown).to_dicts()
