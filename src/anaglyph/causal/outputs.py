@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from anaglyph.causal.intervals import Interval, mean_kl, sequence_draws
-from anaglyph.causal.kl import token_kl
 from anaglyph.causal.patching import choose
 from anaglyph.corpus import TokenCorpus, padded_batches
+from anaglyph.direct.intervals import Interval, mean_kl, sequence_draws
+from anaglyph.direct.kl import token_kl
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress, silent

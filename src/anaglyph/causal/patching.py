@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from anaglyph.causal.interventions import Activations, Intervention, codes_of
-from anaglyph.causal.kl import token_kl
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
+from anaglyph.direct.kl import token_kl
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress

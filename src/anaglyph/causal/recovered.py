@@ -12,12 +12,12 @@ import polars as pl
 import torch
 from jaxtyping import Float, Float64, Int64
 
-from anaglyph.causal import intervals
 from anaglyph.causal import interventions as edits
 from anaglyph.causal.interventions import Intervention
 from anaglyph.causal.patching import SequenceKL, choose, measure
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
+from anaglyph.direct import intervals
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress, silent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from anaglyph.causal.kl import token_kl
+from anaglyph.direct.kl import token_kl
 from anaglyph.pair import ModelPair, Side
 from anaglyph.truth.organisms.answers import answer
 from anaglyph.truth.organisms.chats import Chat, collate, encode

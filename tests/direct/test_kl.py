@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from anaglyph.causal import kl as kl_module
-from anaglyph.causal.kl import token_kl
+from anaglyph.direct import kl as kl_module
+from anaglyph.direct.kl import token_kl
 from anaglyph.errors import InputError
 
 

@@ -1,0 +1,1 @@
+"""What differs without any dictionary: predictions, directions, weights, mixtures of the two."""
