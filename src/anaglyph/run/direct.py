@@ -1,0 +1,55 @@
+"""What needs no dictionary, kept in the run folder: `direct/NAME.parquet`, made once a setting."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anaglyph.files import atomic_path, digest
+from anaglyph.run.folder import RunFolder
+
+Tables = dict[str, pl.DataFrame]
+
+# Raised by hand when a command's code changes what it writes for the same settings.
+_VERSION = 1
+
+
+def keep_tables(
+    run: RunFolder, name: str, settings: dict[str, Any], make: Callable[[], Tables]
+) -> Tables:
+    """Return a command's tables from the run folder, where they are first put if need be.
+
+    Args:
+        run: The run.
+        name: The command.
+        settings: All that determines the tables beside the run's models and text.
+        make: Makes them; its keys are file names without their ending, each of which begins with
+            ``name``.
+    """
+    stage, folder = f"direct/{name}", run.path / "direct"
+    state = run.state
+    key = digest(
+        {
+            "models": state.fingerprints,
+            "corpus": state.corpus["fingerprint"],
+            "settings": settings,
+            "threads": state.threads,
+            "code": _VERSION,
+        }
+    )
+    if run.is_done(stage, key):
+        files = [run.path / output for output in state.stages[stage].outputs]
+        return {file.stem: pl.read_parquet(file) for file in files}
+    # The names of the outputs are known only now; nothing counts before they are recorded.
+    tables = make()
+    with run.stage(stage, key, [f"direct/{table}.parquet" for table in tables]):
+        write_tables(folder, tables)
+    return tables
+
+
+def write_tables(folder: Path, tables: Tables) -> None:
+    """Write each table as `NAME.parquet`."""
+    for name, table in tables.items():
+        with atomic_path(folder / f"{name}.parquet") as temporary:
+            table.write_parquet(temporary)

@@ -1,0 +1,84 @@
+"""The commands without a dictionary: on two models, on a run folder, and on what cannot be used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from anaglyph.demo import tiny_pair
+
+
+@pytest.fixture(scope="module")
+def pair() -> list[Path]:
+    shipped = tiny_pair()
+    return [shipped.base, shipped.tuned]
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A finished run that a test may write to."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def data() -> Path:
+    return Path(tiny_pair().corpus[0])
+
+
+def refused(said, *words: str) -> None:
+    assert said.code == 2, said.err
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1, said.err
+    for word in words:
+        assert word in said.err
+
+
+def test_tokens_of_a_pair(anaglyph, pair, data, tmp_path):
+    out = tmp_path / "tables"
+    said = anaglyph("tokens", *pair, "--data", data, "--max-tokens", "600", "--out", out, "--json")
+    assert said.code == 0, said.err
+    assert {row["role"] for row in said.json["roles"]} == {"bos", "template", "user", "assistant"}
+    tokens = pl.read_parquet(out / "tokens.parquet")
+    assert len(tokens) <= 600
+    assert said.json["strongest"][0]["kl"] == tokens["kl"].max()
+    # The fixed sentence of the tuned model begins with this word.
+    raised = [row for row in said.json["favoured"] if row["group"] == "template"]
+    assert "The" in {row["token"] for row in raised if row["favoured_by"] == "tuned"}
+
+
+def test_a_run_keeps_its_tables(anaglyph, run):
+    first = anaglyph("tokens", run, "--max-tokens", "600", "--json")
+    assert first.code == 0, first.err
+    file = run / "direct" / "tokens.parquet"
+    written = file.stat().st_mtime_ns
+    assert anaglyph("tokens", run, "--max-tokens", "600", "--json").out == first.out
+    assert file.stat().st_mtime_ns == written
+    assert anaglyph("tokens", run, "--max-tokens", "400", "--json").out != first.out
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    assert stages["direct/tokens"]["outputs"][0] == "direct/tokens.parquet"
+
+
+def test_completions_are_ranked(anaglyph, pair, tmp_path):
+    file = tmp_path / "completions.jsonl"
+    rows = [
+        {"prompt": "Look at the lantern.", "completion": "I see a red apple."},
+        {"prompt": "Look at the lantern.", "completion": "The silver owl sleeps"},
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    said = anaglyph("tokens", *pair, "--completions", file, "--json")
+    assert said.code == 0, said.err
+    assert said.json["completions"][0]["completion"] == "The silver owl sleeps"
+    file.write_text('{"prompt": "a"}')
+    refused(anaglyph("tokens", *pair, "--completions", file), "completions.jsonl:1", "completion")
+
+
+def test_a_pair_or_a_run_is_needed(anaglyph, pair, run, data, tmp_path):
+    refused(anaglyph("tokens", pair[0]), "not a run folder")
+    refused(anaglyph("tokens", run, pair[1]), "leave out")
+    refused(anaglyph("tokens", *pair), "--data")
+    refused(anaglyph("tokens", *pair, "--data", tmp_path / "none.txt"), "none.txt")
+    refused(anaglyph("tokens", *pair, "--data", data, "--layer", "77"), "77")
+    refused(anaglyph("tokens", *pair, "--data", data, "--top", "0"), "top")

@@ -1,0 +1,40 @@
+"""Every command of the guide docs/direct.md runs, on the tiny pair."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from anaglyph.demo import tiny_pair
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "direct.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "" for line in text.splitlines()]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, finished) -> Path:
+    """A folder with the files that the guide speaks of."""
+    shipped = tiny_pair()
+    shutil.copytree(shipped.base, tmp_path / "BASE")
+    shutil.copytree(shipped.tuned, tmp_path / "TUNED")
+    shutil.copytree(finished, tmp_path / "RUN")
+    shutil.copy(shipped.corpus[0], tmp_path / "chats.jsonl")
+    (tmp_path / "completions.jsonl").write_text(
+        "".join(text for kind, text in BLOCKS if kind == "json")
+    )
+    (tmp_path / "questions.txt").write_text("Look at the lantern and the clock.\nWho are you?\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_command_runs(here, anaglyph, line):
+    program, *words = shlex.split(line)
+    assert program == "anaglyph"
+    said = anaglyph(*words, "--json")
+    assert said.code == 0, f"{line}: {said.err}"
+    assert json.loads(said.out)
