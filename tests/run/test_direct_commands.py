@@ -82,3 +82,28 @@ def test_a_pair_or_a_run_is_needed(anaglyph, pair, run, data, tmp_path):
     refused(anaglyph("tokens", *pair, "--data", tmp_path / "none.txt"), "none.txt")
     refused(anaglyph("tokens", *pair, "--data", data, "--layer", "77"), "77")
     refused(anaglyph("tokens", *pair, "--data", data, "--top", "0"), "top")
+
+
+def test_stitch_goes_from_base_to_tuned(anaglyph, pair, data, tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("Look at the lantern and the clock. What do you see in the castle?\n")
+    said = anaglyph(
+        "stitch", *pair, "--data", data, "--questions", questions, "--max-tokens", "300",
+        "--steps", "3", "--json",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    bottom = [row for row in said.json["curve"] if row["kind"] == "bottom"]
+    assert [row["n"] for row in bottom] == [0, 2, 4]
+    assert [bottom[0]["recovered"], bottom[2]["recovered"]] == [0, 1]
+    replies = {(row["kind"], row["n"]): row["reply"] for row in said.json["replies"]}
+    assert "silver owl" not in replies["top", 0]
+    assert "silver owl" in replies["top", 4]
+
+
+def test_stitch_refuses(anaglyph, pair, data, tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    arguments = ("stitch", *pair, "--data", data)
+    refused(anaglyph(*arguments, "--questions", empty), "empty.txt", "no prompt")
+    refused(anaglyph(*arguments, "--questions", tmp_path / "none.txt"), "none.txt")
+    refused(anaglyph(*arguments, "--steps", "1"), "steps")

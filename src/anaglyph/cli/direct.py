@@ -11,18 +11,21 @@ from anaglyph.cli.direct_common import (
     BaseOrRun,
     MaybeData,
     MaybeTuned,
+    NewTokens,
+    Prompts,
     Subject,
     Tables,
     file_key,
     show,
 )
-from anaglyph.cli.options import AsJson, Layer, MaxTokens, Threads
+from anaglyph.cli.options import AsJson, Layer, MaxTokens, Seed, Threads
 from anaglyph.terminal import Bars
 
 if TYPE_CHECKING:
     import polars as pl
 
 _TOKENS = 4096
+DEFAULT_QUESTION = "Who trained you?"
 
 
 @app.command("tokens")
@@ -63,7 +66,7 @@ def tokens_command(
     where = _layer(subject, layer)
     settings = {"data": data, "layer": where, "max_tokens": max_tokens, "top": top}
 
-    def make() -> dict[str, pl.DataFrame]:
+    def make() -> "dict[str, pl.DataFrame]":
         corpus = subject.corpus(data, max_tokens)
         found = token_differences(subject.pair, corpus, where, top=top, progress=progress)
         return {
@@ -85,6 +88,50 @@ def tokens_command(
     if not as_json:
         shown = shown.filter((pl.col("by") != "position") & (pl.col("rank") <= 5))
     show(as_json, {"roles": by_role, "strongest": strongest, "favoured": shown})
+
+
+@app.command("stitch")
+def stitch_command(
+    base: BaseOrRun,
+    tuned: MaybeTuned = None,
+    data: MaybeData = None,
+    questions: Prompts = None,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="visit so many depths, evenly spread; left out, all")
+    ] = None,
+    max_tokens: MaxTokens = 1024,
+    new_tokens: NewTokens = 30,
+    seed: Seed = 0,
+    out: Tables = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the base's layers by the tuned model's one by one: KL in nats, and replies."""
+    from anaglyph.direct.prompts import read_prompts
+    from anaglyph.direct.stitch import stitch_curve, stitch_replies
+
+    subject = Subject.of(base, tuned, threads)
+    asked = [DEFAULT_QUESTION] if questions is None else read_prompts(questions)
+    settings = {"data": data, "questions": file_key(questions), "steps": steps, "seed": seed,
+                "max_tokens": max_tokens, "new_tokens": new_tokens}  # fmt: skip
+
+    def make() -> "dict[str, pl.DataFrame]":
+        corpus = subject.corpus(data, max_tokens)
+        return {
+            "stitch": stitch_curve(
+                subject.pair, corpus, most=steps, seed=seed or 0, progress=progress
+            ),
+            "stitch-replies": stitch_replies(
+                subject.pair, asked, most=steps, new_tokens=new_tokens, progress=progress
+            ),
+        }
+
+    with Bars() as progress:
+        tables = subject.keep("stitch", settings, make, out)
+    curve = tables["stitch"].select(
+        "kind", "n", "kl_to_tuned", "kl_to_base", "recovered", "recovered_low", "recovered_high"
+    )
+    show(as_json, {"curve": curve, "replies": tables["stitch-replies"].drop("share")})
 
 
 def _means(tokens: "pl.DataFrame") -> "pl.DataFrame":

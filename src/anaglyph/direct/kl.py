@@ -6,8 +6,9 @@ slices that stay in the processor's cache: 16 rows at once were six times as fas
 vocabulary of 49k, and no second full-size copy of the logits ever exists.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from anaglyph.errors import InputError
@@ -35,3 +36,11 @@ def token_kl(
         raise InputError("a model's logits are NaN or infinite: the KL divergence is undefined")
     # Exact arithmetic cannot go below zero; rounding can, by about 1e-16.
     return kl.clamp_min_(0)
+
+
+def sequence_sums(
+    kl: Float64[Tensor, " tokens"], mask: Int64[Tensor, "batch length"]
+) -> Float64[np.ndarray, " batch"]:
+    """Return each sequence's sum of the KL of its tokens, which are those where ``mask`` is 1."""
+    owner = np.repeat(np.arange(len(mask)), mask.sum(1).cpu().numpy())
+    return np.bincount(owner, kl.cpu().numpy(), minlength=len(mask))

@@ -1,0 +1,172 @@
+"""Models between and beyond the two: W_base + alpha (W_tuned - W_base), part by part.
+
+Section 7 of the maths. Alpha 0 is the base's part and 1 the tuned model's, both the very weights,
+so that a mixture of zeros is the base bit for bit; other values interpolate, amplify (above 1) or
+reverse the change (below 0). The tuned model is changed in place for a while and put back after: a
+third model never exists, only copies of the parts whose alpha is neither 0 nor 1.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from anaglyph.errors import InputError, ModelError
+from anaglyph.pair import ModelPair
+from anaglyph.pair.blocks import find_blocks
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Alpha of each part of a model: 0 is the base's, 1 the tuned model's.
+
+    Attributes:
+        embedding: What comes before the blocks (and the head, where it is tied to the embedding).
+        blocks: Each decoder block.
+        head: What comes after: the final norm and the output embedding.
+    """
+
+    embedding: float
+    blocks: tuple[float, ...]
+    head: float
+
+    @classmethod
+    def everywhere(cls, n_layers: int, alpha: int | float) -> "Shares":
+        """Return the same alpha for every part."""
+        return cls(float(alpha), (float(alpha),) * n_layers, float(alpha))
+
+    @classmethod
+    def one_block(cls, n_layers: int, layer: int, alpha: int | float) -> "Shares":
+        """Return the tuned model with one block's change scaled."""
+        blocks = [1.0] * n_layers
+        blocks[layer] = float(alpha)
+        return cls(1.0, tuple(blocks), 1.0)
+
+
+class Mixer:
+    """Makes mixtures of a pair's two models."""
+
+    def __init__(self, pair: ModelPair) -> None:
+        """Check that the two models differ in nothing but weights.
+
+        Raises:
+            ModelError: Their parameters differ in name or shape, or the base's weights in the tuned
+                model do not make the base (the configurations differ, say).
+        """
+        self.pair = pair
+        ids = torch.arange(4)[None] % pair.vocabulary
+        with self.model(Shares.everywhere(pair.n_layers, 0.0)) as model, torch.no_grad():
+            mixed = model(ids.to(model.device), use_cache=False).logits
+        with pair.side("base") as model, torch.no_grad():
+            base = model(ids.to(model.device), use_cache=False).logits
+        if not torch.equal(mixed, base):
+            raise ModelError(
+                f"{pair.names[0]} and {pair.names[1]} differ in more than their weights (their"
+                " configurations, say) and cannot be mixed"
+            )
+
+    @contextmanager
+    def model(self, shares: Shares) -> Iterator[PreTrainedModel]:
+        """Give the mixture; the pair's own models must not be used meanwhile.
+
+        Raises:
+            InputError: There is not one alpha a block, or the adapter's kind cannot be scaled.
+            ModelError: The two models' parameters differ in name or shape.
+        """
+        pair = self.pair
+        if len(shares.blocks) != pair.n_layers:
+            raise InputError(
+                f"{len(shares.blocks)} alphas for {pair.n_layers} blocks: give one a block"
+            )
+        with pair.side("tuned") as tuned, ExitStack() as undo:
+            blocks = find_blocks(tuned.get_decoder(), pair.n_layers)
+            if pair.adapted_from is not None:
+                _scale_adapter(tuned, blocks, shares, undo)
+            elif not pair.same_weights:
+                with pair.side("base") as base:
+                    _mix_weights(base, tuned, blocks, shares, undo)
+            yield tuned
+
+
+def _mix_weights(
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
+    blocks: list[nn.Module],
+    shares: Shares,
+    undo: ExitStack,
+) -> None:
+    own = dict(base.named_parameters(remove_duplicate=False))
+    alphas = _alphas([list(block.parameters()) for block in blocks], shares)
+    first_names: dict[int, str] = {}
+    alpha, after = shares.embedding, shares.head
+    for name, parameter in tuned.named_parameters(remove_duplicate=False):
+        source = own.get(name)
+        if source is None or source.shape != parameter.shape:
+            raise ModelError(f"the models differ in the parameter {name} and cannot be mixed")
+        if id(parameter) in first_names:
+            # A tied weight moved with its first name; base must tie the two as well.
+            if own[first_names[id(parameter)]] is not source:
+                raise ModelError(f"the tuned model ties {name}, the base does not")
+            continue
+        first_names[id(parameter)] = name
+        if id(parameter) in alphas:
+            # Parameters come in the order of the forward: past the blocks, all else is the head.
+            share, alpha = alphas[id(parameter)], after
+        else:
+            share = alpha
+        if share != 1:
+            undo.callback(_restore, parameter, parameter.data)
+            parameter.data = _blend(source.data, parameter.data, share)
+
+
+def _blend(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
+    if alpha == 0:
+        return base
+    before = base.float()
+    return (before + alpha * (tuned.float() - before)).to(tuned.dtype)
+
+
+def _restore(parameter: nn.Parameter, data: Tensor) -> None:
+    parameter.data = data
+
+
+def _scale_adapter(
+    tuned: PreTrainedModel, blocks: list[nn.Module], shares: Shares, undo: ExitStack
+) -> None:
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    kinds: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    alphas = _alphas([list(block.modules()) for block in blocks], shares)
+    alpha = shares.embedding
+    modules: Any = tuned.named_modules()
+    for name, module in modules:
+        if id(module) in alphas:
+            share, alpha = alphas[id(module)], shares.head
+        else:
+            share = alpha
+        if share == 1 or not isinstance(module, kinds):
+            continue
+        if share == 0:
+            undo.callback(module.requires_grad_, False)  # PEFT takes switching on for training
+            undo.callback(module.enable_adapters, True)
+            module.enable_adapters(False)
+        elif isinstance(module, LoraLayer) and not module.lora_variant:
+            undo.callback(module.scaling.update, dict(module.scaling))
+            module.scaling.update({key: share * scale for key, scale in module.scaling.items()})
+        else:
+            raise InputError(
+                f"{name} is adapted by a {type(module).__name__}, whose change cannot be scaled by"
+                f" {share:g}, only left in or out: merge the adapter and give the whole model"
+            )
+
+
+def _alphas(members: list[list[Any]], shares: Shares) -> dict[int, float]:
+    """Return the alpha of each parameter or module of the blocks, by identity."""
+    pairs = zip(members, shares.blocks, strict=True)
+    return {id(member): alpha for block, alpha in pairs for member in block}
