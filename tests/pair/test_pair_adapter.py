@@ -14,9 +14,11 @@ from torch import Tensor
 
 from anaglyph.errors import ModelError
 from anaglyph.pair import ModelPair
+from anaglyph.pair.model_pair import Side
 from anaglyph.pair.quiet import quiet
 
 Batch = tuple[Tensor, Tensor]
+SIDES: tuple[Side, Side] = ("base", "tuned")
 
 
 @pytest.fixture
@@ -227,3 +229,41 @@ def test_template_that_came_with_the_adapter(base_folder: Path, tmp_path: Path):
     make_tokenizer(extra=1).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"96 tokens, .* has 97"):
         ModelPair.load(base_folder, tmp_path)
+
+
+@pytest.mark.parametrize("layers", [[0], [1, 2], [3], [0, 1, 2, 3]])
+def test_the_shared_blocks_run_once_and_give_the_same_bits(
+    base_folder: Path, tmp_path: Path, batch: Batch, layers: list[int]
+):
+    folder = save_adapter(tmp_path / "late", make_model(), layers_to_transform=[2, 3])
+    pair = ModelPair.load(base_folder, folder)
+    assert pair.adapted_from == 2
+    with pair.side("base") as model:
+        blocks = list(model.get_decoder().layers)
+    runs = [0] * len(blocks)
+    expected = {side: pair.run_to(side, *batch, layers) for side in SIDES}
+
+    def count(index: int) -> Callable[..., None]:
+        def add(*_: Any) -> None:
+            runs[index] += 1
+
+        return add
+
+    handles = [
+        block.self_attn.register_forward_hook(count(index)) for index, block in enumerate(blocks)
+    ]
+    found = pair.run_both_to(*batch, layers)
+    for handle in handles:
+        handle.remove()
+    assert runs == [(1 if index < 2 else 2) * (index <= max(layers)) for index in range(4)]
+    for side in SIDES:
+        assert set(found[side]) == set(layers)
+        for layer in layers:
+            assert torch.equal(found[side][layer], expected[side][layer])
+
+
+def test_an_adapter_from_the_first_block_on_shares_nothing(pair: ModelPair, batch: Batch):
+    assert pair.adapted_from == 0
+    found = pair.run_both_to(*batch, [1])
+    for side in SIDES:
+        assert torch.equal(found[side][1], pair.run_to(side, *batch, [1])[1])

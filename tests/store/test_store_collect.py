@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from store_cases import contents
+from transformers import AutoModelForCausalLM
 
 from anaglyph.corpus import Document, TokenCorpus, load_corpus
 from anaglyph.errors import InputError, ModelError, StoreError
 from anaglyph.pair import ModelPair
+from anaglyph.pair.quiet import quiet
 from anaglyph.store import PairedStore, collect
 
 
@@ -192,3 +195,39 @@ def test_bad_settings_are_named(
 ):
     with pytest.raises(InputError, match=message):
         collect(**{"pair": pair, "corpus": corpus, "layers": [1], "out": tmp_path / "s"} | settings)
+
+
+def test_an_adapters_store_has_the_bytes_of_two_separate_runs(
+    folders: tuple[Path, Path], corpus: TokenCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(2)
+    config = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1, 2])
+    with quiet():
+        adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(folders[0]), config)
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter)
+        adapted.save_pretrained(str(tmp_path / "adapter"))
+    pair = ModelPair.load(folders[0], tmp_path / "adapter")
+    once = collect(pair, corpus, [0, 2], tmp_path / "once", shard_tokens=20)
+
+    def apart(self: ModelPair, *batch):
+        return {side: self.run_to(side, *batch) for side in ("base", "tuned")}
+
+    monkeypatch.setattr(ModelPair, "run_both_to", apart)
+    twice = collect(pair, corpus, [0, 2], tmp_path / "twice", shard_tokens=20)
+    assert contents(once.path) == contents(twice.path)
+    difference = once.at(2).statistics.difference
+    assert difference is not None
+    assert difference.rms > 0
+
+
+def test_a_full_disk_is_told_even_though_a_thread_writes(
+    pair: ModelPair, corpus: TokenCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anaglyph.store.writer.write_tensors", refuse)
+    with pytest.raises(StoreError, match=r"cannot write .* No space left"):
+        collect(pair, corpus, [1], tmp_path / "s", shard_tokens=20)

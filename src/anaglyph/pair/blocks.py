@@ -86,8 +86,14 @@ class BlockModel:
         input_ids: Int64[Tensor, "batch length"],
         attention_mask: Int64[Tensor, "batch length"],
         layers: Sequence[int],
+        *,
+        start: tuple[int, Float[Tensor, "batch length d"]] | None = None,
     ) -> dict[int, Float[Tensor, "batch length d"]]:
-        """Return the outputs of blocks ``layers``; later blocks and the logits are not computed."""
+        """Return the outputs of blocks ``layers``; later blocks and the logits are not computed.
+
+        With ``start``, a block and its output, no block up to that one is computed either;
+        ``layers`` come after it.
+        """
         reached: dict[int, Tensor] = {}
         last = max(layers)
 
@@ -101,7 +107,10 @@ class BlockModel:
 
         handles = [self.blocks[layer].register_forward_hook(keep(layer)) for layer in set(layers)]
         try:
-            self._forward(input_ids, attention_mask)
+            with ExitStack() as stack:
+                if start is not None:
+                    self._skip(stack, *start)
+                self._forward(input_ids, attention_mask)
         except _LastBlockReached:
             pass
         finally:
@@ -122,17 +131,22 @@ class BlockModel:
         """
         edited = edited.to(device=self.device, dtype=self.model.dtype)
 
+        with ExitStack() as stack, torch.set_grad_enabled(edited.requires_grad):
+            self._skip(stack, layer, edited)
+            return self._forward(input_ids, attention_mask)
+
+    def _skip(self, stack: ExitStack, layer: int, output: Tensor) -> None:
+        """Let blocks 0 to ``layer`` stand aside, the last of them giving ``output``."""
+
         def hand_on(*args: Any, **kwargs: Any) -> Any:
             return self._as_output(args[0] if args else kwargs["hidden_states"])
 
         def hand_in(*_args: Any, **_kwargs: Any) -> Any:
-            return self._as_output(edited)
+            return self._as_output(output)
 
-        with ExitStack() as stack, torch.set_grad_enabled(edited.requires_grad):
-            for block in self.blocks[:layer]:
-                stack.enter_context(_forward_replaced(block, hand_on))
-            stack.enter_context(_forward_replaced(self.blocks[layer], hand_in))
-            return self._forward(input_ids, attention_mask)
+        for block in self.blocks[:layer]:
+            stack.enter_context(_forward_replaced(block, hand_on))
+        stack.enter_context(_forward_replaced(self.blocks[layer], hand_in))
 
     @torch.no_grad()
     def logits(

@@ -158,6 +158,38 @@ class ModelPair:
         with self._running(side) as model:
             return model.run_to(input_ids, attention_mask, wanted)
 
+    def run_both_to(
+        self,
+        input_ids: Int64[Tensor, "batch length"],
+        attention_mask: Int64[Tensor, "batch length"],
+        layers: Sequence[int],
+    ) -> dict[Side, dict[int, Float[Tensor, "batch length _"]]]:
+        """Return what ``run_to`` gives of each model, computing once what they have in common.
+
+        The blocks before the first that an adapter changes give the same output in both: base and
+        tuned then share those tensors. Of ``same_weights`` all are shared.
+
+        Raises:
+            InputError: As ``run_to``.
+        """
+        wanted = sorted({self.resolve_layer(layer) for layer in layers})
+        shared = self.n_layers if self.same_weights else self.adapted_from or 0
+        if not wanted or shared == 0:
+            return {
+                "base": self.run_to("base", input_ids, attention_mask, layers),
+                "tuned": self.run_to("tuned", input_ids, attention_mask, layers),
+            }
+        own = [layer for layer in wanted if layer >= shared]
+        # The last shared output is where the tuned model goes on from.
+        reads = [*wanted, shared - 1] if own else wanted
+        base = self.run_to("base", input_ids, attention_mask, reads)
+        tuned = {layer: base[layer] for layer in wanted if layer < shared}
+        if own:
+            with self._running("tuned") as model:
+                start = (shared - 1, base[shared - 1])
+                tuned |= model.run_to(input_ids, attention_mask, own, start=start)
+        return {"base": {layer: base[layer] for layer in wanted}, "tuned": tuned}
+
     def run_from(
         self,
         side: Side,

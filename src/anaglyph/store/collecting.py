@@ -1,6 +1,12 @@
-"""Runs both models over a corpus and keeps their residual streams, resumably."""
+"""Runs both models over a corpus and keeps their residual streams, resumably.
+
+Every sequence is run once, to the deepest layer wanted, in batches of like length; what an adapter
+leaves as it is in both models is computed once (``ModelPair.run_both_to``). A finished shard is
+written, measured and hashed by a thread of its own while the models run on.
+"""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,15 +102,26 @@ def collect(
     )
     if not is_finished(folder, manifest.key):
         contents = Tokens(tokens.token_ids, tokens.roles, tokens.offsets)
-        with StoreWriter(folder, manifest, contents, shard_tokens) as writer:
+        with (
+            StoreWriter(folder, manifest, contents, shard_tokens) as writer,
+            ThreadPoolExecutor(1, "write-shard") as beside,
+        ):
             missing = writer.missing()
             done = tokens.n_tokens - sum(part.n_tokens for part in missing)
+            writing: Future[None] | None = None
             for part in missing:
                 shard = _Shard(pair, tokens, manifest, part)
                 for rows in padded_batches(tokens, shard.sequences, token_budget):
                     progress("collect activations", done, tokens.n_tokens)
                     done += shard.run(*rows)
-                writer.write(part, shard.sides["base"], shard.sides["tuned"])
+                # At most one shard waits: memory holds two, the one written and the one filled.
+                if writing is not None:
+                    writing.result()
+                writing = beside.submit(
+                    writer.write, part, shard.sides["base"], shard.sides["tuned"]
+                )
+            if writing is not None:
+                writing.result()
     progress("collect activations", tokens.n_tokens, tokens.n_tokens)
     return PairedStore.open(folder)
 
@@ -139,9 +156,12 @@ class _Shard:
         offsets = self._corpus.offsets
         spans = [np.arange(int(offsets[i]), int(offsets[i + 1])) for i in sequences]
         rows = torch.from_numpy(np.concatenate(spans) - self._part.tokens.start)
-        sides: tuple[Side, ...] = ("base",) if self._pair.same_weights else ("base", "tuned")
-        for side in sides:
-            streams = self._pair.run_to(side, input_ids, attention_mask, self._manifest.layers)
+        layers = self._manifest.layers
+        if self._pair.same_weights:
+            found = {"base": self._pair.run_to("base", input_ids, attention_mask, layers)}
+        else:
+            found = self._pair.run_both_to(input_ids, attention_mask, layers)
+        for side, streams in found.items():
             for layer, stream in streams.items():
                 kept = to_stored(
                     stream[attention_mask.bool().to(stream.device)], self._manifest.dtype
