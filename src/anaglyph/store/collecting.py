@@ -158,7 +158,8 @@ class _Shard:
         rows = torch.from_numpy(np.concatenate(spans) - self._part.tokens.start)
         layers = self._manifest.layers
         if self._pair.same_weights:
-            found = {"base": self._pair.run_to("base", input_ids, attention_mask, layers)}
+            streams = self._pair.run_to("base", input_ids, attention_mask, layers)
+            found: dict[Side, dict[int, Tensor]] = {"base": streams}
         else:
             found = self._pair.run_both_to(input_ids, attention_mask, layers)
         for side, streams in found.items():
