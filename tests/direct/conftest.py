@@ -11,22 +11,22 @@ from anaglyph.pair import ModelPair
 
 
 @pytest.fixture(scope="session")
-def whole_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def whole_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_whole(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="session")
-def adapted_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def adapted_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_adapted(tmp_path_factory.mktemp("adapted"))
 
 
 @pytest.fixture(scope="session")
-def whole(whole_folders: list[Path]) -> ModelPair:
+def whole(whole_folders: tuple[Path, Path]) -> ModelPair:
     return ModelPair.load(*whole_folders)
 
 
 @pytest.fixture(scope="session")
-def adapted(adapted_folders: list[Path]) -> ModelPair:
+def adapted(adapted_folders: tuple[Path, Path]) -> ModelPair:
     return ModelPair.load(*adapted_folders)
 
 

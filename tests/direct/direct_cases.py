@@ -16,7 +16,9 @@ TEMPLATE = (
 )
 
 
-def save_whole(folder: Path, family: str = "llama", noise: float = 0.1, **changes) -> list[Path]:
+def save_whole(
+    folder: Path, family: str = "llama", noise: float = 0.1, **changes
+) -> tuple[Path, Path]:
     """Save a base and a fine-tune of which every parameter moved a little."""
     base = make_model(family, **changes)
     tokenizer = make_tokenizer(template=TEMPLATE)
@@ -26,14 +28,14 @@ def save_whole(folder: Path, family: str = "llama", noise: float = 0.1, **change
         for parameter in base.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=generator)
     save(folder / "tuned", base, tokenizer)
-    return [folder / "base", folder / "tuned"]
+    return folder / "base", folder / "tuned"
 
 
-def save_adapted(folder: Path, **options) -> list[Path]:
+def save_adapted(folder: Path, **options) -> tuple[Path, Path]:
     """Save a base and a LoRA over it."""
     save(folder / "base", make_model(), make_tokenizer(template=TEMPLATE))
     save_adapter(folder / "tuned", make_model(), **options)
-    return [folder / "base", folder / "tuned"]
+    return folder / "base", folder / "tuned"
 
 
 def make_corpus(sequences: int = 20, seed: int = 0, longest: int = 12) -> TokenCorpus:

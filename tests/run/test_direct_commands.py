@@ -107,3 +107,36 @@ def test_stitch_refuses(anaglyph, pair, data, tmp_path):
     refused(anaglyph(*arguments, "--questions", empty), "empty.txt", "no prompt")
     refused(anaglyph(*arguments, "--questions", tmp_path / "none.txt"), "none.txt")
     refused(anaglyph(*arguments, "--steps", "1"), "steps")
+
+
+def test_weights_of_a_pair_and_of_a_run(anaglyph, pair, run, data, tmp_path):
+    out = tmp_path / "tables"
+    said = anaglyph("weights", *pair, "--out", out, "--json")
+    assert said.code == 0, said.err
+    table = pl.read_parquet(out / "weights.parquet")
+    assert len(table) == 4 * 7  # the adapter's projections
+    assert table["share"].sum() == pytest.approx(1)
+    assert said.json["matrices"][0]["matrix"] == table["matrix"][0]
+    first = pl.read_parquet(out / "weights-directions.parquet").row(0, named=True)
+    assert len(first["direction"]) == 128
+    assert len(first["tokens_up"]) == 6
+    kept = anaglyph("weights", run, "--json")
+    assert kept.out == said.out
+    assert (run / "direct" / "weights.parquet").is_file()
+
+
+def test_weights_scores_parts_by_kl(anaglyph, pair, data):
+    said = anaglyph(
+        "weights", *pair, "--data", data, "--parts", "3", "--orders", "1", "--greedy", "1",
+        "--max-tokens", "200", "--json",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    parts = said.json["parts"]
+    assert len(parts) == 3
+    assert parts[0]["shapley"] >= parts[-1]["shapley"] > 0
+
+
+def test_weights_refuses(anaglyph, pair, data):
+    refused(anaglyph("weights", pair[1], pair[0]), "adapter", "base must be")
+    refused(anaglyph("weights", *pair, "--parts", "3"), "--data")
+    refused(anaglyph("weights", *pair, "--rank", "0"), "rank")

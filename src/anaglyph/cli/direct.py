@@ -90,6 +90,76 @@ def tokens_command(
     show(as_json, {"roles": by_role, "strongest": strongest, "favoured": shown})
 
 
+@app.command("weights")
+def weights_command(
+    base: BaseOrRun,
+    tuned: MaybeTuned = None,
+    rank: Annotated[int, typer.Option(min=1, help="singular directions kept of a matrix")] = 8,
+    top: Annotated[int, typer.Option(min=1, help="tokens shown at each end of a direction")] = 6,
+    parts: Annotated[
+        int,
+        typer.Option(min=0, help="rank-one parts to score by the KL they account for; needs text"),
+    ] = 0,
+    orders: Annotated[
+        int, typer.Option(min=1, help="random orders of removal for the Shapley values")
+    ] = 4,
+    greedy: Annotated[int, typer.Option(min=0, help="parts that are removed greedily")] = 4,
+    data: MaybeData = None,
+    max_tokens: MaxTokens = 512,
+    seed: Seed = 0,
+    out: Tables = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the change of every weight matrix apart; no model is loaded unless --parts is given."""
+    import polars as pl
+
+    from anaglyph.direct.decomposition import decompose, largest_parts
+    from anaglyph.direct.token_reading import read_as_tokens
+    from anaglyph.direct.weights import (
+        directions,
+        directions_table,
+        weight_changes,
+        weights_table,
+    )
+
+    subject = Subject.of(base, tuned, threads)
+    settings = {"rank": rank, "top": top, "parts": parts, "orders": orders, "greedy": greedy,
+                "data": data, "max_tokens": max_tokens, "seed": seed}  # fmt: skip
+
+    def make() -> "dict[str, pl.DataFrame]":
+        corpus = subject.corpus(data, max_tokens) if parts else None
+        found = weight_changes(subject.base, subject.tuned, rank, seed=seed or 0, progress=progress)
+        changes = list(found)
+        leading = directions(changes)
+        texts = read_as_tokens(subject.base, subject.tuned, leading, top)
+        tables = {
+            "weights": weights_table(changes),
+            "weights-directions": directions_table(leading, texts),
+        }
+        if corpus is not None:
+            tables["weights-parts"] = decompose(
+                subject.pair,
+                corpus,
+                largest_parts(changes, parts),
+                greedy_steps=greedy,
+                orders=orders,
+                seed=seed or 0,
+                progress=progress,
+            )
+        return tables
+
+    with Bars() as progress:
+        tables = subject.keep("weights", settings, make, out)
+    shown = {
+        "matrices": tables["weights"].filter(pl.col("norm") > 0).head(15),
+        "directions": tables["weights-directions"].drop("direction").head(15),
+    }
+    if parts:
+        shown["parts"] = tables["weights-parts"]
+    show(as_json, shown)
+
+
 @app.command("stitch")
 def stitch_command(
     base: BaseOrRun,

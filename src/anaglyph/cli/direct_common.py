@@ -162,7 +162,9 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     """Show text on one line: tokens are often line breaks, replies may be long."""
     shown = {}
     for name, value in row.items():
-        if isinstance(value, str):
+        if isinstance(value, list):
+            value = " ".join(json.dumps(item, ensure_ascii=False) for item in value)
+        elif isinstance(value, str):
             value = value if value.isprintable() else json.dumps(value, ensure_ascii=False)[1:-1]
             value = value if len(value) <= 90 else value[:89] + "…"
         shown[name] = value
