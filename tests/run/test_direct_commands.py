@@ -140,3 +140,15 @@ def test_weights_refuses(anaglyph, pair, data):
     refused(anaglyph("weights", pair[1], pair[0]), "adapter", "base must be")
     refused(anaglyph("weights", *pair, "--parts", "3"), "--data")
     refused(anaglyph("weights", *pair, "--rank", "0"), "rank")
+
+
+def test_pca_of_a_run(anaglyph, run, tmp_path, pair):
+    said = anaglyph("pca", run, "--components", "5", "--json")
+    assert said.code == 0, said.err
+    assert [row["component"] for row in said.json["components"]] == list(range(6))
+    assert sum(row["difference_share"] for row in said.json["roles"]) == pytest.approx(1)
+    template = {row["token"] for row in said.json["tokens"] if row["role"] == "template"}
+    assert "<|im_start|>" in template
+    assert len(pl.read_parquet(run / "direct" / "pca.parquet")["direction"][0]) == 128
+    refused(anaglyph("pca", tmp_path), "not a run folder")
+    refused(anaglyph("pca", run, "--components", "0"), "components")

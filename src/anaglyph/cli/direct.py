@@ -18,7 +18,7 @@ from anaglyph.cli.direct_common import (
     file_key,
     show,
 )
-from anaglyph.cli.options import AsJson, Layer, MaxTokens, Seed, Threads
+from anaglyph.cli.options import AsJson, Layer, MaxTokens, Run, Seed, Threads
 from anaglyph.terminal import Bars
 
 if TYPE_CHECKING:
@@ -88,6 +88,45 @@ def tokens_command(
     if not as_json:
         shown = shown.filter((pl.col("by") != "position") & (pl.col("rank") <= 5))
     show(as_json, {"roles": by_role, "strongest": strongest, "favoured": shown})
+
+
+@app.command("pca")
+def pca_command(
+    run: Run,
+    components: Annotated[int, typer.Option(min=1, help="principal components kept")] = 16,
+    least: Annotated[
+        int, typer.Option(min=1, help="leave out tokens that come up less often in their role")
+    ] = 5,
+    out: Tables = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the shape of a run's difference: principal components, and the tokens it sits on."""
+    import polars as pl
+
+    from anaglyph.direct.pca import difference_by_token, difference_pca
+
+    subject = Subject.of(str(run), None, threads)
+
+    def make() -> "dict[str, pl.DataFrame]":
+        store = subject.store
+        by_token = difference_by_token(store, least=least, progress=progress)
+        return {
+            "pca": difference_pca(store, components, progress=progress).table(),
+            "pca-tokens": subject.with_text(by_token, "token_id"),
+        }
+
+    with Bars() as progress:
+        settings = {"components": components, "least": least, "store": subject.store.key}
+        tables = subject.keep("pca", settings, make, out)
+    by_token = tables["pca-tokens"]
+    is_role = pl.col("token_id").is_null()
+    shown = {
+        "components": tables["pca"].drop("direction"),
+        "roles": by_token.filter(is_role).drop("token_id", "token"),
+        "tokens": by_token.filter(~is_role).head(15),
+    }
+    show(as_json, shown)
 
 
 @app.command("weights")

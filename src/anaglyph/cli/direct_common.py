@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anaglyph.corpus import TokenCorpus
     from anaglyph.pair import ModelPair
     from anaglyph.run import RunFolder
+    from anaglyph.store import PairedStore
 
 BaseOrRun = Annotated[
     str, typer.Argument(help="base model (a folder, a hub id or a .gguf file), or a run folder")
@@ -78,6 +79,11 @@ class Subject:
         if self.run is None:
             return ModelPair.load(self.base, self.tuned)
         return self._bench.pair
+
+    @property
+    def store(self) -> "PairedStore":
+        """The run's activations."""
+        return self._bench.store
 
     def corpus(self, data: Sequence[str] | None, max_tokens: int | None) -> "TokenCorpus":
         """Return the text to read: the run's own where none is named.
