@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: env demo test test-all lint format clean
+.PHONY: env demo test test-all lint format bench bench-docs clean
 
 env: $(VENV)/.ready
 
@@ -38,6 +38,16 @@ lint: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Minutes to an hour, on a machine that does nothing else. Peers get environments of their own under
+# .bench. BENCH="--threads 2", "--device cuda" or "--quick" is passed on.
+BENCHMARKS := training_step time_to_fve latent_scaling collection growth memory prescreen
+bench: $(VENV)/.demo-model
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH); done
+	$(BIN)/python benchmarks/docs.py
+
+bench-docs: $(VENV)/.ready
+	$(BIN)/python benchmarks/docs.py
 
 clean:
 	rm -rf $(VENV)

@@ -31,7 +31,9 @@ from anaglyph.store.format import (
 from anaglyph.store.paired_store import PairedStore
 from anaglyph.store.writer import Part, StoreWriter, Tokens, is_finished
 
-TOKEN_BUDGET = 4096
+TOKEN_BUDGETS = {"cpu": 1024, "cuda": 16_384}
+"""Tokens a forward pass: what keeps the device busy, and on a CPU fits into its cache (SmolLM2-135M
+reads 512 to 1024 at a time a third faster than 4096)."""
 
 
 def collect(
@@ -42,7 +44,7 @@ def collect(
     *,
     dtype: str = "float32",
     shard_tokens: int = SHARD_TOKENS,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress = silent,
     context: int = 256,
     pack: bool = False,
@@ -60,7 +62,7 @@ def collect(
         dtype: Number type to store activations in.
         shard_tokens: Most tokens a shard (a shard is lost when a run is killed); fewer where a
             shard would exceed 512 MiB.
-        token_budget: Most tokens a forward pass, padding included.
+        token_budget: Most tokens a forward pass, padding included; None fits the device.
         progress: Told of tokens stored.
         context: Longest sequence, in tokens.
         pack: Join documents instead of keeping one to a sequence.
@@ -81,7 +83,8 @@ def collect(
     wanted = tuple(sorted({pair.resolve_layer(layer) for layer in layers}))
     tokens = load_corpus(corpus, pair.tokenizer, context=context, pack=pack, max_tokens=max_tokens)
     with pair.side("base") as model:
-        computed_in = str(model.dtype)
+        computed_in, device = str(model.dtype), model.device.type
+    budget = TOKEN_BUDGETS[device] if token_budget is None else token_budget
     manifest = Manifest(
         key=digest(
             {
@@ -111,7 +114,7 @@ def collect(
             writing: Future[None] | None = None
             for part in missing:
                 shard = _Shard(pair, tokens, manifest, part)
-                for rows in padded_batches(tokens, shard.sequences, token_budget):
+                for rows in padded_batches(tokens, shard.sequences, budget):
                     progress("collect activations", done, tokens.n_tokens)
                     done += shard.run(*rows)
                 # At most one shard waits: memory holds two, the one written and the one filled.

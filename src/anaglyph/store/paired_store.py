@@ -231,7 +231,9 @@ class PairedStore:
         for first in range(0, chosen.n_tokens, tokens):
             last = min(first + tokens, chosen.n_tokens)
             index = chosen.tokens(np.arange(first, last))
-            yield Block(*self.gather(index), index)
+            block = Block(*self.gather(index), index)
+            self._reader.release()
+            yield block
 
     def batches(
         self,
@@ -277,6 +279,7 @@ class PairedStore:
         out, filled = self._empty_batch(batch), 0
         for positions, order in shuffled_buffers(chosen.n_tokens, seed, buffer, skip * batch):
             held = self._reader.rows(self.layer, chosen.tokens(positions), room)
+            self._reader.release()
             shuffled, done = torch.from_numpy(order), 0
             while done < len(order):
                 rows = shuffled[done : done + batch - filled]

@@ -153,6 +153,14 @@ class ShardReader:
                     rows[target] = source[local]
         return from_stored(found[0]), from_stored(found[1])
 
+    def release(self) -> None:
+        """Unmap the shards; whoever reads on maps them anew.
+
+        Pages that were read stay in the system's cache, which takes them back when memory is short,
+        but no longer count as this process's: walking a store would make it look as large as it.
+        """
+        self._map.cache_clear()
+
     def verify(self, progress: Progress) -> None:
         """Compare every shard's bytes with the manifest's checksum.
 

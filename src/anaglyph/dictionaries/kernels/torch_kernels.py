@@ -6,8 +6,8 @@ from torch.nn.functional import embedding_bag
 
 from anaglyph.dictionaries.kernels.types import Active, Adam, Columns
 
-# Gathered rows [active, d] are taken in slices, so that they do not outgrow the batch itself.
-SLICE = 16384
+# Numbers of a matrix that a CPU updates at a time: what fits into its cache.
+SLICE = 2**17
 
 
 class TorchKernels:
@@ -34,25 +34,18 @@ class TorchKernels:
 
     def decode(self, active: Active, decoder: Tensor, out: Tensor) -> None:
         """Add the sparse reconstruction to ``out``."""
-        out += embedding_bag(
-            active.indices.long(),
-            decoder,
-            active.offsets,
-            mode="sum",
-            per_sample_weights=active.values,
-            include_last_offset=True,
-        )
+        out += _bags(active.indices.long(), decoder, active.offsets, active.values)
 
     def code_gradients(
         self, active: Active, decoder: Tensor, gradient: Tensor, out: Tensor
     ) -> None:
         """Add the inner products to ``out``."""
-        counts = active.offsets.diff()
-        tokens = torch.repeat_interleave(counts, output_size=len(active.indices))
-        for start in range(0, len(tokens), SLICE):
-            part = slice(start, start + SLICE)
-            rows = gradient[tokens[part]]
-            out[part] += (rows * decoder[active.indices[part]]).sum(1)
+        # What embedding_bag passes back to its weights is this inner product, without the gathered
+        # rows [active, d] that indexing would make.
+        values = active.values.detach().requires_grad_()
+        with torch.enable_grad():
+            rebuilt = _bags(active.indices.long(), decoder, active.offsets, values)
+            out += torch.autograd.grad(rebuilt, values, gradient)[0]
 
     def columns(self, active: Active, n_latents: int) -> Columns:
         """Return the entries ordered by latent."""
@@ -65,17 +58,8 @@ class TorchKernels:
         self, columns: Columns, values: Tensor, matrix: Tensor, out: Tensor
     ) -> Tensor:
         """Set the rows of ``out``."""
-        out.copy_(
-            embedding_bag(
-                columns.tokens,
-                matrix,
-                columns.offsets,
-                mode="sum",
-                per_sample_weights=values[columns.entries],
-                include_last_offset=True,
-            )
-        )
-        return out.square().sum(1)
+        out.copy_(_bags(columns.tokens, matrix, columns.offsets, values[columns.entries]))
+        return torch.linalg.vector_norm(out, dim=1).square_()
 
     def cap_rows(self, codes: Tensor, limit: int) -> None:
         """Zero all but the largest of each row."""
@@ -87,12 +71,32 @@ class TorchKernels:
         self, weights: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: Adam
     ) -> Tensor:
         """Do one Adam step in place."""
-        gradient = gradient * step.scale
-        first.lerp_(gradient, 1 - step.beta1)
-        second.mul_(step.beta2).addcmul_(gradient, gradient, value=1 - step.beta2)
-        spread = (second / step.correction2).sqrt_().add_(step.epsilon)
-        weights.addcdiv_(first, spread, value=-step.rate / step.correction1)
-        return weights.square().sum(1)
+        squares = torch.empty(len(weights), device=weights.device)
+        height = len(weights)
+        if weights.device.type == "cpu":
+            height = max(1, SLICE // weights.shape[1])
+        for start in range(0, len(weights), height):
+            rows = slice(start, start + height)
+            w, m, v = weights[rows], first[rows], second[rows]
+            g = gradient[rows] * step.scale
+            m.lerp_(g, 1 - step.beta1)
+            v.mul_(step.beta2).addcmul_(g, g, value=1 - step.beta2)
+            spread = torch.sqrt(v, out=g).mul_(step.correction2**-0.5).add_(step.epsilon)
+            w.addcdiv_(m, spread, value=-step.rate / step.correction1)
+            torch.linalg.vector_norm(w, dim=1, out=squares[rows])
+        return squares.square_()
+
+
+def _bags(indices: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum of each bag's rows."""
+    return embedding_bag(
+        indices,
+        rows,
+        offsets,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
 
 
 def _offsets(counts: Tensor) -> Tensor:
