@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import axis_dictionary, random_dictionary
 
-from anaglyph.dictionaries import Dictionary, Weights
+from anaglyph.dictionaries import Dictionary, Weights, agreement
 from anaglyph.errors import InputError
 from anaglyph.latents import stability
 
@@ -32,8 +30,7 @@ def test_equals_a_dense_search(method, seed, rows):
     dic_a = random_dictionary(method, 9, (4, 4), rng)
     dic_b = random_dictionary(method, 6, (4, 4), rng)
     with pytest.MonkeyPatch.context() as patch:
-        # The package has a function of the module's name.
-        patch.setattr(sys.modules["anaglyph.latents.stability"], "_ROWS", rows)
+        patch.setattr(agreement, "_ROWS", rows)
         found = stability(dic_a, dic_b)
     cosines = dense(dic_a, dic_b)
     assert found.columns == ["latent", "match", "cosine", "mutual"]

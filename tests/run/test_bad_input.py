@@ -143,3 +143,19 @@ def test_a_setting_with_a_bad_value(tmp_path, anaglyph, tiny_arguments):
     settings.write_text(json.dumps({"latents": 0}))
     said = anaglyph("diff", *tiny_arguments, "--out", tmp_path / "run", "--config", settings)
     refused(said, "latents")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--k", "many"], ["--k", "many", "auto"]),
+        (["--k", "300", "--latents", "100"], ["k=300", "latents=100"]),
+    ],
+)
+def test_settings_of_a_training(tmp_path, anaglyph, tiny_arguments, flags, words):
+    refused(anaglyph("diff", *tiny_arguments, "--out", tmp_path / "run", *flags), *words)
+
+
+def test_settings_of_the_benchmark(anaglyph):
+    refused(anaglyph("planted", "--preset", "hard"), "hard", "easy")
+    refused(anaglyph("planted", "--preset", "easy", "--k", "many"), "many")

@@ -50,3 +50,12 @@ def test_changes_are_checked_like_everything_else():
     assert DiffConfig().with_changes(k=4).k == 4
     with pytest.raises(InputError, match="k: "):
         DiffConfig().with_changes(k=0)
+
+
+def test_k_may_be_a_fraction_or_auto():
+    assert load_config(None, k=0.16).k == 0.16
+    assert load_config(None, k="auto").k == "auto"
+    with pytest.raises(InputError, match="k: 'best' must be a number or auto"):
+        load_config(None, k="best")
+    with pytest.raises(InputError, match="k=200 exceeds latents=100"):
+        load_config(None, k=200, latents=100)

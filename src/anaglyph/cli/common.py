@@ -24,6 +24,16 @@ def parse_layer(text: str | None) -> int | float | None:
         ) from None
 
 
+def parse_k(text: str | None) -> float | str | None:
+    """Read a number or the word auto."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--k takes a number or auto, not {text!r}") from None
+
+
 def reopen(run: Path, progress: Any = None, **overrides: Any) -> "Workbench":
     """Open a run folder; overrides that are not None replace its settings."""
     from anaglyph.progress import silent

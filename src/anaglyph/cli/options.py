@@ -25,7 +25,10 @@ Method = Annotated[
 ]
 Sparsity = Annotated[str | None, typer.Option(help="activation function of the latents")]
 Latents = Annotated[int | None, typer.Option(help="dictionary size, in latents")]
-K = Annotated[float | None, typer.Option(help="mean active latents per token, may be below 1")]
+K = Annotated[
+    str | None,
+    typer.Option(help="mean active latents per token, may be below 1; auto: from the data"),
+]
 Tokens = Annotated[int | None, typer.Option(help="training tokens per dictionary, with repeats")]
 MaxTokens = Annotated[int | None, typer.Option(help="read at most so many tokens of the data")]
 Context = Annotated[int | None, typer.Option(help="longest sequence, in tokens")]

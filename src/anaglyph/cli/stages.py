@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.common import parse_layer, print_facts, print_table, print_verdict, reopen
+from anaglyph.cli.common import (
+    parse_k,
+    parse_layer,
+    print_facts,
+    print_table,
+    print_verdict,
+    reopen,
+)
 from anaglyph.cli.options import (
     AsJson,
     Base,
@@ -29,7 +36,7 @@ from anaglyph.cli.options import (
     Tokens,
     Tuned,
 )
-from anaglyph.terminal import Bars, say
+from anaglyph.terminal import Bars, say, table_text
 
 
 @app.command()
@@ -63,7 +70,7 @@ def diff(
         methods=method or None,
         sparsity=sparsity,
         latents=latents,
-        k=k,
+        k=parse_k(k),
         tokens=tokens,
         max_tokens=max_tokens,
         context=context,
@@ -154,11 +161,21 @@ def train_command(
     as_json: AsJson = False,
 ) -> None:
     """Train one dictionary on the activations of a run."""
-    settings = {"sparsity": sparsity, "latents": latents, "k": k, "tokens": tokens, "seed": seed}
+    settings = {
+        "sparsity": sparsity,
+        "latents": latents,
+        "k": parse_k(k),
+        "tokens": tokens,
+        "seed": seed,
+    }
     with Bars() as progress:
         bench = reopen(run, progress, threads=threads, **settings)
         dictionary = bench.train(method)
-    print_facts({"name": bench.name_of(method), **dictionary.stats}, as_json)
+    stats = dict(dictionary.stats)
+    curve = [] if as_json else stats.pop("k_curve", [])
+    print_facts({"name": bench.name_of(method), **stats}, as_json)
+    if curve:
+        say(f"\nhow k was chosen\n{table_text(curve)}")
 
 
 @app.command("score")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from anaglyph.cli.app import app
+from anaglyph.cli.common import parse_k
 from anaglyph.cli.options import AsJson, K
 from anaglyph.files import atomic_path, write_json
 from anaglyph.terminal import Bars, say, table_text
@@ -38,12 +39,19 @@ def planted(
     presets = list(PRESETS) if preset == ["all"] else preset
     for name in presets:
         planted_settings(name)
+    chosen_k = parse_k(k)
     numbers = range(first_seed, first_seed + seeds)
     with Bars() as progress:
         runs = pl.concat(
             [
                 run_planted(
-                    name, method, numbers, ratio=ratio, k=k, tokens=tokens, progress=progress
+                    name,
+                    method,
+                    numbers,
+                    ratio=ratio,
+                    k=chosen_k,
+                    tokens=tokens,
+                    progress=progress,
                 )
                 for name in presets
             ],

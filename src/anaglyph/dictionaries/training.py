@@ -8,10 +8,15 @@ and number of threads, also when it is killed and resumed.
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
+
 from anaglyph.dictionaries.checkpoint import Checkpoint
+from anaglyph.dictionaries.choice import AUTO, choose_k
 from anaglyph.dictionaries.config import TrainConfig, steps_of
 from anaglyph.dictionaries.dictionary import Dictionary
 from anaglyph.dictionaries.engine import Engine
@@ -39,7 +44,7 @@ def train(
     store: PairedStore,
     method: str = "diff-sae",
     latents: int = 8192,
-    k: int | float | None = None,
+    k: int | float | str | None = None,
     tokens: int | None = None,
     seed: int = 0,
     *,
@@ -59,8 +64,9 @@ def train(
         store: Activations of both models at one layer.
         method: Name of a registered method.
         latents: Size of the dictionary.
-        k: Mean number of active latents a token; None takes the method's own. "l1" has no such
-            number and leaves it out of account.
+        k: Mean number of active latents a token; None takes the method's own, "auto" chooses it
+            from the data by short pilot trainings (``choice.py``), for about the time of one
+            training more. "l1" has no such number and leaves it out of account.
         tokens: Tokens to see, repetitions included; None fits the store (``default_tokens``).
         seed: Of the initial weights and of the order of the data.
         sparsity: Name of a registered sparsity.
@@ -77,10 +83,12 @@ def train(
 
     Returns:
         A dictionary of raw activations; ``stats`` holds FVE, L0 and dead share on held-out
-        sequences, steps, tokens, seconds and tokens per second.
+        sequences, k, steps, tokens, seconds and tokens per second; with k="auto" also
+        ``k_curve``, a row for each k tried, and ``k_seconds``, the time the choice took.
 
     Raises:
-        InputError: A setting is out of range, the store has no training tokens, an activation is
+        InputError: A setting is out of range, the store has no training tokens or, for
+            k="auto", no held-out ones, an activation is
             not finite, or the training diverged.
         StoreError: The checkpoint is damaged.
     """
@@ -92,7 +100,12 @@ def train(
         lr = default_rate(max(widths), steps_of(tokens, batch))
     if kind.takes_mu and mu is None:
         mu = default_mu(spec.norm, widths)
-    if k is None:
+    auto = k == AUTO
+    if auto and not kind.takes_k:
+        raise InputError(f"k={AUTO}: {sparsity} takes no k, set mu")
+    if isinstance(k, str) and not auto:
+        raise InputError(f"k={k!r} must be a number or {AUTO!r}")
+    if k is None or isinstance(k, str):
         k = min(spec.default_k, latents)
     config = TrainConfig(
         method=method,
@@ -108,7 +121,15 @@ def train(
         options=dict(options or {}),
     )
     with use_threads(threads):
-        return train_with(store, config, checkpoint=checkpoint, progress=progress)
+        if not auto:
+            return train_with(store, config, checkpoint=checkpoint, progress=progress)
+        started = time.perf_counter()
+        choice = choose_k(store, config, lambda pilot: _fit(store, pilot)[0], progress)
+        chosen = {"k_curve": choice.curve, "k_seconds": time.perf_counter() - started}
+        config = replace(config, k=choice.k)
+        dictionary = train_with(store, config, checkpoint=checkpoint, progress=progress)
+        dictionary.stats |= chosen
+        return dictionary
 
 
 def default_tokens(available: int) -> int:
@@ -129,6 +150,32 @@ def train_with(
     progress: Progress = silent,
 ) -> Dictionary:
     """Train with explicit settings; see :func:`train`."""
+    key = digest({"config": config.as_dict(), "store": store.key, "layer": store.layer})
+    keeper = Checkpoint(None if checkpoint is None else Path(checkpoint), key, checkpoint_seconds)
+    dictionary, silent_for, steps, seconds = _fit(store, config, keeper, progress)
+    stats, fires = heldout_stats(dictionary, store)
+    seen = steps * config.batch
+    unused = silent_for >= min(config.dead_after, seen)
+    dictionary.stats = stats | {
+        "dead_share": float((unused & ~fires).mean()),
+        "k": config.k,
+        "threshold": dictionary.threshold,
+        "steps": steps,
+        "tokens": seen,
+        "seconds": seconds,
+        "tokens_per_second": seen / seconds if seen else None,
+    }
+    keeper.remove()
+    return dictionary
+
+
+def _fit(
+    store: PairedStore,
+    config: TrainConfig,
+    keeper: Checkpoint | None = None,
+    progress: Progress = silent,
+) -> tuple[Dictionary, Int64[np.ndarray, " latents"], int, float]:
+    """Train; return the dictionary, for how many tokens latents were silent, steps and seconds."""
     spec = get_method(config.method, config.options)
     spec.widths(store.d_base, store.d_tuned)
     if training_tokens(store) == 0:
@@ -152,10 +199,9 @@ def train_with(
         batch=config.batch,
         dead_after=config.dead_after,
     )
-    key = digest({"config": config.as_dict(), "store": store.key, "layer": store.layer})
-    keeper = Checkpoint(None if checkpoint is None else Path(checkpoint), key, checkpoint_seconds)
     # Where nothing varies there is nothing to learn: a model compared with itself.
     steps = config.steps if known.varies else 0
+    keeper = keeper or Checkpoint(None, "")
     seconds = _run(store, config, engine, known, steps, keeper, progress)
 
     if weights.threshold is None:
@@ -172,20 +218,7 @@ def train_with(
         radii=known.radii,
         config={**config.as_dict(), "store": store.key, "layer": store.layer},
     )
-    stats, fires = heldout_stats(dictionary, store)
-    seen = steps * config.batch
-    unused = engine.silent.cpu().numpy() >= min(config.dead_after, seen)
-    dictionary.stats = stats | {
-        "dead_share": float((unused & ~fires).mean()),
-        "k": config.k,
-        "threshold": dictionary.threshold,
-        "steps": steps,
-        "tokens": seen,
-        "seconds": seconds,
-        "tokens_per_second": seen / seconds if seen else None,
-    }
-    keeper.remove()
-    return dictionary
+    return dictionary, engine.silent.cpu().numpy(), steps, seconds
 
 
 def _run(

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anaglyph.errors import InputError
 
@@ -29,10 +29,10 @@ class DiffConfig(BaseModel):
     )
     sparsity: str = Field(default="batchtopk", description="activation function of the latents")
     latents: int = Field(default=4096, ge=1, description="dictionary size, in latents")
-    k: int | float | None = Field(
+    k: int | float | Literal["auto"] | None = Field(
         default=None,
-        gt=0,
-        description="active latents per token; left out, each method's own default",
+        description="active latents per token, or auto to choose it from the data; left out, each "
+        "method's own default",
     )
     tokens: int | None = Field(
         default=None,
@@ -67,6 +67,15 @@ class DiffConfig(BaseModel):
         default=None, ge=1, description="processor threads; left out, all of them"
     )
 
+    @model_validator(mode="after")
+    def _fits(self) -> "DiffConfig":
+        if isinstance(self.k, int | float):
+            if not self.k > 0:
+                raise ValueError(f"k: {self.k} must be a positive number")
+            if self.k > self.latents:
+                raise ValueError(f"k={self.k} exceeds latents={self.latents}")
+        return self
+
     def with_changes(self, **changes: Any) -> "DiffConfig":
         """Return these settings with some replaced, checked anew."""
         return load_config(None, **(self.model_dump() | changes))
@@ -88,7 +97,11 @@ def load_config(file: Path | None = None, **overrides: Any) -> DiffConfig:
         return DiffConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        if not first["loc"]:
+            raise InputError(first["msg"].removeprefix("Value error, ")) from error
+        field = ".".join(str(part) for part in first["loc"])
+        if field.startswith("k."):
+            raise InputError(f"k: {first['input']!r} must be a number or auto") from error
         raise InputError(f"{field}: {first['msg']} (got {first['input']!r})") from error
 
 

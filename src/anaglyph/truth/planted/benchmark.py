@@ -96,7 +96,7 @@ def run_planted(
     seeds: Sequence[int],
     *,
     ratio: float = 2.0,
-    k: int | float | None = None,
+    k: int | float | str | None = None,
     tokens: int = TOKENS,
     batch: int = 1024,
     progress: Progress = silent,
@@ -110,7 +110,7 @@ def run_planted(
         seeds: One pair and one training of each entrant for each.
         ratio: Dictionary size over the number of true features.
         k: Mean active latents per token; None takes the planted number, so that every method is
-            judged at its own right sparsity.
+            judged at its own right sparsity; "auto" lets each choose from the data alone.
         tokens: Training tokens, repeats counted.
         batch: Tokens a training step.
         progress: Told of finished trainings.
@@ -150,7 +150,7 @@ def _play(
     settings: PlantedSettings,
     seed: int,
     ratio: float,
-    k: int | float | None,
+    k: int | float | str | None,
     tokens: int,
     batch: int,
 ) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _play(
         method=player.method,
         sparsity=player.sparsity,
         latents=latents,
-        k=min(wanted, latents),
+        k=wanted if isinstance(wanted, str) else min(wanted, latents),
         tokens=tokens,
         seed=seed,
         batch=batch,
@@ -177,7 +177,7 @@ def _play(
     stats = dictionary.stats
     return {
         "latents": latents,
-        "k": wanted,
+        "k": stats["k"],
         "l0": stats["l0"],
         "fve": stats["fve"],
         "dead_share": stats["dead_share"],

@@ -1,0 +1,85 @@
+"""Which latents of two dictionaries are the same: the cosine of their decoders, source by source.
+
+The decoders of all sources are laid end to end, each source in the units that the dictionary
+selects by (``source_weights``), so that of a crosscoder both the direction and the share of each
+model must agree.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+from numpy import ndarray
+
+from anaglyph.dictionaries.dictionary import Dictionary
+from anaglyph.errors import InputError
+
+# Rows compared at once: the cosines in memory stay below 2048 x (latents of the other).
+_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The nearest latent of another dictionary, for each latent of one."""
+
+    match: Int64[ndarray, " latents"]
+    """Of equal ones, the first."""
+    cosine: Float64[ndarray, " latents"]
+    mutual: Bool[ndarray, " latents"]
+    """Whether that latent's nearest is this one."""
+    known: Bool[ndarray, " latents"]
+    """False for a latent whose decoders are zero: it has no direction."""
+
+
+def agreement(dic_a: Dictionary, dic_b: Dictionary) -> Agreement:
+    """Find each latent of one dictionary in another.
+
+    Args:
+        dic_a: The dictionary whose latents are looked for.
+        dic_b: Where they are looked for; it may have another number of latents.
+
+    Raises:
+        InputError: The two rebuild different sources or activations of different widths.
+    """
+    if (dic_a.spec.sources, dic_a.widths) != (dic_b.spec.sources, dic_b.widths):
+        raise InputError(
+            f"latents of {dic_a.method} ({', '.join(dic_a.spec.sources)}; widths {dic_a.widths}) "
+            f"and {dic_b.method} ({', '.join(dic_b.spec.sources)}; widths {dic_b.widths}) do not "
+            "have comparable decoders"
+        )
+    (rows_a, norms_a), (rows_b, norms_b) = _unit_rows(dic_a), _unit_rows(dic_b)
+    match = np.zeros(len(rows_a), dtype=np.int64)
+    cosine = np.empty(len(rows_a))
+    back = np.zeros(len(rows_b), dtype=np.int64)
+    back_cosine = np.full(len(rows_b), -np.inf)
+    for start in range(0, len(rows_a), _ROWS):
+        part = slice(start, start + _ROWS)
+        cosines = rows_a[part] @ rows_b.T
+        # Zero decoders have no direction; they match nothing.
+        cosines[:, norms_b == 0] = -np.inf
+        match[part] = cosines.argmax(axis=1)
+        cosine[part] = cosines.max(axis=1)
+        cosines[norms_a[part] == 0] = -np.inf
+        best = cosines.argmax(axis=0)
+        highest = cosines.max(axis=0)
+        better = highest > back_cosine
+        back[better], back_cosine[better] = start + best[better], highest[better]
+    return Agreement(
+        match,
+        np.clip(cosine, -1, 1),
+        back[match] == np.arange(len(rows_a)),
+        (norms_a > 0) & np.isfinite(cosine),
+    )
+
+
+def _unit_rows(
+    dic: Dictionary,
+) -> tuple[Float32[ndarray, "latents all_d"], Float64[ndarray, " latents"]]:
+    """Return each latent's decoders end to end at unit length (zero stays zero), and the length."""
+    weighted = [
+        weight * matrix.numpy()
+        for weight, matrix in zip(dic.source_weights, dic.decoder, strict=True)
+    ]
+    rows = np.concatenate(weighted, axis=1, dtype=np.float32)
+    norms = np.sqrt(np.einsum("jd,jd->j", rows, rows, dtype=np.float64))
+    return rows / np.where(norms > 0, norms, 1)[:, None].astype(np.float32), norms
