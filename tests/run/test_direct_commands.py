@@ -152,3 +152,22 @@ def test_pca_of_a_run(anaglyph, run, tmp_path, pair):
     assert len(pl.read_parquet(run / "direct" / "pca.parquet")["direction"][0]) == 128
     refused(anaglyph("pca", tmp_path), "not a run folder")
     refused(anaglyph("pca", run, "--components", "0"), "components")
+
+
+def test_lens_sets_a_null_pair_beside_the_pair(anaglyph, run):
+    said = anaglyph("lens", run, "--texts", "20", "--strength", "1", "--new-tokens", "5", "--json")
+    assert said.code == 0, said.err
+    shift = said.json["shift"]
+    assert [row["pair"] for row in shift] == ["tuned"] * 5 + ["null"] * 5
+    size = [sum(row["token_norm"] for row in shift if row["pair"] == p) for p in ("tuned", "null")]
+    assert size[1] == pytest.approx(size[0], rel=0.1)
+    assert {row["pair"] for row in said.json["replies"]} == {"none", "tuned", "null"}
+    assert (run / "direct" / "lens-tokens.parquet").is_file()
+
+
+def test_lens_refuses(anaglyph, pair, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("Hi")
+    refused(anaglyph("lens", *pair, "--data", short), "fewer than 2 texts")
+    refused(anaglyph("lens", *pair, "--strength", "-1"), "strengths")
+    refused(anaglyph("lens", *pair, "--layer", "9"), "layer 9")

@@ -90,6 +90,70 @@ def tokens_command(
     show(as_json, {"roles": by_role, "strongest": strongest, "favoured": shown})
 
 
+@app.command("lens")
+def lens_command(
+    base: BaseOrRun,
+    tuned: MaybeTuned = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="text that the fine-tune is not about; left out, builtin:english"),
+    ] = None,
+    layer: Layer = None,
+    positions: Annotated[
+        int, typer.Option(min=2, help="first positions of a text that are read")
+    ] = 5,
+    texts: Annotated[int, typer.Option(min=2, help="texts that are averaged over, at most")] = 256,
+    top: Annotated[int, typer.Option(min=1, help="tokens listed for each reading")] = 10,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="length of the shift in mean activation norms; repeatable; 0.5, 1 and 2"),
+    ] = None,
+    prompts: Prompts = None,
+    new_tokens: NewTokens = 30,
+    seed: Seed = 0,
+    out: Tables = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read the mean difference at the start of unrelated text, beside that of a null pair."""
+    import polars as pl
+
+    from anaglyph.direct.lens import PROMPTS, difference_lens
+    from anaglyph.direct.prompts import read_prompts
+
+    subject = Subject.of(base, tuned, threads)
+    asked = PROMPTS if prompts is None else read_prompts(prompts)
+    where, sources = _layer(subject, layer), data or ["builtin:english"]
+    strengths = tuple(strength or (0.5, 1.0, 2.0))
+    settings = {"data": sources, "layer": where, "positions": positions, "texts": texts,
+                "top": top, "strengths": strengths, "prompts": file_key(prompts),
+                "new_tokens": new_tokens, "seed": seed}  # fmt: skip
+
+    def make() -> "dict[str, pl.DataFrame]":
+        found = difference_lens(
+            subject.pair,
+            subject.corpus(sources, None),
+            where,
+            positions=positions,
+            texts=texts,
+            top=top,
+            strengths=strengths,
+            prompts=asked,
+            new_tokens=new_tokens,
+            seed=seed or 0,
+            progress=progress,
+        )
+        tokens = subject.with_text(found.tokens, "token_id")
+        return {"lens-shift": found.shift, "lens-tokens": tokens, "lens-replies": found.replies}
+
+    with Bars() as progress:
+        tables = subject.keep("lens", settings, make, out)
+    reading = ["pair", "position", "method", "strength"]
+    tokens = tables["lens-tokens"].group_by(reading, maintain_order=True).agg(pl.col("token"))
+    shown = {"shift": tables["lens-shift"], "tokens": tokens, "replies": tables["lens-replies"]}
+    show(as_json, shown)
+
+
 @app.command("pca")
 def pca_command(
     run: Run,
