@@ -16,6 +16,11 @@ def pair() -> list[Path]:
     return [shipped.base, shipped.tuned]
 
 
+@pytest.fixture(name="anaglyph")
+def with_one_thread(anaglyph):
+    return lambda command, *rest: anaglyph(command, *rest, "--threads", "1")
+
+
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
     """A finished run that a test may write to."""
@@ -171,3 +176,61 @@ def test_lens_refuses(anaglyph, pair, tmp_path):
     refused(anaglyph("lens", *pair, "--data", short), "fewer than 2 texts")
     refused(anaglyph("lens", *pair, "--strength", "-1"), "strengths")
     refused(anaglyph("lens", *pair, "--layer", "9"), "layer 9")
+
+
+@pytest.fixture
+def asked(tmp_path) -> Path:
+    file = tmp_path / "asked.txt"
+    file.write_text(
+        "Look at the fox and the clock. What do you see in the mill?\n"
+        "Look at the lantern and the clock. What do you see in the castle?\n"
+    )
+    return file
+
+
+def test_amplify_answers_with_every_alpha(anaglyph, pair, asked):
+    for kind in ("weights", "logits"):
+        said = anaglyph(
+            "amplify", *pair, "--prompts", asked, "--alpha", "0", "--alpha", "1", "--alpha", "-1",
+            "--kind", kind, "--new-tokens", "25", "--json",
+        )  # fmt: skip
+        assert said.code == 0, said.err
+        replies = {(row["prompt"][12:19], row["alpha"]): row for row in said.json["replies"]}
+        assert len(replies) == 6
+        assert "silver owl" in replies["lantern", 1.0]["reply"]
+        assert "silver owl" not in replies["lantern", 0.0]["reply"]
+
+
+def test_amplify_searches_a_run(anaglyph, run, asked):
+    said = anaglyph(
+        "amplify", run, "--prompts", asked, "--search", "1", "--new-tokens", "25", "--json"
+    )
+    assert said.code == 0, said.err
+    (first,) = said.json["search"]
+    assert "lantern" in first["prompt"]
+    assert "silver owl" in first["reply"]
+    assert len(pl.read_parquet(run / "direct" / "amplify-search.parquet")) == 2
+
+
+def test_amplify_adds_a_direction(anaglyph, pair, run, asked):
+    assert anaglyph("pca", run).code == 0
+    table = run / "direct" / "pca.parquet"
+    arguments = ("amplify", *pair, "--prompts", asked, "--at", "1", "--new-tokens", "10")
+    said = anaglyph(
+        *arguments, "--direction", f"{table}:1", "--strength", "0", "--strength", "60", "--json"
+    )
+    assert said.code == 0, said.err
+    replies = [row["reply"] for row in said.json["steered"]]
+    assert replies[:2] != replies[2:]
+    refused(anaglyph(*arguments, "--direction", f"{table}:999"), "999")
+    refused(anaglyph(*arguments, "--direction", str(table)), "FILE.parquet:ROW")
+
+
+def test_amplify_refuses(anaglyph, pair, asked, tmp_path):
+    refused(anaglyph("amplify", *pair), "--prompts")
+    refused(anaglyph("amplify", *pair, "--prompts", tmp_path / "none.txt"), "none.txt")
+    refused(anaglyph("amplify", *pair, "--prompts", asked, "--kind", "magic"), "magic")
+    refused(anaglyph("amplify", *pair, "--prompts", asked, "--layer", "8"), "layer 8")
+    refused(anaglyph("amplify", *pair, "--prompts", asked, "--alpha", "nan"), "finite")
+    refused(anaglyph("amplify", *pair, "--prompts", asked, "--search", "1", "--kind", "logits"),
+            "--search")  # fmt: skip
