@@ -187,6 +187,7 @@ def test_a_browser_says_in_every_section_what_is_missing(tmp_path: Path):
         "No intervention was measured",
         "No dictionary was trained",
         "There are no latents to show",
+        "run tokens, pca, weights, stitch, lens or amplify",
     ):
         assert sentence in document
 

@@ -29,6 +29,7 @@ SCRIPTS = (
     "latents.js",
     "detail.js",
     "scatter.js",
+    "direct.js",
     "run.js",
     "app.js",
 )

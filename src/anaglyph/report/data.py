@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from anaglyph.errors import InputError, StoreError
+from anaglyph.report.direct import gather_direct
 from anaglyph.report.records import (
     DictionaryRecord,
     ExamplesRecord,
@@ -76,6 +77,7 @@ def gather(run_folder: Path) -> dict[str, Any]:
         else {**_clean(verdict.model_dump(exclude={"findings"})), "found": len(findings)},
         "findings": None if verdict is None else shown,
         "dictionaries": dictionaries,
+        "direct": _clean(gather_direct(run_folder)),
     }
 
 

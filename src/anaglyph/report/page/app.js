@@ -107,6 +107,7 @@ drawFindings();
 drawCausal();
 drawDictionaries();
 drawLatents();
+drawDirect();
 drawRun();
 drawGlossary();
 window.addEventListener("hashchange", followAddress);
