@@ -21,13 +21,20 @@ CASES: dict[str, dict[str, Any]] = {
     "wide-512": {**WIDE, "batch": 512},
 }
 # Steps a turn: a step of ours is short, one of the others long enough by itself.
-STEPS = {"ours": 3, "ours, torch only": 2, "ours, none dead": 3, "sparsify": 2}
+STEPS = {
+    "ours": 3,
+    "ours, exact product": 3,
+    "ours, torch only": 2,
+    "ours, none dead": 3,
+    "sparsify": 2,
+}
 PEERS = ("dictionary_learning", "sparsify", "sae_lens")
 
 
 def contenders(case: str, spec: dict[str, Any]) -> dict[str, Process]:
     """Start everyone who takes part in a case."""
     found = {"ours": Process("ours.py", spec)}
+    found["ours, exact product"] = Process("ours.py", {**spec, "screened": False})
     if spec["dead"]:
         found["ours, none dead"] = Process("ours.py", {**spec, "dead": 0.0})
     if case == "sae":

@@ -11,6 +11,7 @@ from anaglyph.dictionaries import Weights, get_method
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.initial import DECODER_NORM
 from anaglyph.dictionaries.kernels import choose_kernels
+from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.dictionaries.threads import set_threads
 
@@ -38,6 +39,7 @@ def make(spec: dict[str, Any]) -> Contender:
         kernels,
         batch=spec["batch"],
         dead_after=10_000_000,
+        screened=spec.get("screened", is_worthwhile(device)),
     )
     engine.silent[: n_dead(spec)] = 10_000_000
     data = [batches(spec, source) for source in range(sources)]

@@ -8,6 +8,7 @@ from anaglyph.dictionaries import Weights, get_method
 from anaglyph.dictionaries.auxiliary import WEIGHT, auxiliary_tokens
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.kernels import choose_kernels
+from anaglyph.dictionaries.screen import Screen
 from anaglyph.dictionaries.sparsity import SPARSITIES
 
 TOKENS, LATENTS, K = 48, 96, 4
@@ -168,3 +169,24 @@ def test_counters_tell_how_long_a_latent_was_silent() -> None:
     fired[result.active.indices.long()] = True
     assert 0 < fired.sum() < LATENTS
     assert torch.equal(engine.silent, torch.where(fired, 0, TOKENS))
+
+
+@pytest.mark.parametrize(("name", "widths"), CASES)
+@pytest.mark.parametrize("dead", [0, 10])
+def test_a_screened_step_is_the_exact_one(name: str, widths: tuple[int, ...], dead: int) -> None:
+    engines = []
+    for screened in (False, True):
+        engine, targets = make(name, widths, "numba", 5, dead, "batchtopk")
+        if screened:
+            engine._screen = Screen(engine.weights, engine.kernels, TOKENS)
+        engines.append(engine)
+    for step in range(3):
+        exact, rough = (engine.step(targets, step, 1e-3) for engine in engines)
+        assert engines[1].sparsity.exact is None if step == 0 else engines[1].sparsity.exact
+        assert torch.equal(exact.active.indices, rough.active.indices)
+        assert torch.equal(exact.active.offsets, rough.active.offsets)
+        torch.testing.assert_close(exact.active.values, rough.active.values, rtol=1e-4, atol=1e-5)
+        assert exact.auxiliary_loss == pytest.approx(rough.auxiliary_loss, rel=1e-4)
+        assert (exact.auxiliary_loss > 0) == (dead > 0)
+    for before, after in zip(*(engine.weights.named().values() for engine in engines), strict=True):
+        torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)

@@ -38,7 +38,7 @@ def auxiliary_tokens(batch: int, latents: int, dead: int) -> int:
 
 def auxiliary(
     dead: Tensor,
-    pre: Tensor,
+    products: Tensor,
     inputs: tuple[Tensor, ...],
     errors: tuple[Tensor, ...],
     weights: Weights,
@@ -48,7 +48,7 @@ def auxiliary(
 
     Args:
         dead: Indices of the dead latents, int64 [n], n >= 1.
-        pre: Products with the encoder without the bias, [tokens, latents].
+        products: Products with the dead latents' encoder rows, without the bias, [tokens, n].
         inputs: What the encoder read, one [tokens, d] a source.
         errors: Reconstruction minus target, one [tokens, d] a source.
         weights: Current weights.
@@ -57,7 +57,7 @@ def auxiliary(
     spread = _square(*(error - error.mean(0) for error in errors))
     if not spread > 0:
         return None
-    codes = (pre[:, dead] + weights.encoder_bias[dead]).relu_()
+    codes = (products + weights.encoder_bias[dead]).relu_()
     limit = max(1, max(error.shape[1] for error in errors) // 2)
     if len(dead) > limit:
         kernels.cap_rows(codes, limit)

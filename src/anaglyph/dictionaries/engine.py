@@ -12,6 +12,7 @@ where x_m is what the encoder read. If that is the target less its decoder bias 
 decoder bias also gets - sum_j (d/db_enc[j]) E_m[j].
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.methods import DictionaryMethod
 from anaglyph.dictionaries.optimiser import Optimiser
 from anaglyph.dictionaries.prefixes import active_within, columns_within, runs
+from anaglyph.dictionaries.screen import Screen
 from anaglyph.dictionaries.sparsity import Batch, Sparsity
 from anaglyph.dictionaries.weights import Weights
 
@@ -47,6 +49,8 @@ class Engine:
         kernels: The sparse operations.
         batch: Tokens a batch.
         dead_after: Tokens without firing after which a latent is dead.
+        screened: Whether a rough product says which activations to compute (``screen.py``), where
+            the sparsity can do with those.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Engine:
         *,
         batch: int,
         dead_after: int,
+        screened: bool = False,
     ) -> None:
         self.method = method
         self.weights = weights
@@ -76,6 +81,7 @@ class Engine:
         prices = method.prices(latents)
         self.prices = None if prices is None else prices.to(device)
         self.runs = runs(sparsity.prefixes(latents))
+        self._screen = Screen(weights, kernels, batch) if screened else None
         self._pre = torch.empty(batch, latents, device=device)
         self._errors = tuple(torch.empty(batch, width, device=device) for width in widths)
 
@@ -98,7 +104,14 @@ class Engine:
         """Set ``gradients``; return what was measured and the gradients' squared norm."""
         weights, gradients, kernels = self.weights, self.gradients, self.kernels
         inputs = self._inputs(targets)
-        pre = self._encode(inputs)
+        pre = self._pre[: len(targets[0])]
+        screen = self._screen if self.sparsity.can_screen else None
+        if screen is None:
+            self._encode(inputs, pre)
+            self.sparsity.exact = None
+        else:
+            screen.product(inputs, pre)
+            self.sparsity.exact = partial(screen.exact, inputs)
         active = self.sparsity.select(pre, weights.encoder_bias, self.scores)
         columns = kernels.columns(active, len(weights.encoder_bias))
         loss, errors, by_error = self._rebuild(active, targets)
@@ -115,7 +128,9 @@ class Engine:
 
         self.silent += len(targets[0])
         self.silent[columns.offsets.diff() > 0] = 0
-        auxiliary_loss = self._add_auxiliary(pre, inputs, errors, squares)
+        auxiliary_loss = self._add_auxiliary(
+            pre if screen is None else None, inputs, errors, squares
+        )
         if self.method.constrained:
             self.method.constrain(gradients)
             squares[: len(errors)] = [rows.square().sum(1) for rows in gradients.decoder]
@@ -139,12 +154,10 @@ class Engine:
         biases = self.weights.decoder_bias
         return tuple(values - bias for values, bias in zip(targets, biases, strict=True))
 
-    def _encode(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        pre = self._pre[: len(inputs[0])]
-        torch.mm(inputs[0], self.weights.encoder[0].T, out=pre)
+    def _encode(self, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        torch.mm(inputs[0], self.weights.encoder[0].T, out=out)
         for values, matrix in zip(inputs[1:], self.weights.encoder[1:], strict=True):
-            pre.addmm_(values, matrix.T)
-        return pre
+            out.addmm_(values, matrix.T)
 
     def _rebuild(
         self, active: Active, targets: tuple[Tensor, ...]
@@ -237,19 +250,27 @@ class Engine:
 
     def _add_auxiliary(
         self,
-        pre: Tensor,
+        pre: Tensor | None,
         inputs: tuple[Tensor, ...],
         errors: tuple[Tensor, ...],
         squares: list[Tensor],
     ) -> float:
+        """Add the auxiliary loss's gradients; without ``pre``, only rough products are known."""
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
         if len(dead) == 0:
             return 0.0
-        few = slice(0, auxiliary_tokens(len(pre), len(self.silent), len(dead)))
+        few = slice(0, auxiliary_tokens(len(inputs[0]), len(self.silent), len(dead)))
+        some = tuple(values[few] for values in inputs)
+        if pre is None:
+            matrices = (matrix[dead] for matrix in self.weights.encoder)
+            parts = [rows @ matrix.T for rows, matrix in zip(some, matrices, strict=True)]
+            products = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        else:
+            products = pre[few][:, dead]
         extra = auxiliary(
             dead,
-            pre[few],
-            tuple(values[few] for values in inputs),
+            products,
+            some,
             tuple(error[few] for error in errors),
             self.weights,
             self.kernels,

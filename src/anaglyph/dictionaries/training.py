@@ -32,6 +32,7 @@ from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import default_rate, learning_rate
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
+from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import SPARSITIES, default_mu, make_sparsity
 from anaglyph.dictionaries.threads import use_threads
 from anaglyph.errors import InputError
@@ -198,6 +199,7 @@ def _fit(
         kernels,
         batch=config.batch,
         dead_after=config.dead_after,
+        screened=is_worthwhile(config.device),
     )
     # Where nothing varies there is nothing to learn: a model compared with itself.
     steps = config.steps if known.varies else 0

@@ -62,6 +62,8 @@ class Sparsity:
     """Whether it keeps the k largest scores, so that k can be annealed or split over blocks."""
     whole_k: ClassVar[bool] = False
     """Whether each token has k active latents, so that k cannot be a fraction."""
+    exact: Callable[[Active], Active] | None = None
+    """Gives entries their exact values; set while ``select`` is given rough products."""
     threshold: float | None = None
     """Inference keeps scores above it; None where inference selects as training does."""
 
@@ -89,6 +91,11 @@ class Sparsity:
         """Set what depends on the step: k falls linearly and then stays."""
         left = max(0.0, 1 - step / (self.anneal * self.steps)) if self.anneal > 0 else 0.0
         self.k_now = self.k * (1 + (ANNEAL_FROM - 1) * left)
+
+    @property
+    def can_screen(self) -> bool:
+        """Whether ``select`` can do with rough products and ``exact`` in the next step."""
+        return False
 
     def prefixes(self, latents: int) -> tuple[int, ...]:
         """Return the sizes of the nested dictionaries that each have to rebuild the input."""

@@ -1,5 +1,6 @@
 """TopK, BatchTopK, and BatchTopK over nested dictionaries."""
 
+import math
 from typing import Any
 
 import torch
@@ -46,9 +47,13 @@ class BatchTopK(Sparsity):
         while len(active.indices) < wanted and self._bound > 0:
             self._bound = self._bound * 0.5 if self._bound > 1e-3 * (self.threshold or 0) else 0.0
             active = self._above(self._bound, pre, bias, norms)
-        if len(active.indices) == 0:
-            return active
+        if self.exact is not None:
+            active = self.exact(active)
         scores = active.values * norms[active.indices]
+        # What a rough product took for positive need not be.
+        wanted = min(wanted, int((scores > 0).sum()))
+        if wanted == 0:
+            return self._above(math.inf, pre, bias, norms)
         if len(scores) > wanted:
             active, smallest = self.kernels.largest(active, scores, wanted)
         else:
@@ -58,6 +63,11 @@ class BatchTopK(Sparsity):
             self.threshold = smallest
         self.threshold += (1 - self.decay) * (smallest - self.threshold)
         return active
+
+    @property
+    def can_screen(self) -> bool:
+        """Whether there is a bound to screen with: after the first step."""
+        return self._bound > 0
 
     def infer(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the scores above the threshold."""
