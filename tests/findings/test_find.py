@@ -1,4 +1,4 @@
-"""Is there a difference at all, which latents carry it, and what kind is it?"""
+"""Findings of a whole store: planted changes of every kind, nulls of every sort, bad input."""
 
 from pathlib import Path
 from typing import Any
@@ -6,18 +6,32 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.errors import InputError
-from anaglyph.findings import candidates, difference_is_nil, find, judge
-from anaglyph.findings.find import NOISE, _kind, relative_difference
+from anaglyph.findings import Finding, candidates, difference_is_nil, find, judge
+from anaglyph.findings.nil import NOISE, relative_difference
 from anaglyph.store import PairedStore
+from anaglyph.truth.planted import PlantedPair, calibrate, generate, planted_settings
+from anaglyph.truth.planted import summarise_findings as summarise
+from anaglyph.truth.planted.calibration import compare
 
 WIDTH, LENGTH, SEQUENCES = 8, 10, 60
 TOKENS = LENGTH * SEQUENCES
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "tokens": 16_000,
+    "shared": 20,
+    "new": 2,
+    "removed": 2,
+    "scaled": 3,
+    "factors": (0.3, 2.0, 3.0),
+    "rotated": 2,
+    "angles": (45.0, 90.0),
+    "retriggered": 2,
+    "frequency": (0.03, 0.03),
+    "mean_shift": 0.3,
+}
+NOTHING: dict[str, Any] = {"width": 32, "tokens": 8000, "shared": 20, "new": 0}
 
 
 def make_store(folder: Path, base: np.ndarray, tuned: np.ndarray, **options: Any) -> PairedStore:
@@ -28,34 +42,6 @@ def make_store(folder: Path, base: np.ndarray, tuned: np.ndarray, **options: Any
 def noise(seed: int, scale: float = 1.0, tokens: int = TOKENS, width: int = WIDTH) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return (scale * generator.standard_normal((tokens, width))).astype(np.float32)
-
-
-def planted() -> tuple[np.ndarray, np.ndarray]:
-    """Plant along the axes: 0 new in the tuned model, 1 removed from it, 2 doubled."""
-    base = noise(0, 0.1)
-    generator = np.random.default_rng(1)
-    fires = [generator.random(TOKENS) < share for share in (0.2, 0.1, 0.1)]
-    tuned = base.copy()
-    tuned[fires[0], 0] += 6
-    base[fires[1], 1] += 5
-    base[fires[2], 2] += 4
-    tuned[fires[2], 2] += 8
-    return base, tuned
-
-
-def axis_dictionary() -> Dictionary:
-    """A difference-SAE whose latents are the axes, 1 pointing down, and one that never fires."""
-    directions = torch.eye(WIDTH)
-    directions[1, 1] = -1
-    bias = torch.full((WIDTH,), -1.0)
-    bias[7] = -1000
-    weights = Weights((directions,), bias, (3 * directions,), (torch.zeros(WIDTH),))
-    return Dictionary(get_method("diff-sae"), weights, k=3, threshold=0.0)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> PairedStore:
-    return make_store(tmp_path_factory.mktemp("planted") / "store", *planted())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -95,55 +81,95 @@ def test_relative_difference_is_that_of_the_rule(tmp_path: Path):
     assert NOISE["float32"] == pytest.approx(9.54e-7, rel=1e-3)
 
 
-def test_planted_changes_come_out_typed_and_ranked(store: PairedStore):
-    found = find(store, dictionaries={"d": axis_dictionary()}, limit=3)
-    by_latent = {finding.latents: finding for finding in found}
-    assert set(by_latent) == {(("d", 0),), (("d", 1),), (("d", 2),)}
-    assert found[0].latents == (("d", 0),)  # the largest share of the difference
-    new, removed, scaled = (by_latent[("d", j),] for j in range(3))
-    axes = np.eye(WIDTH)
+@pytest.fixture(scope="module")
+def pair() -> PlantedPair:
+    return generate(planted_settings("easy", **SMALL), 1)
 
-    assert new.kind == "new"
-    assert new.direction_base is None
-    assert new.direction_tuned == pytest.approx(axes[0])
-    assert new.effect == pytest.approx(1, abs=0.05)
-    assert new.low is not None
-    assert new.high is not None
-    assert new.low <= new.effect <= new.high
-    assert new.frequency_base is None
-    assert new.frequency_tuned == pytest.approx(0.2, abs=0.05)
 
-    assert removed.kind == "removed"
-    assert removed.direction_base == pytest.approx(axes[1])
-    assert removed.direction_tuned is None
-    assert removed.effect == pytest.approx(1, abs=0.05)
-    assert removed.low is None
-    assert removed.frequency_tuned is None
+@pytest.fixture(scope="module")
+def store(pair: PlantedPair, tmp_path_factory: pytest.TempPathFactory) -> PairedStore:
+    folder = tmp_path_factory.mktemp("planted") / "store"
+    return PairedStore.from_arrays(pair.base, pair.tuned, folder, sequence_ids=pair.sequence_ids)
 
-    assert scaled.kind == "scaled"
-    assert scaled.direction_base == scaled.direction_tuned == pytest.approx(axes[2])
-    assert scaled.effect == pytest.approx(0.5, abs=0.05)  # base has half
+
+@pytest.fixture(scope="module")
+def found(store: PairedStore) -> list[Finding]:
+    return find(store, seed=2)
+
+
+def test_every_planted_change_is_found_once_with_its_kind(found: list[Finding], pair: PlantedPair):
+    rows = compare(found, pair)
+    assert len(rows) == 12
+    for row in rows:
+        assert row["truth"] == row["kind"]
+    # 95% intervals of twelve effects: more than three misses would have a chance of 1 in 400.
+    assert sum(row["covered"] for row in rows) >= 9
+
+
+def test_findings_hold_what_they_promise(found: list[Finding]):
     for finding in found:
-        assert finding.q_value is None
-        assert finding.kl_recovered is None
-        assert finding.examples
-        assert finding.evidence["difference_share"] > 0.05
-    strongest = new.examples[0]
-    peak = strongest["position"]
-    assert strongest["tuned"][peak] - strongest["base"][peak] == pytest.approx(6, abs=2)
+        assert finding.low is not None
+        assert finding.high is not None
+        assert finding.low <= finding.effect <= finding.high
+        assert finding.q_value is not None
+        assert finding.q_value <= 0.1
+        assert (finding.direction_base is None) == (finding.kind in ("new", "mean-shift"))
+        assert (finding.direction_tuned is None) == (finding.kind == "removed")
+        assert (finding.frequency_base is None) == (finding.direction_base is None)
+        if finding.kind != "mean-shift":
+            assert finding.examples
+            assert finding.latents[0][0] == "diff-sae"
+            assert finding.evidence["found_again"] > 0.5
+    shares = [f.evidence.get("difference_share", 0) for f in found]
+    assert shares == sorted(shares, reverse=True)
 
 
-def test_the_strongest_cause_comes_first(store: PairedStore):
-    causal = pl.DataFrame({"latent": [0, 1, 2], "recovered": [0.2, 0.5, -0.1]})
-    dictionaries = {"d": axis_dictionary()}
-    found = find(store, dictionaries=dictionaries, causal={"d": causal})
-    assert [finding.latents[0][1] for finding in found[:3]] == [1, 0, 2]
-    assert [finding.kl_recovered for finding in found[:3]] == [0.5, 0.2, -0.1]
-    # As strong a cause that base has half of is less of the tuned model's own.
-    equal = pl.DataFrame({"latent": [2, 0], "recovered": [0.4, 0.3]})
-    found = find(store, dictionaries=dictionaries, causal={"d": equal}, limit=2)
-    assert [finding.latents[0][1] for finding in found] == [0, 2]
-    assert found == find(store, dictionaries=dictionaries, causal={"d": equal}, limit=2)
+def test_the_same_seed_finds_the_same(store: PairedStore, found: list[Finding]):
+    assert find(store, seed=2) == found
+    assert find(store, seed=2, limit=3) == found[:3]
+    assert find(store, seed=2, limit=0) == []
+
+
+@pytest.mark.parametrize("null", ["noise", "rotation", "scale", "identical"])
+def test_nulls_have_no_findings(null: str):
+    none = dict.fromkeys(("removed", "scaled", "rotated", "retriggered"), 0)
+    rows = calibrate("easy", [0, 1], **NOTHING, **none, null=null)
+    assert rows["kind"].null_count() == rows.height
+    summary = summarise(rows).row(0, named=True)
+    assert (summary["pairs"], summary["findings"], summary["silent"]) == (2, 0, 1)
+
+
+def test_models_of_other_widths_are_compared_in_one_space(tmp_path: Path):
+    none = dict.fromkeys(("removed", "scaled", "rotated", "retriggered", "mean_shift"), 0)
+    pair = generate(planted_settings("easy", **SMALL | none, tuned_width=40), 0)
+    wide = PairedStore.from_arrays(
+        pair.base, pair.tuned, tmp_path / "store", sequence_ids=pair.sequence_ids
+    )
+    found = find(wide)
+    planted = [f.direction_tuned for f in pair.features if f.kind == "new"]
+    new = [f for f in found if f.kind == "new"]
+    for direction in planted:
+        assert max(abs(np.array(f.direction_tuned) @ direction) for f in new) > 0.9
+
+
+def test_a_summary_counts_by_hand():
+    columns = ("seed", "truth", "kind", "covered")
+    rows = [
+        (0, "new", "new", True),
+        (0, "new", "retriggered", None),
+        (0, None, "new", None),
+        (1, "scaled", None, None),
+    ]
+    frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(preset=pl.lit("p"))
+    summary = summarise(frame).row(0, named=True)
+    assert summary["false_share"] == pytest.approx((1 / 3 + 0) / 2)
+    assert summary["silent"] == 0.5
+    assert summary["recall"] == pytest.approx(2 / 3)
+    assert summary["right_kind"] == 0.5
+    assert summary["recall_new"] == 1
+    assert summary["recall_scaled"] == 0
+    assert summary["kind_scaled"] is None
+    assert summary["covered"] == 1
 
 
 def test_candidates_are_alive_and_specific():
@@ -161,46 +187,22 @@ def test_candidates_are_alive_and_specific():
     assert candidates(table, 1) == [3]
 
 
-def test_it_works_alone_on_a_store(store: PairedStore):
-    found = find(store, seed=1, limit=3)
-    assert found[0].latents[0][0] == "diff-sae"
-    assert found[0].kind == "new"
-    # Eight latents a token share what is planted, so none of them is the axis itself.
-    assert found[0].direction_tuned is not None
-    assert found[0].direction_tuned[0] > 0.7
-    assert find(store, seed=1, limit=3) == found
-    assert find(store, seed=1, limit=0) == []
-
-
-@given(st.floats(-2, 2), st.floats(-2, 2))
-def test_kinds_mirror(base: float, tuned: float):
-    """Swapping the models and the direction's sign swaps new and removed and keeps scaled."""
-    if abs(base) == abs(tuned):
-        return
-    swapped = {"new": "removed", "removed": "new", "scaled": "scaled"}
-    assert _kind(-tuned, -base) == swapped[_kind(base, tuned)]
-
-
-@pytest.mark.parametrize(
-    ("base", "tuned", "kind"),
-    [
-        (0.3, 1.0, "new"),
-        (0.31, 1.0, "scaled"),
-        (-0.5, 1.0, "new"),
-        (-1.0, 0.1, "removed"),
-        (2.0, 1.0, "scaled"),
-    ],
-)
-def test_kind_by_hand(base: float, tuned: float, kind: str):
-    assert _kind(base, tuned) == kind
-
-
-def test_bad_input_is_refused(store: PairedStore, tmp_path: Path):
+def test_bad_input_is_refused(store: PairedStore):
     for rate in (0.0, 1.0, float("nan")):
         with pytest.raises(InputError, match="rate"):
             find(store, rate)
     with pytest.raises(InputError, match="limit is -1"):
         find(store, limit=-1)
-    wide = make_store(tmp_path / "store", noise(0), noise(1, width=WIDTH + 1))
-    with pytest.raises(InputError, match="d_base=8, d_tuned=9"):
-        find(wide)
+    with pytest.raises(InputError, match="seeds"):
+        calibrate("easy", [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("preset", ["easy", "realistic", "undercomplete", "rare", "null"])
+def test_presets_are_answered(preset: str):
+    summary = summarise(calibrate(preset, [100, 101, 102])).row(0, named=True)
+    assert summary["false_share"] <= 0.1
+    if preset != "null":
+        assert summary["recall"] >= 0.95
+        assert summary["right_kind"] >= 0.95

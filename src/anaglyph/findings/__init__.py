@@ -1,6 +1,7 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
-from anaglyph.findings.find import candidates, difference_is_nil, find, judge
+from anaglyph.findings.discovery import Discovery, discover
+from anaglyph.findings.find import candidates, check, conclude, find, judge, nothing
 from anaglyph.findings.finding import (
     DIFFERENCE,
     NO_DIFFERENCE,
@@ -10,17 +11,23 @@ from anaglyph.findings.finding import (
     read_verdict,
     write_verdict,
 )
+from anaglyph.findings.nil import difference_is_nil
 
 __all__ = [
     "DIFFERENCE",
     "NO_DIFFERENCE",
+    "Discovery",
     "Finding",
     "Verdict",
     "candidates",
+    "check",
+    "conclude",
     "difference_is_nil",
+    "discover",
     "find",
     "findings_schema",
     "judge",
+    "nothing",
     "read_verdict",
     "write_verdict",
 ]

@@ -51,9 +51,10 @@ class Finding(BaseModel):
         description="Its unit direction in the tuned model; null if the tuned model lacks it."
     )
     effect: FiniteFloat = Field(
-        description="Size: the share of the concept's strength in the model where it is stronger "
-        "that the other lacks. 0 is no change, 1 is present in one model alone, above 1 is "
-        "opposite in sign."
+        description="Size, by kind. new, removed: strength in the other model relative to this one "
+        "(0: none). scaled: strength in the tuned model over that in the base. rotated: degrees "
+        "between its two directions. retriggered, refrequencied: frequency in the tuned model over "
+        "that in the base. mean-shift: norm of the shift, in units of the activations."
     )
     low: FiniteFloat | None = Field(
         default=None, description="Lower end of the effect's 95% interval."
@@ -72,8 +73,21 @@ class Finding(BaseModel):
         default=None,
         description="Share of tokens on which the tuned model shows it; null if not measured.",
     )
+    frequency_base_low: Share | None = Field(
+        default=None, description="Lower end of frequency_base's 95% interval."
+    )
+    frequency_base_high: Share | None = Field(
+        default=None, description="Upper end of frequency_base's 95% interval."
+    )
+    frequency_tuned_low: Share | None = Field(
+        default=None, description="Lower end of frequency_tuned's 95% interval."
+    )
+    frequency_tuned_high: Share | None = Field(
+        default=None, description="Upper end of frequency_tuned's 95% interval."
+    )
     latents: tuple[tuple[str, int], ...] = Field(
-        default=(), description="The latents that it rests on: dictionary and index."
+        default=(),
+        description="The latents that show it (cosine >= 0.7), closest first: dictionary, index.",
     )
     kl_recovered: FiniteFloat | None = Field(
         default=None,

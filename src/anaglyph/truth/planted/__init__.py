@@ -1,6 +1,7 @@
 """Planted pairs: synthetic activations whose every difference is known, and scores against them."""
 
 from anaglyph.truth.planted.benchmark import run_planted, summarise
+from anaglyph.truth.planted.calibration import calibrate, summarise_findings
 from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import PRESETS, PlantedSettings, planted_settings
@@ -10,9 +11,11 @@ __all__ = [
     "PlantedPair",
     "PlantedSettings",
     "TrueFeature",
+    "calibrate",
     "generate",
     "planted_settings",
     "run_planted",
     "score_planted",
     "summarise",
+    "summarise_findings",
 ]

@@ -1,0 +1,52 @@
+"""How often findings are wrong, measured on pairs whose right answer is known."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anaglyph.cli.app import app
+from anaglyph.cli.options import AsJson
+from anaglyph.files import atomic_path, write_json
+from anaglyph.terminal import Bars, say, table_text
+
+SHOWN = (
+    *("preset", "pairs", "findings", "false_share", "false_share_low", "false_share_high"),
+    *("silent", "recall", "right_kind", "covered"),
+)
+
+
+@app.command()
+def calibrate(
+    preset: Annotated[list[str], typer.Option(help="preset of the generator, repeatable, or all")],
+    seeds: Annotated[int, typer.Option(min=1, help="planted pairs of each preset")] = 20,
+    first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 0,
+    rate: Annotated[float, typer.Option(help="false-discovery rate to keep, 0 to 1")] = 0.1,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for findings.parquet and summary.json")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count right and wrong findings on synthetic pairs whose right answer is known."""
+    import polars as pl
+
+    from anaglyph.truth.planted import PRESETS, planted_settings, summarise_findings
+    from anaglyph.truth.planted import calibrate as run
+
+    presets = list(PRESETS) if preset == ["all"] else preset
+    for name in presets:
+        planted_settings(name)
+    numbers = range(first_seed, first_seed + seeds)
+    with Bars() as progress:
+        rows = pl.concat([run(name, numbers, rate=rate, progress=progress) for name in presets])
+    summary = summarise_findings(rows)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_path(out / "findings.parquet") as temporary:
+            rows.write_parquet(temporary)
+        write_json(out / "summary.json", summary.to_dicts())
+    if as_json:
+        say(json.dumps(summary.to_dicts()))
+    else:
+        say(table_text(summary.select(SHOWN).to_dicts()))

@@ -1,0 +1,62 @@
+"""Which dictionaries see a finding: their latents that point the same way."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from anaglyph.dictionaries import Dictionary
+
+SEEN = 0.7
+"""Cosine from which on a latent counts as one that shows the finding."""
+_MOST = 8
+
+
+def shown_by(
+    dictionaries: Mapping[str, Dictionary],
+    difference: Float[ndarray, " d"],
+    sides: Mapping[str, Float[ndarray, " _"] | None],
+) -> tuple[tuple[tuple[str, int], ...], dict[str, float]]:
+    """Return the latents that show a finding, closest first, and each dictionary's best cosine.
+
+    A latent is compared with what its dictionary writes: of a difference, with the finding's part
+    of the difference; of one model, with the finding's direction in that model; of a crosscoder,
+    with the difference of its decoders.
+
+    Args:
+        dictionaries: By name.
+        difference: Unit direction of the finding's part of the difference.
+        sides: Its unit direction in "base" and "tuned"; None where a model lacks it.
+    """
+    latents: list[tuple[float, str, int]] = []
+    best: dict[str, float] = {}
+    for name, dic in dictionaries.items():
+        cosine = _cosines(dic, difference, sides)
+        if cosine is None:
+            continue
+        best[name] = float(cosine.max(initial=0.0))
+        order = np.argsort(-cosine, kind="stable")[:_MOST]
+        latents += [(-float(cosine[j]), name, int(j)) for j in order if cosine[j] >= SEEN]
+    return tuple((name, j) for _, name, j in sorted(latents)), best
+
+
+def _cosines(
+    dic: Dictionary, difference: ndarray, sides: Mapping[str, ndarray | None]
+) -> ndarray | None:
+    sources, decoders = dic.spec.sources, [rows.numpy() for rows in dic.decoder]
+    if sources == ("base", "tuned"):
+        if decoders[0].shape != decoders[1].shape:
+            return None
+        rows, direction = decoders[1] - decoders[0], difference
+    elif sources == ("reversed-difference",):
+        rows, direction = -decoders[0], difference
+    else:
+        rows = decoders[0]
+        direction = difference if sources == ("difference",) else sides.get(sources[0])
+    if direction is None or rows.shape[1] != len(direction):
+        return None
+    lengths = np.linalg.norm(rows, axis=1)
+    # Next to nothing beside the dictionary's other latents has no direction.
+    floor = 1e-3 * max(float(lengths.max(initial=0.0)), 1e-30)
+    return np.where(lengths > floor, rows @ direction / np.maximum(lengths, floor), 0.0)

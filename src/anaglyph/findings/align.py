@@ -1,0 +1,81 @@
+"""A change of the whole space, such as a rotation or a scale, is taken out before looking closer.
+
+Two models can say the same in other coordinates: every activation turned by one rotation, or made
+longer by one factor. Then all features differ a little and none has changed on its own. The best
+such map of base onto tuned is found in closed form (orthogonal Procrustes with a scale), and used
+where it explains most of the difference, or where the models differ in width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from anaglyph.findings.sample import column_medians
+
+# Of the difference that is left after the map, relative to the plain one.
+WORTHWHILE = 0.5
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Maps base activations into the tuned model's space: ``scale * (h - centre) @ turn + shift``.
+
+    ``turn`` has orthonormal rows or columns.
+    """
+
+    scale: float
+    centre: Float[ndarray, " d_base"]
+    turn: Float[ndarray, "d_base d_tuned"]
+    shift: Float[ndarray, " d_tuned"]
+
+    def __call__(self, base: Float[ndarray, "tokens d_base"]) -> Float[ndarray, "tokens d_tuned"]:
+        """Map activations."""
+        return (self.scale * ((base - self.centre) @ self.turn) + self.shift).astype(np.float32)
+
+    def back(self, direction: Float[ndarray, " d_tuned"]) -> Float[ndarray, " d_base"]:
+        """Return the unit direction of the base model that is mapped onto this one."""
+        mapped = self.turn @ direction
+        return mapped / max(float(np.linalg.norm(mapped)), 1e-30)
+
+    @property
+    def turned(self) -> float:
+        """How far directions turn on average, in degrees, where the widths are equal."""
+        cosine = np.trace(self.turn) / len(self.turn)
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def align(
+    base: Float[ndarray, "tokens d_base"],
+    tuned: Float[ndarray, "tokens d_tuned"],
+    heldout: ndarray,
+) -> Alignment | None:
+    """Return the map of base onto tuned if there is reason to use one, else None.
+
+    It is fitted on the tokens that are not held out and judged on those that are. Where widths
+    differ there is always one, for without it nothing can be compared.
+    """
+    fit, test = ~heldout, heldout if heldout.any() else ~heldout
+    found = _procrustes(base[fit], tuned[fit])
+    if base.shape[1] != tuned.shape[1]:
+        return found
+    plain = _spread(tuned[test] - base[test])
+    mapped = _spread(tuned[test] - found(base[test]))
+    return found if mapped < WORTHWHILE * plain else None
+
+
+def _procrustes(base: ndarray, tuned: ndarray) -> Alignment:
+    centre, shift = base.mean(0), tuned.mean(0)
+    before, after = (base - centre).astype(np.float64), (tuned - shift).astype(np.float64)
+    left, values, right = np.linalg.svd(before.T @ after, full_matrices=False)
+    turn = left @ right
+    # Only what the map keeps of the base counts, where it goes to fewer dimensions.
+    energy = float(np.square(before @ turn).sum())
+    scale = float(values.sum()) / energy if energy > 0 else 1.0
+    return Alignment(scale, centre, turn.astype(np.float32), shift)
+
+
+def _spread(delta: ndarray) -> float:
+    # About the median, so that a constant shift is not counted for either side.
+    return float(np.square(delta - column_medians(delta), dtype=np.float64).sum())

@@ -1,0 +1,219 @@
+"""What the difference is made of: its atoms, directions that each add themselves at some tokens.
+
+    Delta(x) = offset + sum_j a_j(x) u_j + noise,   a_j(x) >= 0, few of them above 0.
+
+A difference-SAE gives starting points: it finds the right neighbourhoods, yet splits, shrinks and
+blends directions. From there the atoms are fitted as a sparse code (orthogonal matching pursuit
+with a threshold from the noise, least-squares update of all atoms: K-SVD's alternation, Aharon et
+al. 2006), atoms that are the same are merged, those that others can replace are dropped, and what
+stays unexplained starts new ones. Neither the dictionary's k nor its size has to be right.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from numpy import ndarray
+from scipy.sparse import csr_matrix
+
+from anaglyph.findings.kernels import pursue
+from anaglyph.findings.sample import column_medians
+
+MOST_ATOMS = 256
+MOST_ACTIVE = 16
+LEAST_TOKENS = 20
+"""An atom that fires on fewer tokens of the sample is not believed."""
+SAME = 0.9
+"""Cosine above which two atoms are one."""
+ALWAYS_TOGETHER = 0.95
+OWN = 0.3
+"""Share of its energy that the other atoms must not be able to carry."""
+ROUNDS = 8
+_SPAWNED = 64
+_CHUNK = 32_768
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """Unit directions, the difference where none fires, and the noise that they were told from."""
+
+    directions: Float32[ndarray, "atoms d"]
+    offset: Float32[ndarray, " d"]
+    noise: float
+    """Standard deviation a dimension of what the atoms do not explain."""
+
+    @property
+    def threshold(self) -> float:
+        """Smallest activation that is told from noise.
+
+        The largest of K projections of noise is near noise * sqrt(2 ln K); two more deviations
+        keep a token's chance of a false firing below one in a thousand.
+        """
+        return self.noise * (np.sqrt(2 * np.log(max(len(self.directions), 2))) + 2)
+
+    def codes(self, delta: Float[ndarray, "tokens d"]) -> csr_matrix:
+        """Return a_j(x) as a sparse float64 matrix [tokens, atoms]."""
+        count = len(self.directions)
+        if count == 0:
+            return csr_matrix((len(delta), 0))
+        gram = self.directions.astype(np.float64) @ self.directions.T.astype(np.float64)
+        rows, columns, values = [], [], []
+        for start in range(0, len(delta), _CHUNK):
+            products = (delta[start : start + _CHUNK] - self.offset) @ self.directions.T
+            indices, found = pursue(
+                np.ascontiguousarray(products, np.float32), gram, self.threshold, MOST_ACTIVE
+            )
+            used = indices >= 0
+            rows.append(np.nonzero(used)[0] + start)
+            columns.append(indices[used])
+            values.append(found[used].astype(np.float64))
+        return csr_matrix(
+            (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
+            shape=(len(delta), count),
+        )
+
+
+def fit_atoms(
+    delta: Float[ndarray, "tokens d"], starts: Float[ndarray, "starts d"], floor: float
+) -> Atoms:
+    """Fit atoms to differences.
+
+    Args:
+        delta: Differences of activations.
+        starts: Directions to start from, of any length; rows of zeros are left out.
+        floor: Least noise to assume, a dimension: below it differences are rounding.
+    """
+    offset = column_medians(delta)
+    noise = max(_noise(delta - offset), floor)
+    atoms = Atoms(_unit(starts), offset, noise)
+    for spawn in (False, True):
+        if spawn:
+            atoms = _spawn(delta, atoms)
+        for _ in range(ROUNDS):
+            before = atoms.directions
+            atoms = _update(delta, atoms, floor)
+            if before.shape == atoms.directions.shape and np.allclose(
+                before, atoms.directions, atol=1e-3
+            ):
+                break
+    return _without_replaceable(delta, atoms)
+
+
+def _update(delta: ndarray, atoms: Atoms, floor: float) -> Atoms:
+    """Code, fit all directions to the codes, and tidy up."""
+    codes = atoms.codes(delta)
+    energy = np.asarray(codes.multiply(codes).sum(0)).ravel()
+    fires = support(codes)[1]
+    order = np.argsort(-energy, kind="stable")[:MOST_ATOMS]
+    kept = np.sort(order[fires[order] >= LEAST_TOKENS])
+    codes, energy = codes[:, kept].tocsr(), energy[kept]
+    centred = delta - atoms.offset
+    fitted = _least_squares(codes, centred)
+    left = centred - codes @ fitted
+    fitted = _apart(codes, fitted)
+    offset = atoms.offset + column_medians(left)
+    return Atoms(
+        _merged(_unit(fitted), energy),
+        offset.astype(np.float32),
+        max(_noise(left), floor),
+    )
+
+
+def _least_squares(codes: csr_matrix, target: ndarray) -> Float64[ndarray, "atoms d"]:
+    gram = (codes.T @ codes).toarray()
+    scale = gram.diagonal().max(initial=0.0)
+    return np.linalg.solve(gram + 1e-9 * max(scale, 1e-30) * np.eye(len(gram)), codes.T @ target)
+
+
+def _apart(codes: csr_matrix, fitted: ndarray) -> Float64[ndarray, "atoms d"]:
+    """Free the atoms that only correct another one.
+
+    Where one atom stands for two alike directions, a second one fires with it, always, to make up
+    for the error. The second then becomes the sum of the two, which is the direction itself.
+    """
+    fires, _ = support(codes)
+    together = (fires.T @ fires).toarray()
+    count = together.diagonal().copy()
+    np.fill_diagonal(together, 0.0)
+    fitted = fitted.copy()
+    for j in np.argsort(count, kind="stable"):
+        host = int(together[j].argmax()) if len(together) > 1 else j
+        if host == j or together[j, host] < ALWAYS_TOGETHER * count[j] or count[host] <= count[j]:
+            continue
+        rows = codes[:, [j, host]]
+        active = np.bincount(rows.nonzero()[0], minlength=codes.indptr.size - 1)
+        strengths = rows[active == 2].toarray().mean(0)
+        fitted[j] = strengths @ fitted[[j, host]]
+    return fitted
+
+
+def _merged(directions: ndarray, energy: ndarray) -> Float32[ndarray, "atoms d"]:
+    """Keep the strongest of atoms that are the same, in the order given."""
+    kept: list[int] = []
+    similarity = directions @ directions.T
+    for j in np.argsort(-energy, kind="stable"):
+        if not kept or similarity[j, kept].max() < SAME:
+            kept.append(int(j))
+    return directions[np.sort(np.array(kept, np.int64))]
+
+
+def _spawn(delta: ndarray, atoms: Atoms) -> Atoms:
+    """Add directions that tokens of large unexplained difference have in common."""
+    left = delta - atoms.offset - (atoms.codes(delta) @ atoms.directions).astype(np.float32)
+    lengths = np.linalg.norm(left, axis=1)
+    expected = atoms.noise * np.sqrt(delta.shape[1])
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 2 * expected][: 8 * _SPAWNED]
+    found: list[ndarray] = []
+    for row in _unit(left[order]):
+        if len(found) == _SPAWNED:
+            break
+        if not found or (np.stack(found) @ row).max() < SAME:
+            found.append(row)
+    if not found:
+        return atoms
+    return Atoms(np.concatenate([atoms.directions, np.stack(found)]), atoms.offset, atoms.noise)
+
+
+def _without_replaceable(delta: ndarray, atoms: Atoms) -> Atoms:
+    """Drop atoms whose tokens the others explain nearly as well, the weakest first."""
+    codes = atoms.codes(delta)
+    energy = np.asarray(codes.multiply(codes).sum(0)).ravel()
+    kept = np.ones(len(energy), bool)
+    columns = codes.tocsc()
+    for j in np.argsort(energy, kind="stable"):
+        rows = columns.indices[columns.indptr[j] : columns.indptr[j + 1]]
+        if len(rows) < LEAST_TOKENS:
+            kept[j] = False
+            continue
+        with_it = _error(delta[rows], atoms, kept)
+        kept[j] = False
+        without = _error(delta[rows], atoms, kept)
+        kept[j] = without - with_it >= OWN * energy[j]
+    return Atoms(atoms.directions[kept], atoms.offset, atoms.noise)
+
+
+def _error(delta: ndarray, atoms: Atoms, kept: Bool[ndarray, " atoms"]) -> float:
+    some = Atoms(atoms.directions[kept], atoms.offset, atoms.noise)
+    left = delta - atoms.offset - some.codes(delta) @ some.directions
+    return float(np.square(left).sum())
+
+
+def _noise(left: Float[ndarray, "tokens d"]) -> float:
+    """Return the deviation a dimension of tokens that nothing happens at: a median over tokens."""
+    if left.size == 0:
+        return 0.0
+    return float(np.sqrt(np.median(np.square(left).mean(1))))
+
+
+def _unit(rows: Float[ndarray, "rows d"]) -> Float32[ndarray, "kept d"]:
+    """Return the rows at length one, those of no length left out."""
+    lengths = np.linalg.norm(rows, axis=1)
+    kept = lengths > 0
+    return (rows[kept] / lengths[kept, None]).astype(np.float32)
+
+
+def support(codes: csr_matrix) -> tuple[csr_matrix, Int64[ndarray, " atoms"]]:
+    """Return where each atom fires, 1.0 or nothing, and on how many tokens."""
+    fires = csr_matrix((np.ones_like(codes.data), codes.indices, codes.indptr), shape=codes.shape)
+    return fires, np.asarray(fires.sum(0)).ravel().astype(np.int64)

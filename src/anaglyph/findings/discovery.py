@@ -1,0 +1,289 @@
+"""From a store to typed findings: atoms of the difference, tested, located in both models, named.
+
+The way: take a global map out (``align.py``), train difference-SAEs with several seeds, fit the
+atoms that they lead to (``atoms.py``), test each over sequences (``significance.py``),
+measure what either model has of it (``strengths.py``), and decide the kind (``kinds.py``).
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from anaglyph.dictionaries import Dictionary, Weights, get_method, train
+from anaglyph.dictionaries.initial import survey
+from anaglyph.findings.agreement import shown_by
+from anaglyph.findings.align import Alignment, align
+from anaglyph.findings.atoms import Atoms, fit_atoms, support
+from anaglyph.findings.finding import Finding
+from anaglyph.findings.kinds import Change, changes
+from anaglyph.findings.nil import NOISE
+from anaglyph.findings.sample import column_medians, load_sample
+from anaglyph.findings.shift import Shift, measure_shift
+from anaglyph.findings.significance import p_values, q_values
+from anaglyph.findings.strengths import Strengths, measure_strengths
+from anaglyph.progress import Progress, silent
+from anaglyph.store import PairedStore
+
+DRAWS = 2
+"""Fits started from random tokens, beside those started from difference-SAEs."""
+STARTS = 256
+AGAIN = 0.7
+"""Cosine from which on another fit counts as having found the same atom."""
+LATENTS_A_DIMENSION = 4
+MOST_LATENTS = 1024
+K = 1.0
+TOKENS = 300_000
+BATCH = 1024
+_OWN = "diff-sae"
+_STREAM = 0x64726177
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a store shows."""
+
+    findings: tuple[Finding, ...]
+    """Largest share of the difference first."""
+    dictionary: Dictionary | None
+    """The findings' atoms as latents of a difference dictionary; None if there are none, or if the
+    base had to be mapped into the tuned model's space first."""
+    atoms: tuple[int | None, ...]
+    """Each finding's latent in ``dictionary``; None for a mean shift."""
+    alignment: Alignment | None
+
+
+def discover(
+    store: PairedStore,
+    rate: float,
+    seed: int,
+    *,
+    dictionaries: Mapping[str, Dictionary] | None = None,
+    progress: Progress = silent,
+) -> Discovery:
+    """Find what differs; see `find`.
+
+    The starting points are the latents of the given difference dictionaries, or of one trained
+    here, and ``DRAWS`` draws of random tokens.
+    """
+    sample = load_sample(store, seed)
+    alignment = align(sample.base, sample.tuned, sample.heldout)
+    if alignment is not None:
+        sample = replace(sample, base=alignment(sample.base))
+    given = dict(dictionaries or {})
+    starts = [] if alignment else [d for d in given.values() if d.spec.sources == ("difference",)]
+    if not starts:
+        starts = [_trained(store, alignment, seed, progress)]
+        given.setdefault(_OWN, starts[0])
+    delta = sample.tuned - sample.base
+    floor = NOISE[store.dtype] * float(np.sqrt(np.square(sample.tuned).mean()))
+    atoms, again = _stable_atoms(
+        delta[~sample.heldout], [dic.decoder[0].numpy() for dic in starts], floor, seed
+    )
+    codes = atoms.codes(delta)
+    fires, counts = support(codes)
+    shift = measure_shift(sample, delta, fires)
+    p = p_values(delta, sample.sequences, atoms, codes)
+    p = np.append(p, [] if shift is None else [shift.p_value])
+    q = q_values(p)
+    sure = q[: len(counts)] <= rate
+    findings: list[tuple[float, Finding, int | None]] = []
+    total = float(np.square(delta - column_medians(delta), dtype=np.float64).sum())
+    if sure.any():
+        kept = Atoms(atoms.directions[sure], atoms.offset, atoms.noise)
+        codes = codes[:, sure].tocsr()
+        strengths = measure_strengths(sample, kept, codes)
+        energy = np.asarray(codes.multiply(codes).sum(0)).ravel() / max(total, 1e-30)
+        for change in changes(sample, kept, codes.tocsc(), strengths, seed):
+            rows = list(change.atoms)
+            facts = {
+                "p_value": float(p[: len(counts)][sure][rows].max()),
+                "difference_share": float(energy[rows].sum()),
+                "found_again": float(again[sure][rows].min()),
+                "active_tokens": int(counts[sure][rows].sum()),
+                **_evidence(change, strengths),
+            }
+            finding = _finding(
+                change, float(q[: len(counts)][sure][rows].max()), facts, kept, given, alignment
+            )
+            findings.append((facts["difference_share"], finding, rows[0]))
+        atoms = kept
+    else:
+        atoms = Atoms(atoms.directions[:0], atoms.offset, atoms.noise)
+    if shift is not None and q[-1] <= rate:
+        findings.append((0.0, _shift_finding(shift, float(q[-1])), None))
+    findings.sort(key=lambda row: -row[0])
+    plain = None
+    if alignment is None and len(atoms.directions):
+        plain = _as_dictionary(store, atoms, seed)
+    return Discovery(
+        tuple(finding for _, finding, _ in findings),
+        plain,
+        tuple(atom for _, _, atom in findings),
+        alignment,
+    )
+
+
+def _trained(
+    store: PairedStore, alignment: Alignment | None, seed: int, progress: Progress
+) -> Dictionary:
+    """Train a difference-SAE; of the mapped base, if there is a map."""
+    with tempfile.TemporaryDirectory() as folder:
+        if alignment is not None:
+            store = _mapped(store, alignment, Path(folder) / "store")
+        return train(
+            store,
+            "diff-sae",
+            latents=min(MOST_LATENTS, LATENTS_A_DIMENSION * store.d_tuned),
+            k=K,
+            tokens=TOKENS,
+            batch=BATCH,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def _mapped(store: PairedStore, alignment: Alignment, folder: Path) -> PairedStore:
+    blocks = list(store.blocks())
+    base = np.concatenate([alignment(block.base.numpy()) for block in blocks])
+    tuned = np.concatenate([block.tuned.numpy() for block in blocks])
+    return PairedStore.from_arrays(base, tuned, folder, sequence_ids=store.sequence_of_tokens())
+
+
+def _stable_atoms(
+    delta: Float[ndarray, "tokens d"],
+    starts: Sequence[Float[ndarray, "_ d"]],
+    floor: float,
+    seed: int,
+) -> tuple[Atoms, Float[ndarray, " atoms"]]:
+    """Fit atoms from every start alone, then from what these found together.
+
+    Returned are the atoms that more than half of the single fits have too, and the share that does.
+    """
+    fits = [
+        fit_atoms(delta, rows, floor)
+        for rows in (*starts, *(_drawn(delta, seed, draw) for draw in range(DRAWS)))
+    ]
+    joint = fit_atoms(delta, np.concatenate([fit.directions for fit in fits]), floor)
+    share = np.mean([_has(fit, joint.directions) for fit in fits], axis=0)
+    kept = share > 0.5
+    return Atoms(joint.directions[kept], joint.offset, joint.noise), share[kept]
+
+
+def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[ndarray, "_ d"]:
+    """Draw tokens of large difference; what happens at a token alone is a guess at an atom."""
+    centred = delta - column_medians(delta)
+    lengths = np.linalg.norm(centred, axis=1)
+    large = np.flatnonzero(lengths > 2 * np.median(lengths))
+    large = large if len(large) >= STARTS else np.argsort(-lengths, kind="stable")[:STARTS]
+    rng = np.random.default_rng([seed, draw, _STREAM])
+    return centred[rng.choice(large, min(STARTS, len(large)), replace=False)]
+
+
+def _has(atoms: Atoms, directions: Float[ndarray, "n d"]) -> Bool[ndarray, " n"]:
+    if not len(atoms.directions) or not len(directions):
+        return np.zeros(len(directions), bool)
+    return (directions @ atoms.directions.T).max(1) >= AGAIN
+
+
+def _as_dictionary(store: PairedStore, atoms: Atoms, seed: int) -> Dictionary:
+    method = get_method("diff-sae")
+    directions = torch.from_numpy(atoms.directions)
+    weights = Weights(
+        (directions,),
+        torch.zeros(len(directions)),
+        (directions,),
+        (torch.from_numpy(atoms.offset),),
+    )
+    radii = survey(store, method, seed).radii
+    return Dictionary(method, weights, k=1.0, threshold=atoms.threshold, radii=radii)
+
+
+def _finding(
+    change: Change,
+    q_value: float,
+    facts: dict[str, Any],
+    atoms: Atoms,
+    dictionaries: Mapping[str, Dictionary],
+    alignment: Alignment | None,
+) -> Finding:
+    base, tuned = change.direction_base, change.direction_tuned
+    if base is not None and alignment is not None:
+        base = alignment.back(base)
+    difference = atoms.directions[change.atoms[0]]
+    latents, seen = shown_by(dictionaries, difference, {"base": base, "tuned": tuned})
+    value, low, high = change.effect
+    before, after = _bounded(change.frequency_base), _bounded(change.frequency_tuned)
+    return Finding(
+        kind=change.kind,
+        direction_base=_plain(base),
+        direction_tuned=_plain(tuned),
+        effect=value,
+        low=low,
+        high=high,
+        q_value=q_value,
+        frequency_base=before[0],
+        frequency_base_low=before[1],
+        frequency_base_high=before[2],
+        frequency_tuned=after[0],
+        frequency_tuned_low=after[1],
+        frequency_tuned_high=after[2],
+        latents=latents,
+        evidence=facts | {"agreement": seen},
+    )
+
+
+def _bounded(
+    often: tuple[float, float, float] | None,
+) -> tuple[float, float, float] | tuple[None, None, None]:
+    if often is None:
+        return None, None, None
+    value, low, high = (min(max(x, 0.0), 1.0) for x in often)
+    return value, low, high
+
+
+def _evidence(change: Change, strengths: Strengths) -> dict[str, Any]:
+    atom = change.atoms[0]
+    facts: dict[str, Any] = {}
+    for name in ("beta_base", "beta_tuned", "share"):
+        estimate = getattr(strengths, name)
+        facts |= {
+            name: float(estimate.value[atom]),
+            f"{name}_low": float(estimate.low[atom]),
+            f"{name}_high": float(estimate.high[atom]),
+        }
+    if change.elsewhere is not None:
+        facts |= {
+            "elsewhere": float(change.elsewhere.relative.value[0]),
+            "elsewhere_deviations": float(change.elsewhere.deviations),
+            "context_overlap": change.elsewhere.overlap,
+        }
+    return facts
+
+
+def _shift_finding(shift: Shift, q_value: float) -> Finding:
+    value, low, high = shift.norm
+    return Finding(
+        kind="mean-shift",
+        direction_base=None,
+        direction_tuned=_plain(shift.direction),
+        effect=value,
+        low=low,
+        high=high,
+        q_value=q_value,
+        frequency_tuned=1.0,
+        evidence={"p_value": shift.p_value, "relative_norm": shift.relative},
+    )
+
+
+def _plain(direction: ndarray | None) -> tuple[float, ...] | None:
+    if direction is None:
+        return None
+    exact = direction.astype(np.float64)
+    return tuple((exact / np.linalg.norm(exact)).tolist())

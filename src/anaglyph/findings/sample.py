@@ -1,0 +1,87 @@
+"""The tokens that findings are read from: both models' activations in memory, with sequences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+from numpy import ndarray
+
+from anaglyph.store import PairedStore
+
+# Of each model; a longer store is represented by whole sequences drawn at random.
+MOST_BYTES = 2**29
+# Far beyond any feature: the first token of a sequence can stand at 160 times all others.
+MASSIVE = 15.0
+MEDIAN_ROWS = 8192
+_STREAM = 0x73616D70
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Paired activations of whole sequences, tokens of massive activation left out."""
+
+    base: Float[ndarray, "tokens d_base"]
+    tuned: Float[ndarray, "tokens d_tuned"]
+    sequences: Int64[ndarray, " tokens"]
+    """Number of each token's sequence, counted from 0 without gaps."""
+    heldout: Bool[ndarray, " tokens"]
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of sequences."""
+        return int(self.sequences.max()) + 1 if len(self.sequences) else 0
+
+    def groups(self, count: int) -> Int64[ndarray, " tokens"]:
+        """Put each token into one of ``count`` groups; sequences stay whole.
+
+        Neighbouring sequences go to different groups, so that groups are alike.
+        """
+        return self.sequences % count
+
+
+def load_sample(store: PairedStore, seed: int) -> Sample:
+    """Read a store's tokens, or as many whole sequences of it as fit ``MOST_BYTES`` a model.
+
+    Left out are tokens whose activation is more than fifteen times as long as the 95th percentile
+    in either model (``dictionaries/outliers.py`` says why).
+    """
+    chosen = np.ones(store.n_sequences, bool)
+    lengths = np.diff(store.sequence_offsets)
+    room = MOST_BYTES // (4 * max(store.d_base, store.d_tuned))
+    if store.n_tokens > room:
+        order = np.random.default_rng([seed, _STREAM]).permutation(store.n_sequences)
+        chosen = np.zeros(store.n_sequences, bool)
+        chosen[order[np.cumsum(lengths[order]) <= room]] = True
+    sequences, heldout, base, tuned = [], [], [], []
+    of_tokens, split = store.sequence_of_tokens(), store.heldout
+    for block in store.blocks("all"):
+        rows = of_tokens[block.tokens]
+        kept = chosen[rows]
+        sequences.append(rows[kept])
+        heldout.append(split[rows[kept]])
+        base.append(block.base[kept].float().numpy())
+        tuned.append(block.tuned[kept].float().numpy())
+    sample = Sample(
+        np.concatenate(base),
+        np.concatenate(tuned),
+        np.unique(np.concatenate(sequences), return_inverse=True)[1].astype(np.int64),
+        np.concatenate(heldout),
+    )
+    return _without_massive(sample)
+
+
+def column_medians(values: Float[ndarray, "tokens d"]) -> Float32[ndarray, " d"]:
+    """Return the median of each column, over evenly spaced rows where there are very many."""
+    step = max(len(values) // MEDIAN_ROWS, 1)
+    return np.median(values[::step], axis=0).astype(np.float32)
+
+
+def _without_massive(sample: Sample) -> Sample:
+    kept = np.ones(len(sample.base), bool)
+    for values in (sample.base, sample.tuned):
+        lengths = np.linalg.norm(values - column_medians(values), axis=1)
+        kept &= lengths <= MASSIVE * max(float(np.quantile(lengths, 0.95)), 1e-30)
+    if kept.all():
+        return sample
+    numbers = np.unique(sample.sequences[kept], return_inverse=True)[1].astype(np.int64)
+    return Sample(sample.base[kept], sample.tuned[kept], numbers, sample.heldout[kept])
