@@ -98,7 +98,26 @@ def make_table(column: str, seed: int = 0) -> pl.DataFrame:
     nu = [0.1, 0.9, 0.3, None, 0.5, -0.2, 1.4, 0.6, 0.61, 0.8, None, 1.0]
     alive = [True] * LATENTS
     alive[9] = False
-    return pl.DataFrame({"latent": range(LATENTS), "alive": alive, column: nu})
+    generator = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "latent": range(LATENTS),
+            "alive": alive,
+            column: nu,
+            "frequency": np.where(alive, generator.uniform(0.2, 0.8, LATENTS), 0.0),
+            "mean_activation": np.where(alive, generator.uniform(0.5, 1.5, LATENTS), 0.0),
+            "difference_share": generator.permutation(LATENTS) / 100,
+        }
+    )
+
+
+def make_chats(sequences: int = 30, seed: int = 0) -> TokenCorpus:
+    """Return the same tokens with roles: two template tokens, user, template, then a reply."""
+    corpus = make_corpus(sequences, seed)
+    roles = np.full(corpus.n_tokens, 4, dtype=np.uint8)
+    for start, end in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True):
+        roles[start:end][:4] = [1, 1, 3, 1][: end - start]
+    return TokenCorpus(corpus.token_ids, roles, corpus.offsets, corpus.context)
 
 
 def naive_codes(dic: Dictionary, inputs: list[Tensor]) -> Tensor:
@@ -145,19 +164,43 @@ def naive_logits(
 Edit = Callable[[Tensor, Tensor], Tensor]
 
 
+class Slow:
+    """What the slow way needs of a sequence again and again, computed once."""
+
+    def __init__(self, pair: ModelPair, corpus: TokenCorpus, layer: int) -> None:
+        self.pair, self.corpus, self.layer = pair, corpus, layer
+        self._known: dict[int, dict[str, Tensor]] = {}
+
+    def of(self, sequence: int) -> dict[str, Tensor]:
+        if sequence not in self._known:
+            ids = torch.from_numpy(self.corpus.sequence(sequence)[0]).long()
+            pair, layer = self.pair, self.layer
+            self._known[sequence] = {
+                "ids": ids,
+                "base": naive_activations(pair, "base", ids, layer),
+                "tuned": naive_activations(pair, "tuned", ids, layer),
+                "base logits": naive_logits(pair, "base", ids, layer, None),
+                "tuned logits": naive_logits(pair, "tuned", ids, layer, None),
+            }
+        return self._known[sequence]
+
+    def logits(self, sequence: int, edit: Edit, into: Literal["base", "tuned"] = "tuned") -> Tensor:
+        known = self.of(sequence)
+        edited = edit(known["base"], known["tuned"])
+        return naive_logits(self.pair, into, known["ids"], self.layer, edited)
+
+    def kl(self, edit: Edit | None, sequences: np.ndarray) -> np.ndarray:
+        """Return each sequence's KL sum under an edit of (base, tuned); None: base itself."""
+        sums = []
+        for sequence in sequences.tolist():
+            p = self.of(sequence)["tuned logits"].log_softmax(-1)
+            q = self.of(sequence)["base logits"] if edit is None else self.logits(sequence, edit)
+            sums.append(float((p.exp() * (p - q.log_softmax(-1))).sum()))
+        return np.array(sums)
+
+
 def naive_kl(
     pair: ModelPair, corpus: TokenCorpus, layer: int, edit: Edit | None, sequences: np.ndarray
 ) -> np.ndarray:
     """Return each sequence's KL sum under an edit (base, tuned) -> edited; None: the base model."""
-    sums = []
-    for sequence in sequences:
-        ids = torch.from_numpy(corpus.sequence(int(sequence))[0]).long()
-        p = naive_logits(pair, "tuned", ids, layer, None).log_softmax(-1)
-        if edit is None:
-            q = naive_logits(pair, "base", ids, layer, None).log_softmax(-1)
-        else:
-            base = naive_activations(pair, "base", ids, layer)
-            tuned = naive_activations(pair, "tuned", ids, layer)
-            q = naive_logits(pair, "tuned", ids, layer, edit(base, tuned)).log_softmax(-1)
-        sums.append(float((p.exp() * (p - q)).sum()))
-    return np.array(sums)
+    return Slow(pair, corpus, layer).kl(edit, sequences)

@@ -8,65 +8,43 @@ the same token, so that 0% of the behavioural difference is carried by an edit t
 |---|---|---|---|
 | none | h_base | h_base | h_base |
 | exact | h_tuned | h_tuned | h_tuned |
+| template only | h_tuned at template tokens, h_base elsewhere | the same | the same |
 | reconstruction | h_base + Delta-hat | h_base + (hhat_tuned - hhat_base) | hhat_tuned |
 | error | h_base + (Delta - Delta-hat) | h_base + (Delta - (hhat_tuned - hhat_base)) | \
 h_base + (h_tuned - hhat_tuned) |
 | paired reconstruction | | | h_base + (hhat_tuned - hhat_base) |
-| bias | h_base + b_dec | | |
+| bias | h_base + b_dec | h_base + (b^tuned - b^base) | |
 | subset S | h_base + sum_S f_j d_j | h_base + sum_S f_j (d_j^tuned - d_j^base) | \
 h_base + sum_S f_j d_j |
-| random latents | R in place of S | R in place of S | R in place of S |
-| mean difference | h_base + mean Delta | h_base + mean Delta | h_base + mean Delta |
+| additive S | | h_base + sum_S f_j d_j^tuned | |
+| paired S | | | h_base + sum_S (f_j - f_j(h_base)) d_j |
 
 Delta = h_tuned - h_base. Codes f: of the difference for a diff-SAE, of both activations for a
 crosscoder, of h_tuned for an SAE of one model (also for one trained on the base model). An SAE's
 ``reconstruction`` replaces the activation, so its error on what both models share counts against
-it; its ``paired reconstruction`` encodes h_base as well and adds only the difference of the two,
-which is what the other two dictionaries do by construction.
+it; its ``paired`` edits encode h_base as well and add only the difference of the two, which is what
+the other dictionaries do by construction. ``subset all`` holds every live latent: for a diff-SAE or
+crosscoder it is the reconstruction without biases. "with bias" adds the constant of the row "bias"
+(an SAE's own b_dec). Controls are in ``controls.py``.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
+from anaglyph.causal.edits import (
+    Intervention,
+    bias_of,
+    has_two_models,
+    latent_sum,
+    latent_vectors,
+    mask_of,
+    of_one_model,
+)
 from anaglyph.dictionaries import Codes, Dictionary
 from anaglyph.errors import InputError
-
-_SEED = 0xC2
-
-
-@dataclass(frozen=True)
-class Activations:
-    """One layer's activations in both models at the same tokens, float32 on the CPU."""
-
-    base: Float32[Tensor, "tokens d"]
-    tuned: Float32[Tensor, "tokens d"]
-    codes: Codes
-    """The dictionary's codes: see `codes_of`."""
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """A named edit.
-
-    Attributes:
-        name: How the table calls it.
-        formula: The edited activation, for people.
-        edit: Activations to the edited activation [tokens, d].
-        n_latents: How many latents take part; None where latents are not what is added.
-        of_dictionary: False for those that are the same whatever the dictionary.
-    """
-
-    name: str
-    formula: str
-    edit: Callable[[Activations], Tensor]
-    n_latents: int | None = None
-    of_dictionary: bool = True
 
 
 def exact() -> Intervention:
@@ -74,95 +52,84 @@ def exact() -> Intervention:
     return Intervention("exact", "h_tuned", lambda a: a.tuned, of_dictionary=False)
 
 
-def constant(name: str, formula: str, shift: Float[Tensor, " d"]) -> Intervention:
-    """Return the intervention that adds one vector at every token."""
-    return Intervention(name, formula, lambda a: a.base + shift, of_dictionary=False)
-
-
-def codes_of(
-    dic: Dictionary, base: Float32[Tensor, "tokens d"], tuned: Float32[Tensor, "tokens d"]
-) -> Codes:
-    """Encode what the dictionary is judged on, which is what its latent table is made of."""
-    return dic.encode_inputs(dic.spec.scoring_inputs(base, tuned))
-
-
-def latent_vectors(dic: Dictionary) -> Float32[Tensor, "latents d"]:
-    """Return what a latent of code 1 adds to h_base: its decoder, or the difference of its two."""
-    if has_two_models(dic):
-        base, tuned = dic.decoder
-        return tuned - base
-    if dic.spec.sources == ("reversed-difference",):
-        return -dic.decoder[0]
-    return dic.decoder[0]
-
-
-def latent_sum(
-    codes: Codes, vectors: Float[Tensor, "latents d"], weights: Float[Tensor, " latents"]
-) -> Float[Tensor, "tokens d"]:
-    """Return ``sum_j w_j f_j v_j`` of every token, straight from the sparse codes."""
-    wanted = codes.only((weights != 0).numpy())
-    indices = torch.from_numpy(wanted.indices).long()
-    return embedding_bag(
-        indices,
-        vectors,
-        torch.from_numpy(wanted.offsets),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(wanted.values) * weights[indices],
-        include_last_offset=True,
-    )
-
-
 def weighted_latents(
-    dic: Dictionary, name: str, weights: Float[Tensor, " latents"]
+    dic: Dictionary,
+    name: str,
+    weights: Float[Tensor, " latents"],
+    vectors: Float[Tensor, "latents d"] | None = None,
 ) -> Intervention:
-    """Return the intervention that adds the latents of non-zero weight to h_base, each so often."""
-    vectors = latent_vectors(dic)
+    """Return the intervention that adds the latents of non-zero weight to h_base, each so often.
+
+    ``vectors`` stand in for the latents' own, with their codes.
+    """
+    own = latent_vectors(dic) if vectors is None else vectors
     return Intervention(
         name,
         "h_base + sum_S f_j (d_j^tuned - d_j^base)"
         if has_two_models(dic)
         else "h_base + sum_S f_j d_j",
-        lambda a: a.base + latent_sum(a.codes, vectors, weights),
-        n_latents=int((weights != 0).sum()),
+        lambda a: a.base + latent_sum(a.codes, own, weights),
+        latents=weights != 0,
     )
 
 
 def subset(dic: Dictionary, name: str, latents: Sequence[int]) -> Intervention:
     """Return the intervention that adds the given latents to h_base."""
-    weights = torch.zeros(dic.n_latents)
-    weights[torch.as_tensor(latents, dtype=torch.long)] = 1
-    return weighted_latents(dic, name, weights)
+    return weighted_latents(dic, name, mask_of(dic, latents).float())
 
 
-def random_latents(
-    dic: Dictionary,
-    name: str,
-    latents: Sequence[int],
-    alive: Sequence[int],
-    seed: int,
-    draw: int,
-) -> Intervention:
-    """Return the control of a subset: as many other live latents, of the same norms.
+def with_bias(dic: Dictionary, edit: Intervention) -> Intervention:
+    """Return the same edit with the dictionary's constant added."""
+    bias = bias_of(dic)
+    return replace(
+        edit,
+        name=f"{edit.name} with bias",
+        formula=f"{edit.formula} + {'(b^tuned - b^base)' if has_two_models(dic) else 'b_dec'}",
+        edit=lambda a: edit.edit(a) + bias,
+    )
 
-    Each drawn latent stands in for one of the subset and its vector is scaled to that one's norm,
-    so that the control pushes with the same length wherever it fires. Where fewer others are alive
-    than the subset has, all of them are taken; `n_latents` tells. ``draw`` tells apart the
-    controls of one table.
+
+def variants(
+    dic: Dictionary, label: str, latents: Sequence[int], biases: str
+) -> list[Intervention]:
+    """Return every way in which the method can put a subset of its latents in.
+
+    Args:
+        dic: The dictionary.
+        label: What the subset is: the rows are "subset LABEL", "additive LABEL", "paired LABEL".
+        latents: The subset.
+        biases: "out", "in" or "both": whether the rows are without or with the constant.
     """
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _SEED, draw]))
-    norms = latent_vectors(dic).norm(dim=1).numpy()
-    others = np.setdiff1d(np.asarray(alive, dtype=np.int64), np.asarray(latents, dtype=np.int64))
-    others = others[norms[others] > 0]
-    drawn = generator.permutation(others)[: len(latents)]
-    wanted = generator.permutation(np.asarray(latents, dtype=np.int64))[: len(drawn)]
-    weights = torch.zeros(dic.n_latents)
-    weights[torch.from_numpy(drawn)] = torch.from_numpy(norms[wanted] / norms[drawn])
-    return weighted_latents(dic, name, weights)
+    edits = [subset(dic, f"subset {label}", latents)]
+    weights = mask_of(dic, latents).float()
+    if has_two_models(dic):
+        own = dic.decoder[1]
+        add = weighted_latents(dic, f"additive {label}", weights, own)
+        edits.append(replace(add, formula="h_base + sum_S f_j d_j^tuned"))
+    if of_one_model(dic):
+        vectors = latent_vectors(dic)
+        edits.append(
+            Intervention(
+                f"paired {label}",
+                "h_base + sum_S (f_j - f_j(h_base)) d_j",
+                lambda a: (
+                    a.base
+                    + (
+                        latent_sum(a.codes, vectors, weights)
+                        - latent_sum(a.base_codes, vectors, weights)
+                    )
+                ),
+                latents=weights != 0,
+            )
+        )
+    # A difference of two codings has no constant left; that of the additive row is the subset's.
+    biased = [with_bias(dic, edits[0])]
+    return {"out": edits, "in": biased, "both": edits + biased}[biases]
 
 
 def whole_dictionary(dic: Dictionary) -> list[Intervention]:
     """Return the interventions that use all latents at once: the table's reconstruction rows."""
-    if dic.spec.sources in (("base",), ("tuned",)):
+    if of_one_model(dic):
         return [
             Intervention("reconstruction", "hhat_tuned", lambda a: _rebuilt(dic, a.codes)),
             Intervention(
@@ -173,13 +140,12 @@ def whole_dictionary(dic: Dictionary) -> list[Intervention]:
             Intervention(
                 "paired reconstruction",
                 "h_base + (hhat_tuned - hhat_base)",
-                lambda a: (
-                    a.base + (_rebuilt(dic, a.codes) - _rebuilt(dic, dic.encode_inputs((a.base,))))
-                ),
+                lambda a: a.base + (_rebuilt(dic, a.codes) - _rebuilt(dic, a.base_codes)),
             ),
         ]
     what = "(hhat_tuned - hhat_base)" if has_two_models(dic) else "Delta-hat"
-    edits = [
+    bias = bias_of(dic)
+    return [
         Intervention(
             "reconstruction", f"h_base + {what}", lambda a: a.base + _difference(dic, a.codes)
         ),
@@ -188,16 +154,24 @@ def whole_dictionary(dic: Dictionary) -> list[Intervention]:
             f"h_base + (Delta - {what})",
             lambda a: a.tuned - _difference(dic, a.codes),
         ),
+        Intervention(
+            "bias",
+            "h_base + (b^tuned - b^base)" if has_two_models(dic) else "h_base + b_dec",
+            lambda a: a.base + bias,
+        ),
     ]
-    if dic.spec.sources == ("difference",):
-        bias = dic.decoder_bias[0]
-        edits.append(Intervention("bias", "h_base + b_dec", lambda a: a.base + bias))
-    return edits
 
 
-def has_two_models(dic: Dictionary) -> bool:
-    """Return whether the dictionary has a decoder for each model, as a crosscoder does."""
-    return dic.spec.sources == ("base", "tuned")
+def mirrored(edit: Intervention) -> Intervention:
+    """Return the edit for the other direction: what it adds to h_base is taken off h_tuned.
+
+    The result goes into the base model, whose baseline is h_tuned.
+    """
+    return replace(
+        edit,
+        formula=f"h_tuned - (({edit.formula}) - h_base)",
+        edit=lambda a: a.tuned - (edit.edit(a) - a.base),
+    )
 
 
 def _rebuilt(dic: Dictionary, codes: Codes) -> Float32[Tensor, "tokens d"]:

@@ -1,9 +1,9 @@
-"""The loop that puts edited activations into the tuned model and counts the KL of every token.
+"""The loop that puts edited activations into a model and measures every token's prediction.
 
-For each batch both models run up to the layer once and the tuned model runs whole once; an edit
-then costs only the tuned model's remaining layers, and only for those sequences of the batch that
-it changes: elsewhere the patched model is the unpatched one, and its KL is copied. At most two
-batches of logits are held at a time.
+For each batch both models run up to the deepest layer once, and whole once; an edit then costs only
+the remaining layers of the model it is put into, and only for those sequences of the batch that it
+changes: elsewhere the patched model is the unpatched one, and its numbers are copied. The changed
+sequences of several edits share a run. At most three batches of logits are held at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,27 +14,59 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from anaglyph.causal.interventions import Activations, Intervention, codes_of
+from anaglyph.causal.edits import Activations, Intervention
+from anaglyph.causal.measures import MEASURES, Predictions, token_measures
+from anaglyph.causal.positions import token_mask
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
-from anaglyph.direct.kl import token_kl
 from anaglyph.errors import InputError
-from anaglyph.pair import ModelPair
+from anaglyph.pair import ModelPair, Side
 from anaglyph.progress import Progress
 
 _SEED = 0xC3
 
 
 @dataclass(frozen=True)
-class SequenceKL:
-    """KL(p_tuned || p_patched) summed over each evaluated sequence, in nats."""
+class Plan:
+    """What to put in where.
 
-    none: Float64[np.ndarray, " sequences"]
-    """Under h_base, the baseline of all."""
-    base: Float64[np.ndarray, " sequences"]
-    """KL(p_tuned || p_base) of the whole models."""
-    edited: Float64[np.ndarray, "interventions sequences"]
-    tokens: Int64[np.ndarray, " sequences"]
+    Attributes:
+        layer: The layer at whose output the edited activation is put in.
+        into: The model whose remaining layers run; the baseline is the other model's activation.
+        interventions: What to put in.
+        dictionary: The dictionary whose codes the interventions use, if any.
+    """
+
+    layer: int
+    into: Side
+    interventions: Sequence[Intervention]
+    dictionary: Dictionary | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sums over each evaluated sequence of what a plan gave.
+
+    ``none`` is the baseline, ``other`` the other model itself, unpatched; the measures are those of
+    `measures.MEASURES`, the positions those that were asked for.
+    """
+
+    none: Float64[np.ndarray, "measures positions sequences"]
+    other: Float64[np.ndarray, "measures positions sequences"]
+    edited: Float64[np.ndarray, "interventions measures positions sequences"]
+    tokens: Int64[np.ndarray, "positions sequences"]
+    """Tokens whose prediction counts."""
+    followed: Int64[np.ndarray, "positions sequences"]
+    """Those of them that another token follows, over which ``nll`` is a mean."""
+    push: Float64[np.ndarray, " interventions"]
+    """Root mean square length of what an intervention adds to the baseline, over all tokens."""
+    active: Float64[np.ndarray, " interventions"]
+    """Mean active latents a token among those that take part."""
+
+    @property
+    def exact_kl(self) -> float:
+        """The KL a token that the first intervention leaves, where that is h_tuned itself."""
+        return float((self.edited[0, 0].sum(1) / np.maximum(1, self.tokens.sum(1))).max())
 
 
 def choose(
@@ -53,26 +85,21 @@ def choose(
 @torch.no_grad()
 def measure(
     pair: ModelPair,
-    dic: Dictionary,
     corpus: TokenCorpus,
-    layer: int,
     sequences: Int64[np.ndarray, " sequences"],
-    interventions: Sequence[Intervention],
-    counted: Bool[np.ndarray, " tokens"],
+    plans: Sequence[Plan],
+    positions: Sequence[str],
     token_budget: int,
     progress: Progress,
-) -> SequenceKL:
-    """Run every intervention on the given sequences, all of whose tokens are edited.
+) -> list[Measured]:
+    """Carry out every plan on the given sequences.
 
     Args:
         pair: Both models.
-        dic: The dictionary whose codes the interventions use.
         corpus: Where the sequences are from.
-        layer: The layer at whose output the edited activation is put in.
         sequences: Which sequences, each once.
-        interventions: What to put in.
-        counted: The tokens of the corpus whose KL counts; a token's KL is that of the prediction
-            made there.
+        plans: What to put in where.
+        positions: The places (`positions.PLACES`) whose predictions count.
         token_budget: Tokens in a batch.
         progress: Called after each batch.
 
@@ -80,92 +107,171 @@ def measure(
         InputError: An edit or a model's logits hold NaN or infinity.
     """
     place = {int(sequence): row for row, sequence in enumerate(sequences)}
-    none, base = np.zeros(len(sequences)), np.zeros(len(sequences))
-    edited = np.zeros((len(interventions), len(sequences)))
-    tokens = np.array([counted[corpus.offsets[s] : corpus.offsets[s + 1]].sum() for s in sequences])
+    counted = np.stack([token_mask(corpus, position) for position in positions])
+    following = np.append(corpus.token_ids[1:].astype(np.int64), -1)
+    following[corpus.offsets[1:] - 1] = -1
+    where = {edit.at for plan in plans for edit in plan.interventions}
+    masks = {at: token_mask(corpus, at) for at in where}
+    tokens = _per_sequence(counted, corpus, sequences)
+    followed = _per_sequence(counted & (following >= 0), corpus, sequences)
+    shape = (len(MEASURES), len(positions), len(sequences))
+    sums = [np.zeros((2 + len(plan.interventions), *shape)) for plan in plans]
+    pushed = [np.zeros((2, len(plan.interventions))) for plan in plans]
     done, total = 0, int(np.diff(corpus.offsets)[sequences].sum())
     for indices, ids, mask in padded_batches(corpus, sequences, token_budget):
         rows = np.array([place[int(index)] for index in indices])
-        counts = [counted[corpus.offsets[index] : corpus.offsets[index + 1]] for index in indices]
-        batch = _Batch(pair, layer, ids, mask, counts)
-        base[rows] = batch.base_kl()
-        none[rows] = batch.patched_kl(batch.base, np.arange(len(rows)))
-        edited[:, rows] = none[rows]
-        for number, row, kl in batch.changed_kl(dic, interventions):
-            edited[number, rows[row]] = kl
+        batch = _Batch(pair, [plan.layer for plan in plans], ids, mask)
+        ends = corpus.offsets.tolist()
+        spans = [slice(ends[index], ends[index + 1]) for index in indices.tolist()]
+        batch.counted = [torch.from_numpy(counted[:, span]).double() for span in spans]
+        batch.following = [torch.from_numpy(following[span]) for span in spans]
+        own = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        edited = {at: torch.from_numpy(at_tokens[own]) for at, at_tokens in masks.items()}
+        for number, plan in enumerate(plans):
+            found = sums[number]
+            found[:2, :, :, rows] = batch.unedited(plan)
+            found[2:, :, :, rows] = found[0][:, :, rows]
+            for edit, row, values in batch.changed(plan, edited, pushed[number]):
+                found[2 + edit][:, :, rows[row]] = values
         done += int(mask.sum())
         progress("causal", done, total)
-    return SequenceKL(none, base, edited, tokens)
+    return [
+        Measured(
+            found[0], found[1], found[2:], tokens, followed, np.sqrt(p[0] / total), p[1] / total
+        )
+        for found, p in zip(sums, pushed, strict=True)
+    ]
 
 
 class _Batch:
-    """A batch of sequences with both models' activations and the tuned model's own logits."""
+    """A batch of sequences with both models' activations and own logits."""
+
+    counted: list[Float64[Tensor, "positions _"]]
+    following: list[Int64[Tensor, " _"]]
 
     def __init__(
         self,
         pair: ModelPair,
-        layer: int,
+        layers: Sequence[int],
         ids: Int64[Tensor, "batch length"],
         mask: Int64[Tensor, "batch length"],
-        counts: Sequence[Bool[np.ndarray, " _"]],
     ) -> None:
-        self._pair, self._layer, self._ids, self._mask = pair, layer, ids, mask
-        self.base = pair.run_to("base", ids, mask, [layer])[layer]
-        self.tuned = pair.run_to("tuned", ids, mask, [layer])[layer]
-        self._counts = [torch.from_numpy(count).nonzero()[:, 0] for count in counts]
-        self._reference = pair.logits("tuned", ids, mask)
+        self._pair, self._ids, self._mask = pair, ids, mask
+        self._unedited: dict[tuple[int, Side], np.ndarray] = {}
+        wanted = sorted(set(layers))
+        self.activations = {side: pair.run_to(side, ids, mask, wanted) for side in _SIDES}
+        deepest = wanted[-1]
+        # The tuned model runs whole, so that putting in h_tuned tests the cut; base goes on.
+        base = pair.run_from("base", deepest, self.activations["base"][deepest], ids, mask)
+        whole = {"base": base, "tuned": pair.logits("tuned", ids, mask)}
+        self.logits = {side: Predictions.of(logits.flatten(0, 1)) for side, logits in whole.items()}
 
-    def base_kl(self) -> Float64[np.ndarray, " batch"]:
-        """Return each sequence's KL sum between the whole models."""
-        logits = self._pair.run_from("base", self._layer, self.base, self._ids, self._mask)
-        return self._sums(logits, np.arange(len(self._ids)))
+    def baseline(self, plan: Plan) -> Float[Tensor, "batch length d"]:
+        """Return the activation that an edit which adds nothing leaves in place."""
+        return self.activations[_other(plan.into)][plan.layer]
 
-    def patched_kl(
-        self, edited: Float[Tensor, "some length d"], rows: Int64[np.ndarray, " some"]
-    ) -> Float64[np.ndarray, " some"]:
-        """Return the KL sum of the given sequences with edited activations in the tuned model."""
+    def unedited(self, plan: Plan) -> Float64[np.ndarray, "two measures positions batch"]:
+        """Return the sums under the baseline and those of the other model as it is."""
+        key = (plan.layer, plan.into)
+        if key not in self._unedited:
+            every = np.arange(len(self._ids))
+            none = self.patched(plan, self.baseline(plan), every)
+            other = self.sums(plan.into, self.logits[_other(plan.into)].logits, every)
+            self._unedited[key] = np.stack([none, other])
+        return self._unedited[key]
+
+    def patched(
+        self,
+        plan: Plan,
+        edited: Float[Tensor, "some length d"],
+        rows: Int64[np.ndarray, " some"],
+    ) -> Float64[np.ndarray, "measures positions some"]:
+        """Return the sums of the given sequences with edited activations put in."""
         ids, mask = self._ids[rows], self._mask[rows]
-        logits = self._pair.run_from("tuned", self._layer, edited, ids, mask)
-        return self._sums(logits, rows)
+        logits = self._pair.run_from(plan.into, plan.layer, edited, ids, mask)
+        return self.sums(plan.into, logits.flatten(0, 1), rows)
 
-    def changed_kl(
-        self, dic: Dictionary, interventions: Sequence[Intervention]
-    ) -> Iterator[tuple[int, int, float]]:
-        """Yield (intervention, sequence of the batch, KL sum) wherever an edit changes something.
+    def changed(
+        self,
+        plan: Plan,
+        edited_at: dict[str, Bool[Tensor, " tokens"]],
+        pushed: Float64[np.ndarray, "two interventions"],
+    ) -> Iterator[tuple[int, int, Float64[np.ndarray, "measures positions"]]]:
+        """Yield (intervention, sequence of the batch, sums) wherever an edit changes something.
 
-        The changed sequences of several interventions share a run, so that a hundred rare latents
-        cost as much as their firings and not a hundred batches.
+        A hundred rare latents so cost as much as their firings and not a hundred batches. To
+        ``pushed`` are added each intervention's squared length and active latents.
         """
         real = self._mask.bool()
-        base, tuned = self.base[real].float().cpu(), self.tuned[real].float().cpu()
-        activations = Activations(base, tuned, codes_of(dic, base, tuned))
+        base, tuned = (self.activations[side][plan.layer][real].float().cpu() for side in _SIDES)
+        activations = Activations(base, tuned, plan.dictionary)
+        baseline = self.baseline(plan)
+        start = tuned if plan.into == "base" else base
         waiting: list[tuple[int, int, Tensor]] = []
-        for number, intervention in enumerate(interventions):
-            flat = intervention.edit(activations)
+        for number, intervention in enumerate(plan.interventions):
+            here = edited_at[intervention.at]
+            flat = torch.where(here[:, None], intervention.edit(activations), start)
             if not flat.isfinite().all():
                 raise InputError(f"the intervention {intervention.name!r} gives NaN or infinity")
-            edited = self.base.clone()
+            pushed[0, number] += float((flat - start).double().square().sum())
+            if intervention.latents is not None:
+                codes = activations.codes.only(intervention.latents.numpy())
+                pushed[1, number] += len(codes.indices)
+            edited = baseline.clone()
             edited[real] = flat.to(edited)
-            changed = (edited != self.base).any(dim=2).any(dim=1)
+            changed = (edited != baseline).any(dim=2).any(dim=1)
             rows = changed.nonzero()[:, 0].tolist()
             waiting += [(number, row, edited[row]) for row in rows]
             while len(waiting) >= len(real):
-                yield from self._run(waiting[: len(real)])
+                yield from self._run(plan, waiting[: len(real)])
                 del waiting[: len(real)]
         if waiting:
-            yield from self._run(waiting)
+            yield from self._run(plan, waiting)
 
-    def _run(self, jobs: list[tuple[int, int, Tensor]]) -> list[tuple[int, int, float]]:
+    def sums(
+        self, side: Side, patched: Float[Tensor, "tokens vocab"], rows: Int64[np.ndarray, " some"]
+    ) -> Float64[np.ndarray, "measures positions some"]:
+        """Return the measures of the given sequences, summed over the tokens that count.
+
+        ``patched`` has the logits of the rows one after the other, padding included.
+        """
+        length = self._ids.shape[1]
+        own, other = self.logits[side], self.logits[_other(side)]
+        found = np.zeros((len(MEASURES), len(self.counted[0]), len(rows)))
+        for place, row in enumerate(rows):
+            counted = self.counted[row]
+            chosen = counted.any(0).nonzero()[:, 0]
+            if len(chosen) == 0:
+                continue
+            values = token_measures(
+                own.at(chosen + row * length),
+                other.at(chosen + row * length),
+                patched[chosen + place * length].cpu(),
+                self.following[row][chosen],
+            )
+            found[:, :, place] = (values @ counted[:, chosen].T).numpy()
+        return found
+
+    def _run(
+        self, plan: Plan, jobs: list[tuple[int, int, Tensor]]
+    ) -> Iterator[tuple[int, int, Float64[np.ndarray, "measures positions"]]]:
         rows = np.array([row for _, row, _ in jobs])
-        sums = self.patched_kl(torch.stack([edited for _, _, edited in jobs]), rows)
-        return [(job[0], job[1], float(kl)) for job, kl in zip(jobs, sums, strict=True)]
+        sums = self.patched(plan, torch.stack([edited for _, _, edited in jobs]), rows)
+        for place, (number, row, _) in enumerate(jobs):
+            yield number, row, sums[:, :, place]
 
-    def _sums(
-        self, logits: Float[Tensor, "some length vocab"], rows: Int64[np.ndarray, " some"]
-    ) -> Float64[np.ndarray, " some"]:
-        sums = []
-        for own, row in enumerate(rows):
-            counted = self._counts[row]
-            kl = token_kl(self._reference[row, counted], logits[own, counted])
-            sums.append(float(kl.sum()))
-        return np.array(sums)
+
+_SIDES: tuple[Side, Side] = ("base", "tuned")
+
+
+def _other(side: Side) -> Side:
+    return "base" if side == "tuned" else "tuned"
+
+
+def _per_sequence(
+    mask: Bool[np.ndarray, "positions tokens"],
+    corpus: TokenCorpus,
+    sequences: Int64[np.ndarray, " sequences"],
+) -> Int64[np.ndarray, "positions sequences"]:
+    before = np.pad(mask.astype(np.int64).cumsum(1), ((0, 0), (1, 0)))
+    return (before[:, corpus.offsets[1:]] - before[:, corpus.offsets[:-1]])[:, sequences]

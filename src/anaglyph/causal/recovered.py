@@ -1,44 +1,33 @@
 """How much of the behavioural difference an edit carries: the causal tables.
 
-Both tables are made on held-out sequences only, the same that the store and the training of the
+All are made on held-out sequences only, the same that the store and the training of the
 dictionaries keep apart (`corpus.heldout`).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from anaglyph.causal import interventions as edits
-from anaglyph.causal.interventions import Intervention
-from anaglyph.causal.patching import SequenceKL, choose, measure
+from anaglyph.causal.controls import DifferenceSpace, mean_difference, principal_components
+from anaglyph.causal.edits import Intervention
+from anaglyph.causal.frame import SCHEMA, frame_of, noise
+from anaglyph.causal.patching import Plan, choose, measure
+from anaglyph.causal.positions import token_mask
+from anaglyph.causal.subsets import COUNTS, NU, Subsets
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
-from anaglyph.direct import intervals
 from anaglyph.errors import InputError
-from anaglyph.pair import ModelPair
+from anaglyph.pair import ModelPair, Side
 from anaglyph.progress import Progress, silent
 
 MAX_TOKENS = 8192
 TOKEN_BUDGET = 1024
-
-_SCHEMA = {
-    "intervention": pl.String,
-    "dictionary": pl.String,
-    "n_latents": pl.Int64,
-    "kl": pl.Float64,
-    "kl_low": pl.Float64,
-    "kl_high": pl.Float64,
-    "recovered": pl.Float64,
-    "recovered_low": pl.Float64,
-    "recovered_high": pl.Float64,
-    "tokens": pl.Int64,
-    "sequences": pl.Int64,
-    "formula": pl.String,
-}
+BIASES = ("out", "in", "both")
 
 
 def kl_recovered(
@@ -48,18 +37,30 @@ def kl_recovered(
     layer: int | float,
     table: pl.DataFrame | None = None,
     *,
-    nu: Sequence[float] = (0.3, 0.6),
+    nu: Sequence[float] = NU,
+    counts: Sequence[int] = COUNTS,
+    positions: Sequence[str] = ("all",),
+    edit_at: Sequence[str] = ("template",),
+    into: Sequence[Side] = ("tuned",),
+    biases: str = "out",
     seed: int = 0,
     max_tokens: int = MAX_TOKENS,
     token_budget: int = TOKEN_BUDGET,
-    mean_difference: Float[np.ndarray, " d"] | None = None,
+    space: DifferenceSpace | None = None,
+    known: pl.DataFrame | None = None,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """Patch the tuned model with each edit of section 4 of the maths; one row an intervention.
 
-    Columns: intervention, dictionary (null where it plays no part), n_latents, kl (mean nats a
-    token of KL(p_tuned || p_patched)), recovered (1 - KL_patch / KL_none), each of the two with
-    the _low and _high ends of a 95% bootstrap interval over sequences, tokens, sequences, formula.
+    With several ``positions`` or ``into`` there is one row for each of them. Columns: intervention,
+    dictionary (null where it plays no part), n_latents, kl (mean nats a token of
+    KL(p_tuned || p_patched)), recovered (1 - KL_patch / KL_none), tokens, sequences, formula,
+    layer, into, positions, edited_at, l0 (mean active latents a token among those of the row),
+    push (root mean square length of what is added), kl_other (KL to the model that is not patched),
+    nll (nats a token of the text itself), top1 (share of tokens whose likeliest token is that of
+    the model unpatched). kl, recovered, kl_other, nll and top1 have the _low and _high ends of a
+    95% bootstrap interval over sequences.
+
     The row "base model" is the base model itself, without any patching: where its KL is above that
     of "none", part of the change lies after the layer. ``recovered`` is null where the layer shows
     no difference beyond numerical noise.
@@ -72,45 +73,59 @@ def kl_recovered(
         table: The dictionary's latent table; without it there are no subsets and no controls of
             them.
         nu: Thresholds of the subsets; nu_error for a crosscoder, nu_act for an SAE.
-        seed: Of the sequences drawn, the control latents and the bootstrap.
+        counts: Sizes of the subsets "top N", by ``difference_share``, and ranks of the PCA.
+        positions: The places (`positions.PLACES`) whose predictions are judged, each on its own.
+        edit_at: Places other than all at which the exact activation and the reconstruction are
+            also put in, with the base's activation elsewhere.
+        into: "tuned", and "base" for the other direction: what an edit adds to h_base is taken off
+            h_tuned, which goes into the base model; kl is then KL(p_base || p_patched). Controls
+            that are matched to subsets are left out there.
+        biases: Whether the subsets are without ("out") or with ("in") the dictionary's constant, or
+            both.
+        seed: Of the sequences drawn, the controls and the bootstrap.
         max_tokens: Held-out tokens to use at most (whole sequences, at least one).
         token_budget: Tokens in a batch.
-        mean_difference: Mean of h_tuned - h_base over training tokens (the store's statistics);
+        space: Mean and components of h_tuned - h_base over training tokens (the store's);
             measured on as many training tokens if None.
+        known: A table made with the same pair, corpus and settings, perhaps for another
+            dictionary; its rows without a dictionary are taken over, not measured again.
         progress: Called after each batch.
 
     Raises:
-        InputError: The models' widths differ, the dictionary or mean_difference is for another
-            width, the table is another dictionary's or lacks its nu, or the corpus has no held-out
-            sequence.
+        InputError: The models' widths differ, the dictionary or space is for another width, the
+            table is another dictionary's or lacks a column, a name is unknown, or the corpus has
+            no held-out sequence.
     """
     layer = pair.resolve_layer(layer)
-    _check(pair, dic, max_tokens)
-    heldout = _heldout(corpus, max_tokens, seed)
-    if mean_difference is None:
-        training = choose(~corpus.heldout, corpus, max_tokens, seed)
-        mean_difference = _mean_difference(pair, corpus, layer, training, token_budget)
-    if len(mean_difference) != pair.d_tuned:
-        raise InputError(
-            f"mean_difference has {len(mean_difference)} entries, the models' width is "
-            f"{pair.d_tuned}"
-        )
-    shift = torch.from_numpy(np.asarray(mean_difference, dtype=np.float32))
-    chosen = [
-        edits.exact(),
-        *edits.whole_dictionary(dic),
-        *([] if table is None else _subsets(dic, table, nu, seed)),
-        edits.constant("mean difference", "h_base + mean Delta", shift),
-    ]
-    counted = np.ones(len(corpus.token_ids), dtype=bool)
-    kl = measure(pair, dic, corpus, layer, heldout, chosen, counted, token_budget, progress)
-    floor = _noise(pair, kl.edited[0].sum() / kl.tokens.sum())
-    rows = [
-        ({"intervention": "none", "formula": "h_base"}, kl.none),
-        ({"intervention": "base model", "formula": "base model, unpatched"}, kl.base),
-        *zip((_names(edit, dic) for edit in chosen), kl.edited, strict=True),
-    ]
-    return _frame(rows, kl, floor, seed)
+    check_pair(pair, max_tokens)
+    _check_dictionary(pair, dic)
+    _check_choices(corpus, (*positions, *edit_at), into, biases)
+    heldout = heldout_sequences(corpus, max_tokens, seed)
+    if space is None:
+        space = training_space(pair, corpus, [layer], max_tokens, token_budget, seed)[layer]
+    _check_space(pair, space)
+    subsets = None if table is None else Subsets(dic, table, nu, counts, seed)
+    ranks = [count for count in counts if count < pair.d_tuned]
+    if subsets is not None:
+        ranks = subsets.ranks(pair.d_tuned)
+    had = set() if known is None else set(known["intervention"])
+    free = [edit for edit in dictionary_free(space, ranks, edit_at) if edit.name not in had]
+    chosen = _of_dictionary(dic, subsets, edit_at, biases)
+    plans = []
+    for side in into:
+        turned = edits.mirrored if side == "base" else _same
+        # Each in a queue of its own, so that neither changes how the other is batched.
+        plans.append(Plan(layer, side, [turned(e) for e in [edits.exact(), *free]]))
+        plans.append(Plan(layer, side, [turned(e) for e in chosen], dic))
+        if side == "tuned" and subsets is not None:
+            plans.append(Plan(layer, side, subsets.controls(), dic))
+    measured = measure(pair, corpus, heldout, plans, positions, token_budget, progress)
+    frames, floor = [], 0.0
+    for plan, found in zip(plans, measured, strict=True):
+        if plan.dictionary is None:
+            floor = noise(pair, plan.into, found.exact_kl)
+        frames.append(frame_of(pair, plan, found, positions, seed, floor))
+    return _joined(frames, known)
 
 
 def latent_kl(
@@ -120,6 +135,7 @@ def latent_kl(
     layer: int | float,
     latents: Sequence[int],
     *,
+    positions: Sequence[str] = ("all",),
     seed: int = 0,
     max_tokens: int = MAX_TOKENS,
     token_budget: int = TOKEN_BUDGET,
@@ -127,133 +143,149 @@ def latent_kl(
 ) -> pl.DataFrame:
     """Add each latent alone to h_base; one row a latent, in the order given.
 
-    Columns as in `kl_recovered`, and ``latent``. A latent that fires in none of the sequences has
-    recovered 0 exactly. Arguments and errors as in `kl_recovered`; the sequences are the same for
-    the same seed and max_tokens.
+    Works for every method: a latent adds its decoder, or the difference of its two. Columns as in
+    `kl_recovered`, and ``latent``. A latent that fires in none of the sequences has recovered 0
+    exactly. Arguments and errors as in `kl_recovered`; the sequences are the same for the same seed
+    and max_tokens.
 
     Raises:
         InputError: As in `kl_recovered`, or a latent is out of range.
     """
     layer = pair.resolve_layer(layer)
-    _check(pair, dic, max_tokens)
+    check_pair(pair, max_tokens)
+    _check_dictionary(pair, dic)
+    _check_choices(corpus, positions, ("tuned",), "out")
     for latent in latents:
         if not 0 <= latent < dic.n_latents:
             raise InputError(f"latent {latent} is out of range: there are {dic.n_latents}")
-    heldout = _heldout(corpus, max_tokens, seed)
+    heldout = heldout_sequences(corpus, max_tokens, seed)
     chosen = [edits.exact(), *(edits.subset(dic, f"latent {j}", [j]) for j in latents)]
-    counted = np.ones(len(corpus.token_ids), dtype=bool)
-    kl = measure(pair, dic, corpus, layer, heldout, chosen, counted, token_budget, progress)
-    floor = _noise(pair, kl.edited[0].sum() / kl.tokens.sum())
-    rows = [(_names(edit, dic), sums) for edit, sums in zip(chosen, kl.edited, strict=True)]
-    latent = pl.Series("latent", list(latents), dtype=pl.Int64)
-    return _frame(rows[1:], kl, floor, seed).insert_column(0, latent)
+    plan = Plan(layer, "tuned", chosen, dic)
+    (found,) = measure(pair, corpus, heldout, [plan], positions, token_budget, progress)
+    floor = noise(pair, "tuned", found.exact_kl)
+    frame = frame_of(pair, plan, found, positions, seed, floor)
+    own = frame.filter(pl.col("intervention").str.starts_with("latent "))
+    return own.insert_column(0, pl.Series("latent", list(latents) * len(positions), pl.Int64))
 
 
-def _check(pair: ModelPair, dic: Dictionary, max_tokens: int) -> None:
+def dictionary_free(
+    space: DifferenceSpace, ranks: Sequence[int], edit_at: Sequence[str]
+) -> list[Intervention]:
+    """Return the interventions for which no dictionary is needed, "exact" left out."""
+    return [
+        *(edits.exact().only_at(place) for place in edit_at if place != "all"),
+        mean_difference(space),
+        *(principal_components(space, rank) for rank in ranks),
+    ]
+
+
+def check_pair(pair: ModelPair, max_tokens: int) -> None:
+    """Refuse models of two widths and a budget below one token.
+
+    Raises:
+        InputError: As said.
+    """
     if pair.d_base != pair.d_tuned:
         raise InputError(
             f"the base model's width is {pair.d_base} and the tuned model's {pair.d_tuned}: "
             "activations of one cannot be put into the other"
         )
-    for decoder in dic.decoder:
-        if decoder.shape[1] != pair.d_tuned:
-            raise InputError(
-                f"the dictionary is for width {decoder.shape[1]}, the models have {pair.d_tuned}"
-            )
     if max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}: it must be at least 1")
 
 
-def _heldout(corpus: TokenCorpus, max_tokens: int, seed: int) -> Int64[np.ndarray, " chosen"]:
+def heldout_sequences(
+    corpus: TokenCorpus, max_tokens: int, seed: int
+) -> Int64[np.ndarray, " chosen"]:
+    """Return the held-out sequences to measure on.
+
+    Raises:
+        InputError: There are none.
+    """
     if not corpus.heldout.any():
         raise InputError("the corpus has no held-out sequence to measure KL on: give it more texts")
     return choose(corpus.heldout, corpus, max_tokens, seed)
 
 
-@torch.no_grad()
-def _mean_difference(
+def training_space(
     pair: ModelPair,
     corpus: TokenCorpus,
-    layer: int,
+    layers: Sequence[int],
+    max_tokens: int,
+    token_budget: int,
+    seed: int,
+) -> dict[int, DifferenceSpace]:
+    """Measure mean and components of the difference on as many training tokens, in one pass."""
+    training = choose(~corpus.heldout, corpus, max_tokens, seed)
+    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for differences in _differences(pair, corpus, layers, training, token_budget):
+        for layer in layers:
+            kept[layer].append(differences[layer])
+    return {layer: DifferenceSpace.of(blocks) for layer, blocks in kept.items()}
+
+
+@torch.no_grad()
+def _differences(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    layers: Sequence[int],
     sequences: Int64[np.ndarray, " chosen"],
     token_budget: int,
-) -> Float64[np.ndarray, " d"]:
-    """Return the mean of h_tuned - h_base over the sequences' tokens."""
-    total, tokens = torch.zeros(pair.d_tuned, dtype=torch.float64), 0
+) -> Iterator[dict[int, Float[Tensor, "tokens d"]]]:
     for _, ids, mask in padded_batches(corpus, sequences, token_budget):
-        base = pair.run_to("base", ids, mask, [layer])[layer]
-        tuned = pair.run_to("tuned", ids, mask, [layer])[layer]
-        difference = (tuned.double() - base.double())[mask.bool()]
-        total += difference.sum(0).cpu()
-        tokens += len(difference)
-    return (total / tokens).numpy()
+        base = pair.run_to("base", ids, mask, layers)
+        tuned = pair.run_to("tuned", ids, mask, layers)
+        real = mask.bool()
+        yield {layer: (tuned[layer].float() - base[layer].float())[real] for layer in layers}
 
 
-def _subsets(
-    dic: Dictionary, table: pl.DataFrame, thresholds: Sequence[float], seed: int
+def _of_dictionary(
+    dic: Dictionary, subsets: Subsets | None, edit_at: Sequence[str], biases: str
 ) -> list[Intervention]:
-    """Return the subset of each threshold and its control, matched in count and norm."""
-    column = "nu_error" if edits.has_two_models(dic) else "nu_act"
-    missing = {"latent", "alive", column} - set(table.columns)
-    if missing or len(table) != dic.n_latents:
-        what = f"lacks {sorted(missing)}" if missing else f"has {len(table)} rows"
+    whole = edits.whole_dictionary(dic)
+    places = [whole[0].only_at(place) for place in edit_at if place != "all"]
+    if subsets is not None:
+        return [*whole, *places, *subsets.edits(biases)]
+    every = range(dic.n_latents)
+    return [*whole, *places, *edits.variants(dic, "all", every, biases)]
+
+
+def _joined(frames: Sequence[pl.DataFrame], known: pl.DataFrame | None) -> pl.DataFrame:
+    """Put the plans' tables together, each row once, those of another table's first."""
+    parts = [pl.DataFrame(schema=SCHEMA), *frames]
+    if known is not None:
+        parts.insert(1, known.filter(pl.col("dictionary").is_null()).select(list(SCHEMA)))
+    keys = ["layer", "into", "positions", "intervention"]
+    return pl.concat(parts).unique(keys, keep="first", maintain_order=True)
+
+
+def _same(edit: Intervention) -> Intervention:
+    return edit
+
+
+def _check_dictionary(pair: ModelPair, dic: Dictionary) -> None:
+    for decoder in dic.decoder:
+        if decoder.shape[1] != pair.d_tuned:
+            raise InputError(
+                f"the dictionary is for width {decoder.shape[1]}, the models have {pair.d_tuned}"
+            )
+
+
+def _check_choices(
+    corpus: TokenCorpus, places: Sequence[str], into: Sequence[str], biases: str
+) -> None:
+    for place in places:
+        token_mask(corpus, place)
+    for side in into:
+        if side not in ("base", "tuned"):
+            raise InputError(f"into={side!r} is unknown: use base or tuned")
+    if biases not in BIASES:
+        raise InputError(f"biases={biases!r} is unknown: use one of {', '.join(BIASES)}")
+
+
+def _check_space(pair: ModelPair, space: DifferenceSpace) -> None:
+    if len(space.mean) != pair.d_tuned:
         raise InputError(
-            f"the latent table {what}: it is not that of this dictionary ({dic.n_latents} latents)"
+            f"the mean difference has {len(space.mean)} entries, the models' width is "
+            f"{pair.d_tuned}"
         )
-    alive = table.filter("alive")["latent"].to_list()
-    chosen = []
-    for number, threshold in enumerate(thresholds):
-        # An undetermined nu is null and belongs to no subset.
-        latents = table.filter(pl.col(column) <= threshold)["latent"].to_list()
-        name = f"nu<={threshold:g}"
-        chosen += [
-            edits.subset(dic, f"subset {name}", latents),
-            edits.random_latents(dic, f"random latents {name}", latents, alive, seed, draw=number),
-        ]
-    return chosen
-
-
-def _noise(pair: ModelPair, exact: float) -> float:
-    """Return the KL per token, nats, up to which the unpatched gap counts as numerical noise.
-
-    Ten times what is left when h_tuned itself is put in (ideally 0), and what rounding each logit
-    by eight units of the model's precision would give (KL is quadratic in it).
-    """
-    with pair.side("tuned") as model:
-        precision = torch.finfo(model.dtype).eps
-    return max(10 * exact, (8 * precision) ** 2)
-
-
-def _names(edit: Intervention, dic: Dictionary) -> dict[str, Any]:
-    return {
-        "intervention": edit.name,
-        "dictionary": dic.method if edit.of_dictionary else None,
-        "n_latents": edit.n_latents,
-        "formula": edit.formula,
-    }
-
-
-def _frame(
-    rows: Sequence[tuple[dict[str, Any], np.ndarray]], kl: SequenceKL, floor: float, seed: int
-) -> pl.DataFrame:
-    draws = intervals.sequence_draws(len(kl.tokens), seed)
-    nil = kl.none.sum() <= floor * kl.tokens.sum()
-    records = []
-    for names, sums in rows:
-        mean = intervals.mean_kl(sums, kl.tokens, draws)
-        if nil or names["intervention"] == "base model":
-            share = intervals.Interval(None, None, None)
-        else:
-            share = intervals.recovered(sums, kl.none, draws)
-        records.append(
-            names
-            | {"kl": mean.value, "kl_low": mean.low, "kl_high": mean.high}
-            | {
-                "recovered": share.value,
-                "recovered_low": share.low,
-                "recovered_high": share.high,
-                "tokens": int(kl.tokens.sum()),
-                "sequences": len(kl.tokens),
-            }
-        )
-    return pl.DataFrame(records, schema=_SCHEMA)

@@ -188,15 +188,6 @@ def score_command(run: Run, name: Name = None, as_json: AsJson = False) -> None:
             print_table(dictionary, table.sort("frequency", descending=True).head(20), as_json)
 
 
-@app.command("causal")
-def causal_command(run: Run, name: Name = None, as_json: AsJson = False) -> None:
-    """Measure how much of the behavioural difference each dictionary carries (KL recovered)."""
-    with Bars() as progress:
-        bench = reopen(run, progress)
-        for dictionary in bench.names(name):
-            print_table(dictionary, bench.causal(dictionary), as_json)
-
-
 @app.command("find")
 def find_command(run: Run, as_json: AsJson = False) -> None:
     """Say what differs, as findings; "no difference found" is a possible answer."""

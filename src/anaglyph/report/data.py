@@ -33,6 +33,8 @@ MAX_WINDOWS = 8
 
 # `causal/NAME.latents.parquet`: each row puts one latent alone into the tuned model.
 ALONE = ".latents"
+# `causal/NAME.places.parquet`: the interventions judged at other tokens, or in the other direction.
+PLACES = ".places"
 # Bounds that no reader of a page asks for; the table on disk keeps them.
 LEFT_OUT = re.compile("beta_.*_(low|high)")
 
@@ -105,8 +107,8 @@ def _dictionary_names(run_folder: Path) -> list[str]:
     found = {path.parent.name for path in run_folder.glob("dictionaries/*/config.json")}
     for pattern in ("latents/*.parquet", "causal/*.parquet", "examples/*.json"):
         found |= {path.stem for path in run_folder.glob(pattern)}
-    # Beside a dictionary's interventions stand those of its latents, one at a time.
-    found = {name for name in found if not name.endswith(ALONE)}
+    # Beside a dictionary's interventions stand those of its latents and of other places.
+    found = {name for name in found if not name.endswith((ALONE, PLACES))}
     return sorted(name for name in found if not name.startswith("."))
 
 
@@ -123,6 +125,10 @@ def _dictionary(run_folder: Path, name: str, cited: list[int], room: _Room) -> d
     examples = read(run_folder / "examples" / f"{name}.json", ExamplesRecord)
     by_latent = {item.latent: item.examples for item in examples.root} if examples else {}
     causal = _read_table(run_folder / "causal" / f"{name}.parquet", {"intervention", "recovered"})
+    places = _read_table(
+        run_folder / "causal" / f"{name}{PLACES}.parquet",
+        {"intervention", "recovered", "positions", "into"},
+    )
     alone = _read_table(
         run_folder / "causal" / f"{name}{ALONE}.parquet",
         {"latent", "recovered", "recovered_low", "recovered_high"},
@@ -148,6 +154,7 @@ def _dictionary(run_folder: Path, name: str, cited: list[int], room: _Room) -> d
         "stats": None if config is None else _clean(config.stats),
         "latents": latents,
         "causal": None if causal is None else _clean(causal.to_dicts()),
+        "places": None if places is None else _clean(places.to_dicts()),
         "examples": None if examples is None else windows,
         "with_examples": len(by_latent),
     }

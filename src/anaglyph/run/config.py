@@ -50,8 +50,26 @@ class DiffConfig(BaseModel):
         default="float32", description="number format of the stored activations"
     )
     nu: tuple[float, ...] = Field(
-        default=(0.3, 0.6),
+        default=(0.1, 0.3, 0.6),
         description="thresholds on nu for the subsets of latents that are patched",
+    )
+    counts: tuple[int, ...] = Field(
+        default=(1, 4, 16, 64),
+        description="sizes of the subsets that are patched, by share of the difference",
+    )
+    positions: tuple[str, ...] = Field(
+        default=("all", "assistant", "first nine"),
+        min_length=1,
+        description="where predictions are judged: all, assistant, first nine, template",
+    )
+    edit_at: tuple[str, ...] = Field(
+        default=("template",), description="where the whole difference is put in, beside all tokens"
+    )
+    into: tuple[Literal["base", "tuned"], ...] = Field(
+        default=("tuned",), min_length=1, description="the model that is patched: tuned, base"
+    )
+    biases: Literal["out", "in", "both"] = Field(
+        default="out", description="whether subsets are patched with the dictionary's constant"
     )
     causal_tokens: int = Field(
         default=4096, ge=1, description="held-out tokens on which KL is measured"

@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
-from anaglyph.causal import kl_recovered, latent_kl
+from anaglyph.causal import DifferenceSpace
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.dictionaries import Dictionary, get_method, train
 from anaglyph.dictionaries.threads import set_threads
@@ -32,13 +31,14 @@ from anaglyph.latents import score, top_examples
 from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress, silent
 from anaglyph.report import build
+from anaglyph.run.causal import causal_tables
 from anaglyph.run.config import DiffConfig
 from anaglyph.run.folder import RunFolder
 from anaglyph.run.verdict import verdict_of
 from anaglyph.store import PairedStore, collect
 
 # Raised by hand when a stage's code changes what it writes for the same settings.
-VERSIONS = {"train": 3, "score": 3, "causal": 1, "find": 2}
+VERSIONS = {"train": 3, "score": 3, "causal": 2, "find": 2}
 # Latents of each dictionary that get examples: those that carry most of the difference.
 SHOWN_LATENTS = 60
 
@@ -52,6 +52,8 @@ class Workbench:
         self.run = run
         self.progress = progress
         self.config = run.state.config
+        self.without_dictionary: dict[str, pl.DataFrame] = {}
+        """Causal rows that no dictionary plays a part in, by their settings: made once."""
         if pair is not None:
             self.pair = pair
 
@@ -142,6 +144,12 @@ class Workbench:
         """The finished activations."""
         self.run.key_of("collect")
         return PairedStore.open(self.run.path / "activations")
+
+    @cached_property
+    def difference_space(self) -> DifferenceSpace:
+        """Mean and principal components of h_tuned - h_base over the training tokens."""
+        blocks = self.store.blocks("train")
+        return DifferenceSpace.of(block.tuned - block.base for block in blocks)
 
     @property
     def report_path(self) -> Path:
@@ -267,43 +275,33 @@ class Workbench:
     def causal(self, name: str) -> pl.DataFrame:
         """Measure the KL that a dictionary recovers, and its foremost latents one at a time."""
         stage, path = f"causal/{name}", self.run.path / "causal" / f"{name}.parquet"
-        table = self.score(name)
+        table, config = self.score(name), self.config
+        settings = {
+            "seed": config.seed,
+            "nu": config.nu,
+            "counts": config.counts,
+            "positions": config.positions,
+            "edit_at": config.edit_at,
+            "into": config.into,
+            "biases": config.biases,
+            "max_tokens": config.causal_tokens,
+        }
         key = digest(
             {
                 "table": self.run.key_of(f"score/{name}"),
-                "nu": self.config.nu,
-                "tokens": self.config.causal_tokens,
-                "candidates": self.config.candidates,
-                "seed": self.config.seed,
+                "settings": settings,
+                "candidates": config.candidates,
                 "code": VERSIONS["causal"],
             }
         )
         if not self.run.is_done(stage, key):
-            dictionary = self.dictionary(name)
-            # Findings rest on the difference; only its latents are worth a run of the model each.
-            singly = dictionary.spec.sources == ("difference",)
-            outputs = [f"causal/{name}.parquet"]
-            if singly:
-                outputs.append(f"causal/{name}.latents.parquet")
+            ends = ("", ".places", ".latents")
+            outputs = [f"causal/{name}{end}.parquet" for end in ends]
             with self.run.stage(stage, key, outputs):
-                settings: dict[str, Any] = {
-                    "seed": self.config.seed,
-                    "max_tokens": self.config.causal_tokens,
-                    "progress": self.progress,
-                }
-                where = (self.pair, dictionary, self.corpus, self.run.state.layer)
-                recovered = kl_recovered(
-                    *where,
-                    table,
-                    nu=self.config.nu,
-                    mean_difference=_mean_difference(self.store),
-                    **settings,
-                )
-                _write_table(path, recovered)
-                if singly:
-                    latents = candidates(table, self.config.candidates)
-                    alone = latent_kl(*where, latents, **settings)
-                    _write_table(path.with_suffix(".latents.parquet"), alone)
+                latents = candidates(table, config.candidates)
+                found = causal_tables(self, name, table, settings, latents)
+                for output, part in zip(outputs, found, strict=True):
+                    _write_table(self.run.path / output, part)
         return pl.read_parquet(path)
 
     def find(self) -> Verdict:
@@ -353,17 +351,6 @@ def _corpus(sources: Sequence[str | Path], pair: ModelPair, config: DiffConfig) 
         pack=config.pack,
         max_tokens=config.max_tokens,
     )
-
-
-def _mean_difference(store: PairedStore) -> np.ndarray | None:
-    """Return the mean of h_tuned - h_base over the training tokens."""
-    if store.d_base != store.d_tuned:
-        return None
-    total, tokens = np.zeros(store.d_tuned), 0
-    for block in store.blocks("train"):
-        total += (block.tuned - block.base).double().sum(0).numpy()
-        tokens += len(block.base)
-    return total / tokens
 
 
 def _write_table(path: Path, table: pl.DataFrame) -> None:

@@ -139,6 +139,10 @@ class DictionaryMethod:
         """Return (end, k) of each block of latents that has a k of its own, or None."""
         return None
 
+    def named_blocks(self, latents: int) -> dict[str, slice]:
+        """Return the latents that the method sets apart, under the names that tables use."""
+        return {}
+
     def check(self, latents: int) -> None:
         """Check the options against the size of the dictionary.
 

@@ -92,6 +92,10 @@ class _SharedBlock(Crosscoder):
         rows = slice(0, self.shared(len(base)))
         base[rows] = tuned[rows] = (base[rows] + tuned[rows]) / 2
 
+    def named_blocks(self, latents: int) -> dict[str, slice]:
+        """Return the block whose decoders are not tied."""
+        return {"untied": slice(self.shared(latents), latents)}
+
     def check(self, latents: int) -> None:
         """Refuse blocks without latents."""
         if not 0 < self.shared(latents) < latents:
@@ -168,6 +172,11 @@ class DedicatedFeatureCrosscoder(Crosscoder):
         tuned = latents - round(self.tuned_share * latents)
         base = tuned - round(self.base_share * latents)
         return slice(base, tuned), slice(tuned, latents)
+
+    def named_blocks(self, latents: int) -> dict[str, slice]:
+        """Return the dedicated blocks."""
+        base, tuned = self.blocks(latents)
+        return {"base-only": base, "tuned-only": tuned}
 
     def check(self, latents: int) -> None:
         """Refuse blocks without latents."""
