@@ -160,7 +160,7 @@ def test_a_sweep_equals_each_layer_alone(pair: ModelPair, chats: TokenCorpus):
 
 
 def test_a_place_that_no_token_has_is_undefined(pair: ModelPair, corpus: TokenCorpus):
-    nothing = DifferenceSpace(np.zeros(16), np.zeros((0, 16)))
+    nothing = DifferenceSpace(np.zeros(16), np.zeros((0, 16)), np.zeros(0))
     table = kl_recovered(
         pair,
         make_dictionary("diff-sae"),

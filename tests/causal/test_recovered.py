@@ -30,7 +30,7 @@ METHODS = ("diff-sae", "diff-sae-reversed", "crosscoder", "dfc", "tuned-sae", "b
 TWO = ("crosscoder", "dfc")
 DIFFERENCE = ("diff-sae", "diff-sae-reversed")
 UNDER = {0.1: [0, 5], 0.3: [0, 2, 5], 0.6: [0, 2, 4, 5, 7]}
-NOTHING = DifferenceSpace(np.zeros(WIDTH), np.zeros((0, WIDTH)))
+NOTHING = DifferenceSpace(np.zeros(WIDTH), np.zeros((0, WIDTH)), np.zeros(0))
 ALIVE = [j for j in range(LATENTS) if j != 9]
 TOP = (1, 4)
 
@@ -332,7 +332,7 @@ def test_bad_input_is_refused(pair: ModelPair, corpus: TokenCorpus):
         kl_recovered(pair, dic, corpus, LAYER, table.drop("nu_act"))
     with pytest.raises(InputError, match="has 11 rows"):
         kl_recovered(pair, dic, corpus, LAYER, table.head(11))
-    narrow = DifferenceSpace(np.zeros(15), np.zeros((0, 15)))
+    narrow = DifferenceSpace(np.zeros(15), np.zeros((0, 15)), np.zeros(0))
     with pytest.raises(InputError, match="15 entries, the models' width is 16"):
         kl_recovered(pair, dic, corpus, LAYER, space=narrow)
     with pytest.raises(InputError, match="position 'middle' is unknown"):

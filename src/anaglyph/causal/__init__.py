@@ -1,19 +1,31 @@
-"""How much of the behavioural difference an edited activation carries, measured by patching."""
+"""What carries the behavioural difference: patching, attribution, steering, screening."""
 
+from anaglyph.causal.attribution import attribute
 from anaglyph.causal.controls import DifferenceSpace
 from anaglyph.causal.edits import Activations, Intervention
 from anaglyph.causal.outputs import output_kl
 from anaglyph.causal.positions import PLACES
 from anaglyph.causal.recovered import kl_recovered, latent_kl
+from anaglyph.causal.screening import Scorer, judge_scorer, make_scorer, screen
+from anaglyph.causal.steering import Direction, Push, steer, write
 from anaglyph.causal.sweep import layer_sweep
 
 __all__ = [
     "PLACES",
     "Activations",
     "DifferenceSpace",
+    "Direction",
     "Intervention",
+    "Push",
+    "Scorer",
+    "attribute",
+    "judge_scorer",
     "kl_recovered",
     "latent_kl",
     "layer_sweep",
+    "make_scorer",
     "output_kl",
+    "screen",
+    "steer",
+    "write",
 ]

@@ -32,10 +32,12 @@ class DifferenceSpace:
     Attributes:
         mean: The mean.
         components: Orthonormal rows, largest variance first.
+        deviations: Standard deviation of the difference along each.
     """
 
     mean: Float64[np.ndarray, " d"]
     components: Float64[np.ndarray, "components d"]
+    deviations: Float64[np.ndarray, " components"]
 
     @classmethod
     def of(cls, differences: Iterable[Tensor]) -> "DifferenceSpace":
@@ -57,8 +59,9 @@ class DifferenceSpace:
             raise InputError("there are no training tokens to measure the mean difference on")
         mean = total / tokens
         covariance = products / tokens - torch.outer(mean, mean)
-        vectors = torch.linalg.eigh(covariance).eigenvectors
-        return cls(mean.numpy(), vectors.T.flip(0).contiguous().numpy())
+        values, vectors = torch.linalg.eigh(covariance)
+        deviations = values.flip(0).clamp(min=0).sqrt()
+        return cls(mean.numpy(), vectors.T.flip(0).contiguous().numpy(), deviations.numpy())
 
 
 def mean_difference(space: DifferenceSpace) -> Intervention:

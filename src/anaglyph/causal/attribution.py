@@ -1,0 +1,187 @@
+"""Which latents are responsible where the tuned model predicts otherwise (section 5 of the maths).
+
+At a token of high KL the gradient of the KL by the activations says, to first order, what adding a
+latent would take off: ``attr_j = -sum_s f_j(s) <grad_s KL(p_tuned || p(h_base)), v_j>`` over the
+token itself and those before it (Aranguri, Drori and Nanda, 2025). First order is a guess, so the
+foremost latents are then added for real, each alone and all together, and the drop is measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from anaglyph.causal.edits import codes_of, latent_sum, latent_vectors, mask_of
+from anaglyph.causal.recovered import MAX_TOKENS, TOKEN_BUDGET, check_pair, heldout_sequences
+from anaglyph.corpus import ROLES, TokenCorpus, padded_batches
+from anaglyph.dictionaries import Dictionary
+from anaglyph.direct.kl import token_kl
+from anaglyph.errors import InputError
+from anaglyph.pair import ModelPair
+from anaglyph.progress import Progress, silent
+
+_SCHEMA = {
+    "sequence": pl.Int64,
+    "position": pl.Int64,
+    "token_id": pl.Int64,
+    "role": pl.String,
+    "kl_models": pl.Float64,
+    "kl": pl.Float64,
+    "rank": pl.Int64,
+    "latent": pl.Int64,
+    "code": pl.Float64,
+    "attributed": pl.Float64,
+    "verified": pl.Float64,
+    "verified_together": pl.Float64,
+}
+
+
+def attribute(
+    pair: ModelPair,
+    dic: Dictionary,
+    corpus: TokenCorpus,
+    layer: int | float,
+    *,
+    tokens: int = 20,
+    top: int = 5,
+    per_sequence: int = 3,
+    seed: int = 0,
+    max_tokens: int = MAX_TOKENS,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Progress = silent,
+) -> pl.DataFrame:
+    """Attribute held-out tokens of high KL to latents; one row a token and latent.
+
+    Columns: sequence, position, token_id and role of the token at which the prediction is made;
+    kl_models (KL(p_tuned || p_base), by which tokens are picked), kl (KL(p_tuned || p(h_base)), the
+    base's activations at the layer in the tuned model), rank, latent, code (at the token itself),
+    attributed and verified (how much the KL falls, nats, by the gradient and by adding the latent),
+    verified_together (by adding all of the token's rows at once).
+
+    Args:
+        pair: Both models.
+        dic: A dictionary of any method at the layer.
+        corpus: Its held-out sequences are read.
+        layer: Index, or fraction of the depth.
+        tokens: Tokens to attribute, those of the highest KL.
+        top: Latents a token.
+        per_sequence: Tokens of one sequence at most.
+        seed: Of the sequences drawn.
+        max_tokens: Held-out tokens to look at.
+        token_budget: Tokens in a batch.
+        progress: Called after each token.
+
+    Raises:
+        InputError: An argument is out of range, or the corpus has no held-out sequence.
+    """
+    if tokens < 1 or top < 1 or per_sequence < 1:
+        raise InputError(f"tokens={tokens}, top={top}, per_sequence={per_sequence}: at least 1")
+    layer = pair.resolve_layer(layer)
+    check_pair(pair, max_tokens)
+    heldout = heldout_sequences(corpus, max_tokens, seed)
+    picked = _highest(pair, corpus, heldout, tokens, per_sequence, token_budget)
+    rows: list[dict[str, Any]] = []
+    for number, (sequence, position, kl_models) in enumerate(picked):
+        ids, roles = corpus.sequence(sequence)
+        facts = {
+            "sequence": sequence,
+            "position": position,
+            "token_id": int(ids[position]),
+            "role": ROLES[int(roles[position])],
+            "kl_models": kl_models,
+        }
+        text = torch.from_numpy(ids[: position + 1].astype(np.int64))[None]
+        rows += [facts | row for row in _attributed(pair, dic, layer, text, top)]
+        progress("attribute", number + 1, len(picked), "tokens")
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+@torch.no_grad()
+def _highest(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    sequences: Int64[np.ndarray, " chosen"],
+    tokens: int,
+    per_sequence: int,
+    token_budget: int,
+) -> list[tuple[int, int, float]]:
+    """Return (sequence, position, KL) of the tokens where the whole models differ most."""
+    found: list[tuple[int, int, float]] = []
+    for rows, ids, mask in padded_batches(corpus, sequences, token_budget):
+        tuned, base = pair.logits("tuned", ids, mask), pair.logits("base", ids, mask)
+        kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape) * mask
+        best = kl.topk(min(per_sequence, kl.shape[1]), dim=1)
+        for row, places, values in zip(rows, best.indices, best.values, strict=True):
+            found += [
+                (int(row), int(place), float(value))
+                for place, value in zip(places, values, strict=True)
+                if value > 0
+            ]
+    found.sort(key=lambda item: (-item[2], item[0], item[1]))
+    return found[:tokens]
+
+
+def _attributed(
+    pair: ModelPair, dic: Dictionary, layer: int, ids: Int64[Tensor, "one length"], top: int
+) -> list[dict[str, Any]]:
+    mask = torch.ones_like(ids)
+    base = pair.run_to("base", ids, mask, [layer])[layer]
+    tuned = pair.run_to("tuned", ids, mask, [layer])[layer]
+    own = pair.logits("tuned", ids, mask)[0, -1].double().log_softmax(-1)
+    h = base.clone().requires_grad_()
+    patched = pair.run_from("tuned", layer, h, ids, mask)[0, -1].double().log_softmax(-1)
+    kl = (own.exp() * (own - patched)).sum()
+    (gradient,) = torch.autograd.grad(kl, h)
+    gap = float(kl.detach())
+    codes = codes_of(dic, base[0].float().cpu(), tuned[0].float().cpu())
+    vectors = latent_vectors(dic)
+    indices = torch.from_numpy(codes.indices).long()
+    where = torch.from_numpy(codes.tokens()).long()
+    pull = -(gradient[0].float().cpu()[where] * vectors[indices]).sum(1)
+    shares = torch.zeros(dic.n_latents, dtype=torch.float64)
+    shares.index_add_(0, indices, (pull * torch.from_numpy(codes.values)).double())
+    fired = torch.unique(indices)
+    chosen = fired[shares[fired].argsort(descending=True, stable=True)][:top].tolist()
+    if not chosen:
+        return []
+    sets = [*([latent] for latent in chosen), chosen]
+    flat = base[0].float().cpu()
+    edited = [flat + latent_sum(codes, vectors, mask_of(dic, s).float()) for s in sets]
+    left = _kl_of(pair, layer, own, torch.stack(edited), ids)
+    last = dict(zip(*_last_codes(codes.offsets, codes.indices, codes.values), strict=True))
+    return [
+        {
+            "kl": gap,
+            "rank": rank,
+            "latent": latent,
+            "code": float(last.get(latent, 0.0)),
+            "attributed": float(shares[latent]),
+            "verified": gap - float(left[rank - 1]),
+            "verified_together": gap - float(left[-1]),
+        }
+        for rank, latent in enumerate(chosen, 1)
+    ]
+
+
+@torch.no_grad()
+def _kl_of(
+    pair: ModelPair,
+    layer: int,
+    own: Float64[Tensor, " vocab"],
+    edited: Tensor,
+    ids: Int64[Tensor, "one length"],
+) -> Float64[Tensor, " edits"]:
+    rows = ids.repeat(len(edited), 1)
+    logits = pair.run_from("tuned", layer, edited, rows, torch.ones_like(rows))[:, -1]
+    return (own.exp() * (own - logits.double().log_softmax(-1))).sum(-1)
+
+
+def _last_codes(
+    offsets: np.ndarray, indices: np.ndarray, values: np.ndarray
+) -> tuple[Sequence[int], Sequence[float]]:
+    here = slice(int(offsets[-2]), int(offsets[-1]))
+    return indices[here].tolist(), values[here].tolist()
