@@ -15,7 +15,7 @@ from anaglyph.files import write_json
 METHODS = ("crosscoder", "diff-sae", "tuned-sae")
 ROLES = ("bos", "template", "system", "user", "assistant", "text")
 HALF = 24
-WITHOUT_DICTIONARY = ("none", "base model", "exact", "mean difference")
+WITHOUT_DICTIONARY = ("none", "base model", "exact", "mean difference", "pca rank 4", "pca rank 16")
 
 QUIRK = [
     (
@@ -162,12 +162,16 @@ def causal_table(rng: np.random.Generator, method: str, gap: float) -> pl.DataFr
         ("random latents nu<=0.3", 0.03, 61),
         ("subset nu<=0.6", good * 0.9, 118),
         ("random latents nu<=0.6", -0.04, 118),
+        ("subset top 4", good * 0.5, 4),
+        ("subset top 16", good * 0.7, 16),
         ("mean difference", 0.08, None),
+        ("pca rank 4", 0.2, None),
+        ("pca rank 16", 0.4, None),
     ]
     rows = []
     for name, recovered, count in values:
         exact = name in ("none", "exact") or recovered is None
-        half = 0.03 if name == "mean difference" else float(rng.uniform(0.01, 0.06))
+        half = 0.03 if name in WITHOUT_DICTIONARY else float(rng.uniform(0.01, 0.06))
         half = 0.0 if exact else half
         kl = gap * (1 - (recovered or 0.0))
         share = None if gap == 0 else recovered
@@ -340,6 +344,8 @@ def make_run(
         table.write_parquet(folder / "latents" / f"{method}.parquet")
         causal = causal_table(rng, method, 0.42 if difference else 0.0)
         causal.write_parquet(folder / "causal" / f"{method}.parquet")
+        places = causal.with_columns(positions=pl.lit("first nine"), into=pl.lit("tuned"))
+        places.write_parquet(folder / "causal" / f"{method}.places.parquet")
         alone = latent_causal_table(rng, difference)
         alone.write_parquet(folder / "causal" / f"{method}.latents.parquet")
         listed = example_list(rng, examples, 6, difference)

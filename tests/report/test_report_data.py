@@ -50,7 +50,8 @@ def test_everything_of_a_finished_run_is_there(finished: Path):
     assert [item["name"] for item in gathered["dictionaries"]] == list(METHODS)
     crosscoder = by_name(gathered, "crosscoder")
     assert crosscoder["stats"]["fve_tuned"] == 0.887
-    assert len(crosscoder["causal"]) == 10
+    assert len(crosscoder["causal"]) == 14
+    assert {row["positions"] for row in crosscoder["places"]} == {"first nine"}
     assert crosscoder["with_examples"] == 9
 
 

@@ -1,6 +1,8 @@
 """The causal commands on a finished tiny run: what they print, keep and refuse."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -130,3 +132,17 @@ def test_bad_input(run: Path, prompts: Path, anaglyph):
         assert said.code == 2, arguments
         assert said.err.count("\n") == 1
         assert words in said.err
+
+
+def test_the_guide(run: Path, prompts: Path, tmp_path, anaglyph, monkeypatch):
+    """Every command of docs/causal.md runs as it stands there."""
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copy(prompts, tmp_path / "prompts.txt")
+    guide = Path(__file__).parents[2] / "docs" / "causal.md"
+    blocks = re.findall(r"^```\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    monkeypatch.chdir(tmp_path)
+    assert len(lines) >= 6
+    for line in lines:
+        said = anaglyph(*shlex.split(line)[1:])
+        assert said.code == 0, f"{line}: {said.err}"

@@ -3,7 +3,7 @@
 function interventionWords(name) {
   for (const [pattern, label, what, tone] of INTERVENTIONS) {
     const match = name.match(pattern);
-    if (match) return { label: label.replace("$1", match[1]), what, tone };
+    if (match) return { label: label.replace("$1", match[1]).replace("$2", match[2]), what, tone };
   }
   return { label: name, what: null, tone: "main" };
 }
@@ -67,6 +67,91 @@ function drawCausal() {
         : null,
     ),
     content,
+    ...[curves(shown, axis), otherPlaces(shown)].flat(),
+  );
+}
+
+// KL recovered against how many latents are put in, beside the PCA of as many components.
+function curves(shown, axis) {
+  const points = (rows, pattern) =>
+    rows
+      .map((row) => [row.intervention.match(pattern), row])
+      .filter(([match, row]) => match && known(row.recovered))
+      .map(([match, row]) => [Number(match[1]), row])
+      .sort(([a], [b]) => a - b);
+  const series = shown.map(({ name, causal }) => [name, points(causal, /^subset top (\d+)$/)]);
+  series.push(["PCA", points(shown[0].causal, /^pca rank (\d+)$/)]);
+  const drawn = series.filter(([, found]) => found.length > 1);
+  if (drawn.length === 0) return [];
+  const cell = ([count, row]) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, whole(count)),
+      el(
+        "td",
+        { class: "chart-cell" },
+        bar(axis, row.recovered, {
+          low: row.recovered_low,
+          high: row.recovered_high,
+          label: `${row.intervention}: ${percent(row.recovered)} recovered`,
+        }),
+      ),
+      el("td", { class: "numeric" }, percent(row.recovered)),
+    );
+  return el(
+    "details",
+    { class: "curve" },
+    el("summary", {}, "How many latents it takes"),
+    el(
+      "div",
+      { class: "scroll" },
+      el(
+        "table",
+        { class: "causal-table" },
+        drawn.map(([name, found]) =>
+          el(
+            "tbody",
+            {},
+            el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: 3 }, name)),
+            found.map(cell),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+// The same edits judged at other tokens, or in the other direction.
+function otherPlaces(shown) {
+  const rows = shown.flatMap(({ name, places }) =>
+    (places ?? [])
+      .filter((row) => known(row.recovered) && /^(reconstruction|error|template only)$/.test(row.intervention))
+      .map((row) => [name, row]),
+  );
+  if (rows.length === 0) return [];
+  return el(
+    "details",
+    {},
+    el("summary", {}, "At other tokens"),
+    el(
+      "div",
+      { class: "scroll" },
+      el(
+        "table",
+        { class: "causal-table" },
+        rows.map(([name, row]) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, `${name}: ${interventionWords(row.intervention).label}`),
+            el("td", {}, `${row.positions}, into ${row.into}`),
+            el("td", { class: "numeric" }, percent(row.recovered)),
+            el("td", { class: "numeric" }, interval(row.recovered_low, row.recovered_high, percent)),
+          ),
+        ),
+      ),
+    ),
   );
 }
 

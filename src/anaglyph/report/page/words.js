@@ -123,21 +123,39 @@ const INTERVENTIONS = [
   [/^error$/, "Error", "What the dictionary leaves out of the difference. Low is good.", "error"],
   [/^bias$/, "Decoder bias alone", "The dictionary's constant part.", "control"],
   [
-    /^template/,
+    /^template only$/,
     "Template tokens alone",
     "The tuned activation on chat-template tokens, the base activation elsewhere.",
     "main",
   ],
+  [/^(exact|reconstruction) at (.+)$/, "$1 at $2", "Put in there only, the base activation elsewhere.", "main"],
+  [/^subset nu<=(.+) with bias$/, "Latents with ν ≤ $1, with bias", "The constant is added too.", "main"],
   [/^subset nu<=(.+)$/, "Latents with ν ≤ $1", "The latents most specific to the tuned model.", "main"],
+  [/^subset top (.+)$/, "Top $1 latents", "Those that carry most of the difference.", "main"],
+  [/^subset all$/, "All live latents", "Without the dictionary's constant part.", "main"],
+  [/^subset block (.+)$/, "Block $1", "The latents that the method sets apart.", "main"],
+  [/^additive (.+)$/, "Additive, $1", "The tuned decoder alone is added, not the difference.", "main"],
+  [/^paired (.+)$/, "Paired, $1", "The SAE reads both models; the difference of its codes is added.", "main"],
   [
     /^random latents nu<=(.+)$/,
     "Control: random, for ν ≤ $1",
-    "As many other live latents, scaled to the same norms.",
+    "As many other live latents, of the same activation mass, none of them in any subset of ν.",
     "control",
   ],
-  [/^random/, "Control: random latents", "As many other live latents, scaled to the same norms.", "control"],
+  [
+    /^random latents (.+)$/,
+    "Control: random, for $1",
+    "As many other live latents, of the same activation mass.",
+    "control",
+  ],
+  [
+    /^random directions (.+)$/,
+    "Control: random directions, $1",
+    "The same codes and norms along random directions.",
+    "control",
+  ],
   [/^mean difference$/, "Control: mean difference", "One constant vector on all tokens.", "control"],
-  [/^pca/i, "Control: PCA", "The difference cut to as many principal components.", "control"],
+  [/^pca rank (.+)$/, "Control: PCA, rank $1", "The difference cut to its mean and principal components.", "control"],
 ];
 
 const ROLES = {
