@@ -65,8 +65,7 @@ def measured(folder: Path, suffix: str) -> dict[str, Any]:
     run, found = RunFolder.open(folder), {}
     for file in sorted((folder / "causal").glob("*.parquet")):
         name = file.stem
-        stage = run.state.stages.get(f"causal/{name}")
-        if stage is None:
+        if f"causal/{name}" not in run.state.stages:
             continue
         stats = read_json(folder / "dictionaries" / name / "config.json")["stats"]
         rows = pl.read_parquet(file)
@@ -75,8 +74,6 @@ def measured(folder: Path, suffix: str) -> dict[str, Any]:
             "fve": stats["fve"],
             "l0": stats["l0"],
             "layer": run.state.layer,
-            "threads": run.state.threads,
-            "seconds": stage.seconds,
             "tokens": rows["tokens"][0],
             "sequences": rows["sequences"][0],
             "rows": rows.select(*kept, "recovered_high", "kl_other", "nll", "top1").to_dicts(),
@@ -112,7 +109,7 @@ def page(results: dict[str, Any]) -> str:
 def _facts(dictionaries: dict[str, Any]) -> str:
     return " ".join(
         f"{name}: FVE {one['fve']:.0%}, L0 {one['l0']:.1f}, {one['tokens']} held-out tokens of"
-        f" {one['sequences']} sequences, {one['seconds']:.0f} s on {one['threads']} thread(s)."
+        f" {one['sequences']} sequences."
         for name, one in dictionaries.items()
     )
 
