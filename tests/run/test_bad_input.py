@@ -150,6 +150,10 @@ def test_a_setting_with_a_bad_value(tmp_path, anaglyph, tiny_arguments):
     [
         (["--k", "many"], ["--k", "many", "auto"]),
         (["--k", "300", "--latents", "100"], ["k=300", "latents=100"]),
+        (["--sparsity", "l1", "--mu", "-1"], ["mu"]),
+        (["--option", "norm"], ["--option", "NAME=VALUE"]),
+        (["--option", "colour=red"], ["colour"]),
+        (["--anneal", "0.9"], ["anneal"]),
     ],
 )
 def test_settings_of_a_training(tmp_path, anaglyph, tiny_arguments, flags, words):

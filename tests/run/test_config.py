@@ -59,3 +59,5 @@ def test_k_may_be_a_fraction_or_auto():
         load_config(None, k="best")
     with pytest.raises(InputError, match="k=200 exceeds latents=100"):
         load_config(None, k=200, latents=100)
+    with pytest.raises(InputError, match=r"^mu: .*greater than or equal to 0"):
+        load_config(None, mu=-1.0)

@@ -34,6 +34,22 @@ def parse_k(text: str | None) -> float | str | None:
         raise typer.BadParameter(f"--k takes a number or auto, not {text!r}") from None
 
 
+def parse_options(texts: list[str] | None) -> dict[str, Any] | None:
+    """Read options given as NAME=VALUE; a value that is a JSON number or boolean becomes one."""
+    if not texts:
+        return None
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"--option takes NAME=VALUE, not {text!r}")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
 def reopen(run: Path, progress: Any = None, **overrides: Any) -> "Workbench":
     """Open a run folder; overrides that are not None replace its settings."""
     from anaglyph.progress import silent

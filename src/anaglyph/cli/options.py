@@ -29,6 +29,14 @@ K = Annotated[
     str | None,
     typer.Option(help="mean active latents per token, may be below 1; auto: from the data"),
 ]
+Mu = Annotated[float | None, typer.Option(help="weight of the penalty of l1, 0 or more")]
+Anneal = Annotated[
+    float | None, typer.Option(help="fraction of a training over which k falls to it, up to 0.5")
+]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="option of the method, such as norm=unsquared; repeatable"),
+]
 Tokens = Annotated[int | None, typer.Option(help="training tokens per dictionary, with repeats")]
 MaxTokens = Annotated[int | None, typer.Option(help="read at most so many tokens of the data")]
 Context = Annotated[int | None, typer.Option(help="longest sequence, in tokens")]

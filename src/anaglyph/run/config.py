@@ -34,6 +34,15 @@ class DiffConfig(BaseModel):
         description="active latents per token, or auto to choose it from the data; left out, each "
         "method's own default",
     )
+    mu: float | None = Field(
+        default=None, ge=0, description="weight of the penalty of l1; left out, from the width"
+    )
+    anneal: float = Field(
+        default=0.0, ge=0, le=0.5, description="fraction of a training over which k falls to it"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the methods, such as norm: unsquared"
+    )
     tokens: int | None = Field(
         default=None,
         ge=1,

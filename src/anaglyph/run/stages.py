@@ -76,7 +76,7 @@ class Workbench:
         sources = [data] if isinstance(data, str | Path) else list(data)
         RunFolder.check(out)
         for method in config.methods:
-            get_method(method)
+            get_method(method, config.options)
         set_threads(config.threads)
         pair = ModelPair.load(base, tuned)
         corpus = _corpus(sources, pair, config)
@@ -225,6 +225,9 @@ class Workbench:
             "batch": config.batch,
             "seed": config.seed,
             "lr": config.lr,
+            "mu": config.mu,
+            "anneal": config.anneal,
+            "options": config.options,
         }
         key = digest(
             {
