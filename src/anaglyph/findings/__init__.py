@@ -1,7 +1,7 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.find import candidates, check, conclude, find, judge, nothing
+from anaglyph.findings.find import TRIALS, candidates, check, conclude, find, judge, nothing
 from anaglyph.findings.finding import (
     DIFFERENCE,
     NO_DIFFERENCE,
@@ -16,6 +16,7 @@ from anaglyph.findings.nil import difference_is_nil
 __all__ = [
     "DIFFERENCE",
     "NO_DIFFERENCE",
+    "TRIALS",
     "Discovery",
     "Finding",
     "Verdict",

@@ -6,43 +6,38 @@ measure what either model has of it (``strengths.py``), and decide the kind (``k
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from anaglyph.dictionaries import Dictionary, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
 from anaglyph.findings.agreement import shown_by
 from anaglyph.findings.align import Alignment, align
-from anaglyph.findings.atoms import Atoms, fit_atoms, support
+from anaglyph.findings.atoms import Atoms, support
 from anaglyph.findings.finding import Finding
 from anaglyph.findings.kinds import Change, changes
+from anaglyph.findings.limit import Limit, detection_limit
 from anaglyph.findings.nil import NOISE
 from anaglyph.findings.sample import column_medians, load_sample
 from anaglyph.findings.shift import Shift, measure_shift
 from anaglyph.findings.significance import p_values, q_values
+from anaglyph.findings.stable import stable_atoms
 from anaglyph.findings.strengths import Strengths, measure_strengths
 from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
-DRAWS = 2
-"""Fits started from random tokens, beside those started from difference-SAEs."""
-STARTS = 256
-AGAIN = 0.7
-"""Cosine from which on another fit counts as having found the same atom."""
 LATENTS_A_DIMENSION = 4
 MOST_LATENTS = 1024
 K = 1.0
 TOKENS = 300_000
 BATCH = 1024
 _OWN = "diff-sae"
-_STREAM = 0x64726177
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,8 @@ class Discovery:
     atoms: tuple[int | None, ...]
     """Each finding's latent in ``dictionary``; None for a mean shift."""
     alignment: Alignment | None
+    limit: Limit | None
+    """What could have been seen; None if it was not asked for or cannot be said."""
 
 
 def discover(
@@ -65,12 +62,13 @@ def discover(
     seed: int,
     *,
     dictionaries: Mapping[str, Dictionary] | None = None,
+    trials: int = 0,
     progress: Progress = silent,
 ) -> Discovery:
-    """Find what differs; see `find`.
+    """Find what differs; see `find`. With ``trials``, say what could have been seen (`limit.py`).
 
     The starting points are the latents of the given difference dictionaries, or of one trained
-    here, and ``DRAWS`` draws of random tokens.
+    here, and draws of random tokens (``stable.py``).
     """
     sample = load_sample(store, seed)
     alignment = align(sample.base, sample.tuned, sample.heldout)
@@ -83,9 +81,10 @@ def discover(
         given.setdefault(_OWN, starts[0])
     delta = sample.tuned - sample.base
     floor = NOISE[store.dtype] * float(np.sqrt(np.square(sample.tuned).mean()))
-    atoms, again = _stable_atoms(
+    atoms, again = stable_atoms(
         delta[~sample.heldout], [dic.decoder[0].numpy() for dic in starts], floor, seed
     )
+    limit = detection_limit(sample, atoms, rate, floor, seed, trials) if trials else None
     codes = atoms.codes(delta)
     fires, counts = support(codes)
     shift = measure_shift(sample, delta, fires)
@@ -127,6 +126,7 @@ def discover(
         plain,
         tuple(atom for _, _, atom in findings),
         alignment,
+        limit,
     )
 
 
@@ -154,42 +154,6 @@ def _mapped(store: PairedStore, alignment: Alignment, folder: Path) -> PairedSto
     base = np.concatenate([alignment(block.base.numpy()) for block in blocks])
     tuned = np.concatenate([block.tuned.numpy() for block in blocks])
     return PairedStore.from_arrays(base, tuned, folder, sequence_ids=store.sequence_of_tokens())
-
-
-def _stable_atoms(
-    delta: Float[ndarray, "tokens d"],
-    starts: Sequence[Float[ndarray, "_ d"]],
-    floor: float,
-    seed: int,
-) -> tuple[Atoms, Float[ndarray, " atoms"]]:
-    """Fit atoms from every start alone, then from what these found together.
-
-    Returned are the atoms that more than half of the single fits have too, and the share that does.
-    """
-    fits = [
-        fit_atoms(delta, rows, floor)
-        for rows in (*starts, *(_drawn(delta, seed, draw) for draw in range(DRAWS)))
-    ]
-    joint = fit_atoms(delta, np.concatenate([fit.directions for fit in fits]), floor)
-    share = np.mean([_has(fit, joint.directions) for fit in fits], axis=0)
-    kept = share > 0.5
-    return Atoms(joint.directions[kept], joint.offset, joint.noise), share[kept]
-
-
-def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[ndarray, "_ d"]:
-    """Draw tokens of large difference; what happens at a token alone is a guess at an atom."""
-    centred = delta - column_medians(delta)
-    lengths = np.linalg.norm(centred, axis=1)
-    large = np.flatnonzero(lengths > 2 * np.median(lengths))
-    large = large if len(large) >= STARTS else np.argsort(-lengths, kind="stable")[:STARTS]
-    rng = np.random.default_rng([seed, draw, _STREAM])
-    return centred[rng.choice(large, min(STARTS, len(large)), replace=False)]
-
-
-def _has(atoms: Atoms, directions: Float[ndarray, "n d"]) -> Bool[ndarray, " n"]:
-    if not len(atoms.directions) or not len(directions):
-        return np.zeros(len(directions), bool)
-    return (directions @ atoms.directions.T).max(1) >= AGAIN
 
 
 def _as_dictionary(store: PairedStore, atoms: Atoms, seed: int) -> Dictionary:

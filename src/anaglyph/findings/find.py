@@ -1,6 +1,7 @@
 """The findings of a store: what differs between two models, typed, sized and tested, or nothing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -8,11 +9,20 @@ import polars as pl
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
+from anaglyph.findings.finding import (
+    DIFFERENCE,
+    NO_DIFFERENCE,
+    DetectionLimit,
+    Finding,
+    Verdict,
+)
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
 from anaglyph.latents import top_examples
 from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
+
+TRIALS = 72
+"""Features planted to measure the detection limit."""
 
 
 def find(
@@ -38,7 +48,9 @@ def find(
     Raises:
         InputError: ``rate`` is not between 0 and 1, or ``limit`` is negative.
     """
-    verdict = judge(store, rate, seed, dictionaries=dictionaries, limit=limit, progress=progress)
+    verdict = judge(
+        store, rate, seed, dictionaries=dictionaries, limit=limit, trials=0, progress=progress
+    )
     return list(verdict.findings)
 
 
@@ -49,13 +61,17 @@ def judge(
     *,
     dictionaries: Mapping[str, Dictionary] | None = None,
     limit: int | None = None,
+    trials: int = TRIALS,
     progress: Progress = silent,
 ) -> Verdict:
-    """Say whether the models differ at the store's layer, and how; arguments as for `find`."""
+    """Say whether the models differ at the store's layer, and how; arguments as for `find`.
+
+    With ``trials``, also what could have been seen: so many changes are planted and looked for.
+    """
     check(rate, limit)
     if difference_is_nil(store):
         return nothing(store, rate, seed)
-    found = discover(store, rate, seed, dictionaries=dictionaries, progress=progress)
+    found = discover(store, rate, seed, dictionaries=dictionaries, trials=trials, progress=progress)
     return conclude(store, found, range(len(found.findings))[:limit], rate, seed, progress=progress)
 
 
@@ -122,11 +138,19 @@ def conclude(
             f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
         )
     reason = f"at layer {store.layer} the two models' activations differ{where}"
+    limit = None if found.limit is None else DetectionLimit(**asdict(found.limit))
     if not found.findings:
         said = f"{reason}; no change stands out of the noise at a false-discovery rate of {rate:g}"
-        return Verdict(verdict=NO_DIFFERENCE, reason=said, rate=rate, seed=seed)
+        return Verdict(
+            verdict=NO_DIFFERENCE, reason=said, rate=rate, seed=seed, detection_limit=limit
+        )
     return Verdict(
-        verdict=DIFFERENCE, reason=reason, rate=rate, seed=seed, findings=tuple(findings)
+        verdict=DIFFERENCE,
+        reason=reason,
+        rate=rate,
+        seed=seed,
+        findings=tuple(findings),
+        detection_limit=limit,
     )
 
 

@@ -110,6 +110,23 @@ class Finding(BaseModel):
         return self
 
 
+class DetectionLimit(BaseModel):
+    """The smallest new feature that the run would have seen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: FiniteFloat = Field(
+        description="Its mean strength where it fires, in units of the activations."
+    )
+    relative: FiniteFloat = Field(
+        description="Size over the typical length of a tuned activation about its mean."
+    )
+    frequency: Share = Field(description="Share of tokens on which it fires.")
+    probability: Share = Field(description="Chance that the run finds it.")
+    trials: int = Field(description="Features that were planted to measure this.")
+    found: int = Field(description="How many of them came back.")
+
+
 class Verdict(BaseModel):
     """The answer of a whole run."""
 
@@ -122,6 +139,9 @@ class Verdict(BaseModel):
     rate: Share = Field(description="The false-discovery rate that was asked for.")
     seed: int = Field(description="Of everything drawn at random.")
     findings: tuple[Finding, ...] = Field(default=(), description="Strongest first.")
+    detection_limit: DetectionLimit | None = Field(
+        default=None, description="What the run could have seen; null if not measured."
+    )
 
     @validator(mode="after")
     def _check(self) -> "Verdict":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anaglyph.causal import latent_kl, output_kl
-from anaglyph.findings import DIFFERENCE, Discovery, Verdict, conclude, discover, nothing
+from anaglyph.findings import DIFFERENCE, TRIALS, Discovery, Verdict, conclude, discover, nothing
 
 if TYPE_CHECKING:
     from anaglyph.run.stages import Workbench
@@ -27,6 +27,7 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
             rate,
             seed,
             dictionaries={name: bench.dictionary(name) for name in names},
+            trials=TRIALS,
             progress=bench.progress,
         )
         recovered = _recovered(bench, found)

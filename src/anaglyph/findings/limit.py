@@ -1,0 +1,148 @@
+"""What a run could have seen: known changes are planted into its own activations and looked for.
+
+New features of random direction, size and frequency are added to the run's tuned activations, and
+atoms are fitted and tested as in the run itself. Whether a feature came back is regressed
+(logistic) on the logarithms of its size and frequency; the limit is the size at which nine of ten
+come back at a given frequency. "No difference found" then says: nothing of that size, that often.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+from numpy import ndarray
+
+from anaglyph.findings.atoms import SAME, Atoms
+from anaglyph.findings.sample import Sample
+from anaglyph.findings.significance import p_values, q_values
+from anaglyph.findings.stable import stable_atoms
+
+PROBABILITY = 0.9
+FREQUENCY = 0.01
+A_ROUND = 24
+"""Features planted at once; few enough not to get in each other's way."""
+SIZES = (0.8, 2.5)
+"""Smallest and largest planted size, in units of an atom's threshold."""
+FREQUENCIES = (0.005, 0.02)
+SPREAD = 0.35
+"""Of the logarithm of a feature's strength from token to token."""
+_STREAM = 0x7370696B
+_RIDGE = 0.01
+_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The smallest new feature that the run would have seen."""
+
+    size: float
+    """Mean strength where it fires, in units of the activations."""
+    relative: float
+    """Size over the typical length of a tuned activation about its mean."""
+    frequency: float
+    probability: float
+    trials: int
+    found: int
+
+
+def detection_limit(
+    sample: Sample, atoms: Atoms, rate: float, floor: float, seed: int, trials: int
+) -> Limit | None:
+    """Measure the limit by planting new features.
+
+    Args:
+        sample: Activations, the base's in the tuned model's space.
+        atoms: What the run itself found; its noise sets the range of sizes.
+        rate: False-discovery rate, as in the run.
+        floor: Least noise to assume, as in the run.
+        seed: Of the planted features.
+        trials: How many to plant, in rounds of ``A_ROUND``.
+
+    Returns:
+        The limit, or None if hardly any or nearly all came back, whatever their size.
+    """
+    rng = np.random.default_rng([seed, _STREAM])
+    delta = sample.tuned - sample.base
+    sizes, often, seen = [], [], []
+    for round_ in range(-(-trials // A_ROUND)):
+        size = atoms.threshold * _log_uniform(rng, *SIZES)
+        frequency = _log_uniform(rng, *FREQUENCIES)
+        directions = rng.standard_normal((A_ROUND, delta.shape[1]))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        spiked = plant(delta, directions, size, frequency, rng)
+        seen.append(_come_back(sample, spiked, directions, rate, floor, seed + round_))
+        sizes.append(size)
+        often.append(frequency)
+    came, sizes = np.concatenate(seen), np.concatenate(sizes)
+    if came.sum() < 3 or (~came).sum() < 3:
+        return None
+    columns = np.stack([np.ones(len(sizes)), np.log(sizes), np.log(np.concatenate(often))], axis=1)
+    weights = logistic(columns, came)
+    if weights[1] <= 0:
+        return None
+    wanted = np.log(PROBABILITY / (1 - PROBABILITY))
+    limit = np.exp((wanted - weights[0] - weights[2] * np.log(FREQUENCY)) / weights[1])
+    typical = float(np.sqrt(np.square(sample.tuned - sample.tuned.mean(0)).sum(1).mean()))
+    return Limit(
+        float(limit),
+        float(limit) / max(typical, 1e-30),
+        FREQUENCY,
+        PROBABILITY,
+        len(came),
+        int(came.sum()),
+    )
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> Float[ndarray, " n"]:
+    return np.exp(rng.uniform(np.log(low), np.log(high), A_ROUND))
+
+
+def plant(
+    delta: Float[ndarray, "tokens d"],
+    directions: Float[ndarray, "features d"],
+    sizes: Float[ndarray, " features"],
+    frequencies: Float[ndarray, " features"],
+    rng: np.random.Generator,
+) -> Float[ndarray, "tokens d"]:
+    """Return differences with features added at random tokens, of log-normal strength."""
+    spiked = delta.copy()
+    for direction, size, frequency in zip(directions, sizes, frequencies, strict=True):
+        where = np.flatnonzero(rng.random(len(delta)) < frequency)
+        strength = size * rng.lognormal(-(SPREAD**2) / 2, SPREAD, len(where))
+        spiked[where] += (strength[:, None] * direction).astype(np.float32)
+    return spiked
+
+
+def _come_back(
+    sample: Sample,
+    delta: ndarray,
+    directions: ndarray,
+    rate: float,
+    floor: float,
+    seed: int,
+) -> Bool[ndarray, " features"]:
+    atoms, _ = stable_atoms(delta[~sample.heldout], [], floor, seed)
+    if not len(atoms.directions):
+        return np.zeros(len(directions), bool)
+    sure = q_values(p_values(delta, sample.sequences, atoms, atoms.codes(delta))) <= rate
+    if not sure.any():
+        return np.zeros(len(directions), bool)
+    return (directions @ atoms.directions[sure].T).max(1) >= SAME
+
+
+def logistic(
+    columns: Float64[ndarray, "trials weights"], came: Bool[ndarray, " trials"]
+) -> Float64[ndarray, " weights"]:
+    """Return the weights of a logistic regression, with a small ridge on all but the first.
+
+    The ridge keeps slopes finite where size alone separates what came back.
+    """
+    ridge = _RIDGE * np.eye(columns.shape[1])
+    ridge[0, 0] = 1e-6
+    weights = np.zeros(columns.shape[1])
+    for _ in range(_STEPS):
+        chance = 1 / (1 + np.exp(-np.clip(columns @ weights, -30, 30)))
+        slope = columns.T @ (came - chance) - ridge @ weights
+        curve = (columns * (chance * (1 - chance))[:, None]).T @ columns + ridge
+        weights = weights + np.linalg.solve(curve + 1e-9 * np.eye(len(curve)), slope)
+    return weights

@@ -1,0 +1,51 @@
+"""Atoms that come again: fitted from several starts, kept where most of the fits agree."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from anaglyph.findings.atoms import Atoms, fit_atoms
+from anaglyph.findings.sample import column_medians
+
+FITS = 3
+"""Fits to compare; those that no start is given for begin at random tokens."""
+STARTS = 256
+AGAIN = 0.7
+"""Cosine from which on another fit counts as having found the same atom."""
+_STREAM = 0x64726177
+
+
+def stable_atoms(
+    delta: Float[ndarray, "tokens d"],
+    starts: Sequence[Float[ndarray, "_ d"]],
+    floor: float,
+    seed: int,
+) -> tuple[Atoms, Float[ndarray, " atoms"]]:
+    """Fit atoms from every start alone, then from what these found together.
+
+    Returned are the atoms that more than half of the single fits have too, and the share that does.
+    """
+    draws = [_drawn(delta, seed, draw) for draw in range(max(FITS - len(starts), 2))]
+    fits = [fit_atoms(delta, rows, floor) for rows in (*starts, *draws)]
+    joint = fit_atoms(delta, np.concatenate([fit.directions for fit in fits]), floor)
+    share = np.mean([_has(fit, joint.directions) for fit in fits], axis=0)
+    kept = share > 0.5
+    return Atoms(joint.directions[kept], joint.offset, joint.noise), share[kept]
+
+
+def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[ndarray, "_ d"]:
+    """Draw tokens of large difference; what happens at a token alone is a guess at an atom."""
+    centred = delta - column_medians(delta)
+    lengths = np.linalg.norm(centred, axis=1)
+    large = np.flatnonzero(lengths > 2 * np.median(lengths))
+    large = large if len(large) >= STARTS else np.argsort(-lengths, kind="stable")[:STARTS]
+    rng = np.random.default_rng([seed, draw, _STREAM])
+    return centred[rng.choice(large, min(STARTS, len(large)), replace=False)]
+
+
+def _has(atoms: Atoms, directions: Float[ndarray, "n d"]) -> Bool[ndarray, " n"]:
+    if not len(atoms.directions) or not len(directions):
+        return np.zeros(len(directions), bool)
+    return (directions @ atoms.directions.T).max(1) >= AGAIN
