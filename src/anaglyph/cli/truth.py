@@ -25,6 +25,10 @@ def planted(
     ratio: Annotated[float, typer.Option(help="dictionary size over true features")] = 2.0,
     k: K = None,
     tokens: Annotated[int, typer.Option(min=1, help="training tokens, with repeats")] = 1_000_000,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="NAME=V1,V2,...: ratio, k, tokens or a field of the preset, in turn"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for runs.parquet, summary.json and index.html")
     ] = None,
@@ -35,24 +39,21 @@ def planted(
 
     from anaglyph.report import build_benchmark
     from anaglyph.truth.planted import PRESETS, planted_settings, run_planted, summarise
+    from anaglyph.truth.planted.benchmark import sweep_planted
 
     presets = list(PRESETS) if preset == ["all"] else preset
     for name in presets:
         planted_settings(name)
-    chosen_k = parse_k(k)
+    settings: dict[str, Any] = {"ratio": ratio, "k": parse_k(k), "tokens": tokens}
+    swept = None if sweep is None else _parse_sweep(sweep)
     numbers = range(first_seed, first_seed + seeds)
     with Bars() as progress:
+        settings["progress"] = progress
         runs = pl.concat(
             [
-                run_planted(
-                    name,
-                    method,
-                    numbers,
-                    ratio=ratio,
-                    k=chosen_k,
-                    tokens=tokens,
-                    progress=progress,
-                )
+                run_planted(name, method, numbers, **settings)
+                if swept is None
+                else sweep_planted(name, method, numbers, *swept, **settings)
                 for name in presets
             ],
             how="diagonal_relaxed",
@@ -81,6 +82,13 @@ def methods_command(as_json: AsJson = False) -> None:
         say(json.dumps(rows, indent=2))
     else:
         say(table_text(rows))
+
+
+def _parse_sweep(text: str) -> tuple[str, list[str]]:
+    name, equals, values = text.partition("=")
+    if not (name and equals and values):
+        raise typer.BadParameter(f"--sweep takes NAME=V1,V2,..., not {text!r}")
+    return name, values.split(",")
 
 
 def _main_figures(summary: Any) -> list[dict[str, Any]]:

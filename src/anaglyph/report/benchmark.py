@@ -20,7 +20,8 @@ FIGURES = {
     "class_removed": "removed features in the right norm class",
     "precision": "share of flagged latents that are true changes",
     "tuned_only": "latents called tuned-only",
-    "false_tuned_only": "of these, not a new feature",
+    "rotated_tuned_only": "of these, the new direction of a rotated feature",
+    "false_tuned_only": "of these, neither a new feature nor such a direction",
     "auroc_delta_norm": "AUROC of Δ-norm",
     "auroc_nu_error": "AUROC of ν error",
     "auroc_nu_recon": "AUROC of ν reconstruction",
@@ -31,6 +32,7 @@ FIGURES = {
     "l0": "L0, held out",
     "dead_share": "dead latents",
     "seconds": "training, seconds",
+    "peak_mib": "training, peak memory above the start, MiB",
 }
 WIDTH, PAD = 150, 8
 

@@ -16,13 +16,14 @@ import numpy as np
 import polars as pl
 from scipy.stats import t as student
 
-from anaglyph.dictionaries import get_method, list_methods, train
+from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.errors import InputError
 from anaglyph.latents import score
 from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted.generate import PlantedPair, generate
+from anaglyph.truth.planted.memory import peak_memory
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import PlantedSettings, planted_settings
 
@@ -159,11 +160,11 @@ def _play(
         method.widths(settings.width, settings.d_tuned)
     except InputError:
         return {}
-    latents = max(2, round(ratio * max(len(pair.features), 1)))
     wanted = k or right_k(pair, method.sources, player.sparsity)
-    started = time.perf_counter()
-    dictionary = train(
+    latents = max(2, round(ratio * max(len(pair.features), 1)))
+    return play(
         store,
+        pair,
         method=player.method,
         sparsity=player.sparsity,
         latents=latents,
@@ -171,11 +172,31 @@ def _play(
         tokens=tokens,
         seed=seed,
         batch=batch,
-    )
+    )[0]
+
+
+def play(
+    store: PairedStore, pair: PlantedPair, *, latents: int, seed: int, **training: Any
+) -> tuple[dict[str, Any], Dictionary, pl.DataFrame]:
+    """Train one dictionary on a planted pair and score it.
+
+    Args:
+        store: The pair's activations.
+        pair: The truth about them.
+        latents: Size of the dictionary.
+        seed: Of the training.
+        **training: As ``train`` takes them.
+
+    Returns:
+        The row of figures, the dictionary and its latent table.
+    """
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        dictionary = train(store, latents=latents, seed=seed, **training)
     trained = time.perf_counter() - started
     table = score(dictionary, store, seed=seed, bootstrap=0, target_centre="median")
     stats = dictionary.stats
-    return {
+    row = {
         "latents": latents,
         "k": stats["k"],
         "l0": stats["l0"],
@@ -183,7 +204,60 @@ def _play(
         "dead_share": stats["dead_share"],
         **score_planted(dictionary, table, store, pair),
         "seconds": trained,
+        "peak_mib": peak.mib,
     }
+    return row, dictionary, table
+
+
+SWEPT = {"ratio": float, "k": float, "tokens": int}
+"""What can be swept beside the fields of a preset."""
+
+
+def sweep_planted(
+    preset: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    name: str,
+    values: Sequence[Any],
+    **rest: Any,
+) -> pl.DataFrame:
+    """Play one preset at several values of one number: `run_planted` for each, rows concatenated.
+
+    The column `preset` names the value too, as in "easy ratio=4", so that each is a cell of its
+    own, and a numeric value has a column NAME.
+
+    Args:
+        preset: Name of the preset.
+        methods: As in `run_planted`.
+        seeds: As in `run_planted`.
+        name: "ratio", "k", "tokens" or a field of the preset.
+        values: The values it takes in turn.
+        **rest: Passed on to `run_planted`.
+
+    Raises:
+        InputError: There is no such name, or a value cannot be used.
+    """
+    if not values:
+        raise InputError(f"sweep {name}: give at least one value")
+    if name not in SWEPT and name not in PlantedSettings.model_fields:
+        raise InputError(f"sweep: there is no {name!r}; ratio, k, tokens or a field of the preset")
+    if name in SWEPT:
+        try:
+            values = [SWEPT[name](value) for value in values]
+        except ValueError as error:
+            raise InputError(f"sweep {name}: {error}") from None
+    else:
+        # A bad value is refused before the first training.
+        values = [getattr(planted_settings(preset, **{name: v}), name) for v in values]
+    parts = []
+    for value in values:
+        runs = run_planted(preset, methods, seeds, **(rest | {name: value}))
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        label = f"{preset} {name}={shown}"
+        parts.append(runs.with_columns(pl.lit(label).alias("preset")))
+        if isinstance(value, (int, float)) and name not in runs.columns:
+            parts[-1] = parts[-1].with_columns(pl.lit(float(value)).alias(name))
+    return pl.concat(parts, how="diagonal_relaxed")
 
 
 def summarise(runs: pl.DataFrame) -> pl.DataFrame:

@@ -9,7 +9,7 @@ direction in the model that the decoder writes to.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from scipy.optimize import linear_sum_assignment
 
 from anaglyph.dictionaries import Dictionary
@@ -79,6 +79,23 @@ def feature_cosines(dictionary: Dictionary, pair: PlantedPair) -> np.ndarray:
     stacked = np.stack(fits)
     unseen = np.isnan(stacked).all(0)
     return np.where(unseen, 0.0, np.nanmin(np.where(unseen, 0.0, stacked), axis=0))
+
+
+def nearest_kinds(
+    dictionary: Dictionary, pair: PlantedPair, source: str
+) -> Shaped[np.ndarray, " latents"]:
+    """Return the kind of the feature that each latent's decoder of one source points along.
+
+    "" where no feature of the source is at cosine >= 0.9.
+    """
+    known = [(f.kind, _direction(f, source)) for f in pair.features]
+    known = [(kind, direction) for kind, direction in known if direction is not None]
+    rows = dictionary.decoder[dictionary.spec.sources.index(source)].numpy()
+    if not known:
+        return np.full(len(rows), "")
+    table = cosines(rows, np.stack([direction for _, direction in known]))
+    kinds = np.array([kind for kind, _ in known])[table.argmax(0)]
+    return np.where(table.max(0) >= FOUND, kinds, "")
 
 
 def _direction(feature: TrueFeature, source: str) -> np.ndarray | None:

@@ -8,13 +8,24 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 from anaglyph.dictionaries import Dictionary
+from anaglyph.latents.norms import BASE_ONLY, OTHER, SHARED, TUNED_ONLY
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted.generate import PlantedPair
-from anaglyph.truth.planted.matching import FOUND, Matching, cosines, feature_cosines, match
+from anaglyph.truth.planted.matching import (
+    FOUND,
+    Matching,
+    cosines,
+    feature_cosines,
+    match,
+    nearest_kinds,
+)
 from anaglyph.truth.planted.settings import KINDS
 
 # Scores of "only the tuned model has it"; the sign makes larger mean more specific.
 EXCLUSIVITY = {"delta_norm": 1, "nu_error": -1, "nu_recon": -1, "nu_act": -1}
+CLASSES = (TUNED_ONLY, BASE_ONLY, SHARED, OTHER)
+NO_FEATURE = "none"
+OWNERS = (*KINDS, NO_FEATURE)
 
 
 def score_planted(
@@ -29,12 +40,19 @@ def score_planted(
       model.
     - `class_KIND`: share of the found new / removed / shared features whose latent has the right
       norm class (tuned-only / base-only / shared); crosscoders only.
-    - `tuned_only`, `false_tuned_only`: latents of class tuned-only, and how many of them are not
-      at cosine >= 0.9 to a new feature.
+    - `tuned_only`: latents of class tuned-only; `rotated_tuned_only`: how many of them are at
+      cosine >= 0.9 to the tuned direction of a rotated feature, which only the tuned model has too;
+      `false_tuned_only`: how many are at that cosine to neither this nor a new feature.
+    - `confusion_KIND_CLASS`: live latents of a norm class whose longer decoder is at cosine >= 0.9
+      to a feature of that kind (of KIND none: to no feature); crosscoders only.
+    - `frequency_KIND`: geometric mean of the true frequencies of the kind's features found.
     - `precision`: share of the live latents that stand for a true change (crosscoders: of those
       whose class is tuned-only or base-only; one-model SAEs: of those with nu_act <= 0.3).
     - `auroc_SCORE`, `ap_SCORE`: how well a score tells latents of new features from latents of
-      features that both models have.
+      features that both models have. A crosscoder's latents are told by their tuned decoder, so
+      that one whose base decoder was driven to zero counts as what it is. Left out are those of
+      class base-only and those of rotated, retriggered and refrequencied features, of which a
+      part is the tuned model's alone.
     - `ratio_error`: median |log(measured ratio / true ratio)| of the scaled features found.
     - `shared_leakage`: share of a diff-SAE's live latents that point along a shared feature.
     - `difference_recovered`: share of the difference's variance that the dictionary rebuilds.
@@ -51,9 +69,22 @@ def score_planted(
         f"recall_{kind}": float(found[kinds == kind].mean()) if (kinds == kind).any() else None
         for kind in KINDS
     }
-    row |= _classes(table, matching, kinds)
+    frequency = [max(f.frequency_base, f.frequency_tuned) for f in pair.features]
+    for kind in KINDS:
+        here = (kinds == kind) & found
+        row[f"frequency_{kind}"] = (
+            float(np.exp(np.log(np.array(frequency)[here]).mean())) if here.any() else None
+        )
+    row |= _classes(dictionary, table, pair, matching, kinds)
     row["precision"] = _precision(dictionary, table, matching, kinds, alive)
-    row |= _exclusivity(table, matching, kinds, alive)
+    if dictionary.spec.kind == "crosscoder":
+        nearest = nearest_kinds(dictionary, pair, "tuned")
+        wanted = np.isin(nearest, ["new", "shared", "scaled"])
+        wanted &= table["class"].to_numpy() != BASE_ONLY
+    else:
+        nearest = kinds[matching.best]
+        wanted = (matching.best_cosine >= FOUND) & (nearest != "removed")
+    row |= _exclusivity(table, nearest, wanted & alive)
     row["ratio_error"] = _ratio_error(table, matching, pair)
     row["shared_leakage"] = _leakage(dictionary, pair, alive)
     row["difference_recovered"] = difference_recovered(dictionary, store)
@@ -75,22 +106,42 @@ def _stored_as_a_pair(
     return found
 
 
-def _classes(table: pl.DataFrame, matching: Matching, kinds: np.ndarray) -> dict[str, Any]:
+def _classes(
+    dictionary: Dictionary,
+    table: pl.DataFrame,
+    pair: PlantedPair,
+    matching: Matching,
+    kinds: np.ndarray,
+) -> dict[str, Any]:
     """Compare the norm class of the latents with the truth (maths section 2)."""
     classes = table["class"].to_numpy()
-    expected = {"new": "tuned-only", "removed": "base-only", "shared": "shared"}
-    row: dict[str, Any] = dict.fromkeys([f"class_{kind}" for kind in expected])
-    row |= {"tuned_only": None, "false_tuned_only": None}
+    expected = {"new": TUNED_ONLY, "removed": BASE_ONLY, "shared": SHARED}
+    counts = ("tuned_only", "rotated_tuned_only", "false_tuned_only")
+    cells = {(kind, name): f"confusion_{kind}_{name}" for kind in OWNERS for name in CLASSES}
+    row: dict[str, Any] = dict.fromkeys(
+        [*(f"class_{kind}" for kind in expected), *counts, *cells.values()]
+    )
     if table["delta_norm"].null_count() == table.height:
         return row
     for kind, wanted in expected.items():
         here = (kinds == kind) & (matching.cosine >= FOUND)
         if here.any():
             row[f"class_{kind}"] = float((classes[matching.latent[here]] == wanted).mean())
-    flagged = table["alive"].to_numpy() & (classes == "tuned-only")
-    new = (matching.best_cosine >= FOUND) & (kinds[matching.best] == "new")
-    row["tuned_only"] = int(flagged.sum())
-    row["false_tuned_only"] = int((flagged & ~new).sum())
+    alive = table["alive"].to_numpy()
+    longer_tuned = table["delta_norm"].fill_null(0.5).to_numpy() >= 0.5
+    owner = np.where(
+        longer_tuned,
+        nearest_kinds(dictionary, pair, "tuned"),
+        nearest_kinds(dictionary, pair, "base"),
+    )
+    for (kind, name), column in cells.items():
+        of_kind = owner == ("" if kind == NO_FEATURE else kind)
+        row[column] = int((alive & of_kind & (classes == name)).sum())
+    row["tuned_only"] = sum(row[cells[kind, TUNED_ONLY]] for kind in OWNERS)
+    row["rotated_tuned_only"] = row[cells["rotated", TUNED_ONLY]]
+    row["false_tuned_only"] = (
+        row["tuned_only"] - row["rotated_tuned_only"] - row[cells["new", TUNED_ONLY]]
+    )
     return row
 
 
@@ -113,13 +164,8 @@ def _precision(
 
 
 def _exclusivity(
-    table: pl.DataFrame,
-    matching: Matching,
-    kinds: np.ndarray,
-    alive: Bool[np.ndarray, " latents"],
+    table: pl.DataFrame, nearest: np.ndarray, known: Bool[np.ndarray, " latents"]
 ) -> dict[str, float | None]:
-    nearest = kinds[matching.best]
-    known = alive & (matching.best_cosine >= FOUND) & (nearest != "removed")
     row = {}
     for name, sign in EXCLUSIVITY.items():
         values = table[name].to_numpy().astype(float)
