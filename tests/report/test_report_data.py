@@ -40,6 +40,7 @@ def test_everything_of_a_finished_run_is_there(finished: Path):
         "reason": gathered["verdict"]["reason"],
         "rate": 0.1,
         "seed": 0,
+        "detection_limit": None,
         "found": 3,
     }
     assert [finding["kind"] for finding in gathered["findings"]] == ["new", "scaled", "mean-shift"]

@@ -85,13 +85,22 @@ def print_verdict(bench: "Workbench", as_json: bool) -> None:
             "#": number,
             "kind": finding.kind,
             "effect": finding.effect,
+            "q": finding.q_value,
             "KL recovered": finding.kl_recovered,
-            "frequency": finding.frequency_tuned,
-            "rests on": ", ".join(f"{name}/{index}" for name, index in finding.latents),
+            "base freq.": finding.frequency_base,
+            "tuned freq.": finding.frequency_tuned,
+            "shown by": ", ".join(f"{name}/{index}" for name, index in finding.latents[:3]),
         }
         for number, finding in enumerate(verdict.findings, 1)
     ]
     if rows:
         say(table_text(rows))
+    limit = verdict.detection_limit
+    if limit is not None:
+        say(
+            f"would have seen a new feature of strength {limit.size:.3g} ({limit.relative:.1%} of "
+            f"a typical activation) at {limit.frequency:.1%} of tokens with probability "
+            f"{limit.probability:.0%} ({limit.found} of {limit.trials} planted ones came back)"
+        )
     if page.exists():
         say(f"report: {page}")

@@ -6,7 +6,8 @@ measure what either model has of it (``strengths.py``), and decide the kind (``k
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,26 @@ def discover(
     given = dict(dictionaries or {})
     starts = [] if alignment else [d for d in given.values() if d.spec.sources == ("difference",)]
     if not starts:
-        starts = [_trained(store, alignment, seed, progress)]
-        given.setdefault(_OWN, starts[0])
+        if alignment is None:
+            own = _trained(store, seed, progress)
+        else:
+            with _stored(sample.base, sample.tuned, sample.sequences) as mapped:
+                own = _trained(mapped, seed, progress)
+        starts = [own]
+        given.setdefault(_OWN, own)
     delta = sample.tuned - sample.base
     floor = NOISE[store.dtype] * float(np.sqrt(np.square(sample.tuned).mean()))
     atoms, again = stable_atoms(
         delta[~sample.heldout], [dic.decoder[0].numpy() for dic in starts], floor, seed
     )
-    limit = detection_limit(sample, atoms, rate, floor, seed, trials) if trials else None
+    limit = None
+    if trials:
+
+        def start(tuned: ndarray) -> ndarray:
+            with _stored(sample.base, tuned, sample.sequences) as spiked:
+                return _trained(spiked, seed).decoder[0].numpy()
+
+        limit = detection_limit(sample, atoms, rate, floor, seed, trials, start)
     codes = atoms.codes(delta)
     fires, counts = support(codes)
     shift = measure_shift(sample, delta, fires)
@@ -130,30 +143,25 @@ def discover(
     )
 
 
-def _trained(
-    store: PairedStore, alignment: Alignment | None, seed: int, progress: Progress
-) -> Dictionary:
-    """Train a difference-SAE; of the mapped base, if there is a map."""
+def _trained(store: PairedStore, seed: int, progress: Progress = silent) -> Dictionary:
+    """Train a difference-SAE."""
+    return train(
+        store,
+        _OWN,
+        latents=min(MOST_LATENTS, LATENTS_A_DIMENSION * store.d_tuned),
+        k=K,
+        tokens=TOKENS,
+        batch=BATCH,
+        seed=seed,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _stored(base: ndarray, tuned: ndarray, sequences: ndarray) -> Iterator[PairedStore]:
+    """Put activations into a store that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        if alignment is not None:
-            store = _mapped(store, alignment, Path(folder) / "store")
-        return train(
-            store,
-            "diff-sae",
-            latents=min(MOST_LATENTS, LATENTS_A_DIMENSION * store.d_tuned),
-            k=K,
-            tokens=TOKENS,
-            batch=BATCH,
-            seed=seed,
-            progress=progress,
-        )
-
-
-def _mapped(store: PairedStore, alignment: Alignment, folder: Path) -> PairedStore:
-    blocks = list(store.blocks())
-    base = np.concatenate([alignment(block.base.numpy()) for block in blocks])
-    tuned = np.concatenate([block.tuned.numpy() for block in blocks])
-    return PairedStore.from_arrays(base, tuned, folder, sequence_ids=store.sequence_of_tokens())
+        yield PairedStore.from_arrays(base, tuned, Path(folder) / "store", sequence_ids=sequences)
 
 
 def _as_dictionary(store: PairedStore, atoms: Atoms, seed: int) -> Dictionary:

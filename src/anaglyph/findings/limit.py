@@ -6,6 +6,7 @@ atoms are fitted and tested as in the run itself. Whether a feature came back is
 come back at a given frequency. "No difference found" then says: nothing of that size, that often.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,8 @@ PROBABILITY = 0.9
 FREQUENCY = 0.01
 A_ROUND = 24
 """Features planted at once; few enough not to get in each other's way."""
-SIZES = (0.8, 2.5)
-"""Smallest and largest planted size, in units of an atom's threshold."""
+SIZES = (4.0, 12.0)
+"""Smallest and largest planted size, in deviations of the run's noise."""
 FREQUENCIES = (0.005, 0.02)
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
@@ -46,7 +47,13 @@ class Limit:
 
 
 def detection_limit(
-    sample: Sample, atoms: Atoms, rate: float, floor: float, seed: int, trials: int
+    sample: Sample,
+    atoms: Atoms,
+    rate: float,
+    floor: float,
+    seed: int,
+    trials: int,
+    start: Callable[[Float[ndarray, "tokens d"]], Float[ndarray, "starts d"]],
 ) -> Limit | None:
     """Measure the limit by planting new features.
 
@@ -57,6 +64,8 @@ def detection_limit(
         floor: Least noise to assume, as in the run.
         seed: Of the planted features.
         trials: How many to plant, in rounds of ``A_ROUND``.
+        start: Gives the starting points of a fit for the tuned activations with what was planted,
+            as in the run: a detection is one of the whole way.
 
     Returns:
         The limit, or None if hardly any or nearly all came back, whatever their size.
@@ -65,12 +74,12 @@ def detection_limit(
     delta = sample.tuned - sample.base
     sizes, often, seen = [], [], []
     for round_ in range(-(-trials // A_ROUND)):
-        size = atoms.threshold * _log_uniform(rng, *SIZES)
+        size = atoms.noise * _log_uniform(rng, *SIZES)
         frequency = _log_uniform(rng, *FREQUENCIES)
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         spiked = plant(delta, directions, size, frequency, rng)
-        seen.append(_come_back(sample, spiked, directions, rate, floor, seed + round_))
+        seen.append(_come_back(sample, spiked, directions, rate, floor, seed + round_, start))
         sizes.append(size)
         often.append(frequency)
     came, sizes = np.concatenate(seen), np.concatenate(sizes)
@@ -120,8 +129,9 @@ def _come_back(
     rate: float,
     floor: float,
     seed: int,
+    start: Callable[[ndarray], ndarray],
 ) -> Bool[ndarray, " features"]:
-    atoms, _ = stable_atoms(delta[~sample.heldout], [], floor, seed)
+    atoms, _ = stable_atoms(delta[~sample.heldout], [start(sample.base + delta)], floor, seed)
     if not len(atoms.directions):
         return np.zeros(len(directions), bool)
     sure = q_values(p_values(delta, sample.sequences, atoms, atoms.codes(delta))) <= rate

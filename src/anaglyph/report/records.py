@@ -103,6 +103,7 @@ class FindingsRecord(_Record):
 
     verdict: str
     reason: str = ""
+    detection_limit: dict[str, Any] | None = None
     findings: list[FindingRecord] = []
 
 

@@ -23,11 +23,23 @@ function measure(label, ...content) {
   return el("div", { class: "measure" }, el("div", { class: "measure-name" }, label), content);
 }
 
+// The effect in the unit of the finding's kind: how to write it, and what it says.
+const EFFECTS = {
+  new: [percent, "of its strength is there in the base model"],
+  removed: [percent, "of its strength is left in the tuned model"],
+  scaled: [(value) => `×${number(value)}`, "strength in the tuned model over the base model"],
+  rotated: [(value) => `${number(value)}°`, "between its directions in the two models"],
+  retriggered: [(value) => `×${number(value)}`, "frequency in the tuned model over the base model"],
+  refrequencied: [(value) => `×${number(value)}`, "frequency in the tuned model over the base model"],
+  "mean-shift": [number, "length of the shift, in units of the activations"],
+};
+
 function findingCard(finding, rank) {
   const label = KINDS[finding.kind] ?? finding.kind;
   const windows = findingWindows(finding);
   const peaks = peakTokens(windows);
-  const range = interval(finding.low, finding.high, percent);
+  const [written, meaning] = EFFECTS[finding.kind] ?? [number, null];
+  const range = interval(finding.low, finding.high, written);
   const links = finding.latents.map(([name, latent]) =>
     el("a", { href: latentLink(name, latent) }, `${name} ${latent}`),
   );
@@ -59,13 +71,8 @@ function findingCard(finding, rank) {
       { class: "measures" },
       measure(
         term("effect"),
-        el("div", { class: "big" }, percent(finding.effect), range ? el("small", {}, range) : null),
-        bar(shareAxis([finding.effect, finding.high]), finding.effect, {
-          low: finding.low,
-          high: finding.high,
-          label: percent(finding.effect),
-        }),
-        el("div", { class: "quiet" }, "of its strength is lacking in the other model"),
+        el("div", { class: "big" }, written(finding.effect), range ? el("small", {}, range) : null),
+        el("div", { class: "quiet" }, meaning),
       ),
       measure(
         term("frequency"),
@@ -97,8 +104,9 @@ function findingCard(finding, rank) {
           "div",
           { class: "quiet" },
           known(finding.q_value) ? null : "not tested; ",
-          "rests on ",
-          links.length ? links.map((link, i) => [i ? ", " : "", link]) : "no latent",
+          links.length
+            ? ["shown by ", links.map((link, i) => [i ? ", " : "", link])]
+            : "no single latent shows it",
         ),
       ),
     ),
@@ -122,7 +130,7 @@ function drawFindings() {
     return host.append(absent("The findings stage has not run: findings.json is missing."));
   if (findings.length === 0)
     return host.append(
-      absent("There are none: no latent differs between the two models beyond numerical noise."),
+      absent("There are none: nothing stands out of the noise."),
     );
   const { found } = DATA.verdict;
   host.append(

@@ -90,5 +90,17 @@ function summary(found) {
       ),
     );
   }
+  const limit = DATA.verdict?.detection_limit ?? null;
+  if (limit !== null) {
+    lines.push(
+      el(
+        "p",
+        {},
+        "This run would have seen a new feature of strength ",
+        el("b", {}, number(limit.size)),
+        ` (${percent(limit.relative)} of a typical activation) at ${percent(limit.frequency)} of the tokens with a chance of ${percent(limit.probability)}: ${whole(limit.trials)} such features were planted into its activations, ${whole(limit.found)} came back.`,
+      ),
+    );
+  }
   return lines.length ? el("div", { class: "summary" }, lines) : null;
 }

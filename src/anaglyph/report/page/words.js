@@ -20,9 +20,12 @@ const GLOSSARY = {
   frequency: ["Frequency", "Share of tokens on which the latent is active."],
   effect: [
     "Effect",
-    "Share of the concept's strength, in the model where it is stronger, that the other model lacks, with its 95% interval. 0%: no change; 100%: in one model alone; above 100%: opposite in sign.",
+    "How large the change is, in the unit of its kind, with its 95% interval: a ratio of strengths or of frequencies, an angle, a length.",
   ],
-  q_value: ["q-value", "Expected share of false findings among this one and all stronger ones."],
+  q_value: [
+    "q-value",
+    "Expected share of false findings among this one and all surer ones, from sign flips over sequences.",
+  ],
   kl: [
     "KL",
     "Kullback–Leibler divergence, in nats a token, from the tuned model's next-token distribution to that of the tuned model run on an edited activation.",

@@ -1,0 +1,59 @@
+"""The detection limit: the regression by hand, what is planted, and a limit within its range."""
+
+import numpy as np
+import pytest
+
+from anaglyph.findings.atoms import Atoms
+from anaglyph.findings.limit import SPREAD, detection_limit, logistic, plant
+from anaglyph.findings.sample import Sample
+
+TOKENS, WIDTH = 8000, 24
+
+
+def test_the_regression_finds_what_the_chances_came_from():
+    rng = np.random.default_rng(0)
+    columns = np.stack([np.ones(20_000), rng.standard_normal(20_000)], axis=1)
+    chance = 1 / (1 + np.exp(-(columns @ np.array([-0.5, 2.0]))))
+    weights = logistic(columns, rng.random(20_000) < chance)
+    assert weights == pytest.approx([-0.5, 2.0], abs=0.1)
+
+
+def test_the_regression_survives_a_perfect_split():
+    columns = np.stack([np.ones(40), np.linspace(-1, 1, 40)], axis=1)
+    weights = logistic(columns, columns[:, 1] > 0)
+    assert np.isfinite(weights).all()
+    assert weights[1] > 5
+
+
+def test_what_is_planted_has_the_size_and_frequency_it_says():
+    rng = np.random.default_rng(1)
+    directions = np.eye(WIDTH)[:2]
+    delta = np.zeros((200_000, WIDTH), np.float32)
+    spiked = plant(delta, directions, np.array([2.0, 0.5]), np.array([0.01, 0.02]), rng)
+    fires = spiked[:, :2] > 0
+    assert fires.mean(0) == pytest.approx([0.01, 0.02], rel=0.1)
+    for column, size in enumerate((2.0, 0.5)):
+        strength = spiked[fires[:, column], column]
+        assert strength.mean() == pytest.approx(size, rel=0.05)
+        assert np.log(strength).std() == pytest.approx(SPREAD, rel=0.1)
+    assert not spiked[:, 2:].any()
+    assert not delta.any()
+
+
+def test_the_limit_lies_between_what_is_lost_and_what_is_seen():
+    rng = np.random.default_rng(2)
+    base = rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
+    tuned = base + 0.1 * rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
+    sequences = np.arange(TOKENS) // 20
+    sample = Sample(base, tuned, sequences, sequences % 6 == 0)
+    atoms = Atoms(np.zeros((0, WIDTH), np.float32), np.zeros(WIDTH, np.float32), 0.1)
+
+    def start(activations: np.ndarray) -> np.ndarray:
+        return (activations - base)[:32]
+
+    limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 48, start)
+    assert limit is not None
+    assert limit.trials == 48
+    assert 4 < limit.size / atoms.noise < 15
+    again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 48, start)
+    assert again == limit
