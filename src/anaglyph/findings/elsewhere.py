@@ -119,9 +119,12 @@ class Search:
         fired = np.bincount(groups, fires, GROUPS)
         rows = np.concatenate([[counted.sum()], counted.sum() - counted])
         rows = rows / np.maximum(np.concatenate([[fired.sum()], fired.sum() - fired]), 1) / seen
-        return Elsewhere(
-            jackknife(rows[:, None]), float(found - mean) / spread, self._overlap(signs, fires)
-        )
+        counted = jackknife((rows - mean / seen)[:, None])
+        # Which other features happen to lie along the direction is as uncertain as between
+        # random directions, whatever the number of tokens.
+        half = np.hypot(counted.high - counted.value, 1.96 * spread / seen)
+        relative = Estimate(counted.value, counted.value - half, counted.value + half)
+        return Elsewhere(relative, float(found - mean) / spread, self._overlap(signs, fires))
 
     def _overlap(self, signs: ndarray, fires: ndarray) -> float | None:
         lengths = np.bincount(self._sequences).astype(np.float64)
