@@ -24,6 +24,8 @@ A_ROUND = 24
 """Features planted at once; few enough not to get in each other's way."""
 SIZES = (4.0, 12.0)
 """Smallest and largest planted size, in deviations of the run's noise."""
+FEW, LARGER = 0.2, 2.5
+"""If a smaller share than the first came back, the next round plants so much larger ones."""
 FREQUENCIES = (0.005, 0.02)
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
@@ -73,13 +75,17 @@ def detection_limit(
     rng = np.random.default_rng([seed, _STREAM])
     delta = sample.tuned - sample.base
     sizes, often, seen = [], [], []
+    unit = atoms.noise
     for round_ in range(-(-trials // A_ROUND)):
-        size = atoms.noise * _log_uniform(rng, *SIZES)
+        size = unit * _log_uniform(rng, *SIZES)
         frequency = _log_uniform(rng, *FREQUENCIES)
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         spiked = plant(delta, directions, size, frequency, rng)
         seen.append(_come_back(sample, spiked, directions, rate, floor, seed + round_, start))
+        if seen[-1].mean() < FEW:
+            # What atoms do not explain need not be noise; then only larger features stand out.
+            unit *= LARGER
         sizes.append(size)
         often.append(frequency)
     came, sizes = np.concatenate(seen), np.concatenate(sizes)
