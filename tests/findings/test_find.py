@@ -124,6 +124,16 @@ def test_findings_hold_what_they_promise(found: list[Finding]):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_a_difference_without_any_noise_is_no_harder(tmp_path: Path):
+    pair = generate(planted_settings("easy", **SMALL, noise=0.0), 4)
+    store = PairedStore.from_arrays(
+        pair.base, pair.tuned, tmp_path / "store", sequence_ids=pair.sequence_ids
+    )
+    rows = compare(find(store), pair)
+    assert len(rows) == 12
+    assert all(row["truth"] == row["kind"] for row in rows)
+
+
 def test_the_same_seed_finds_the_same(store: PairedStore, found: list[Finding]):
     assert find(store, seed=2) == found
     assert find(store, seed=2, limit=3) == found[:3]

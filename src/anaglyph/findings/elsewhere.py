@@ -24,7 +24,7 @@ LEAST = 0.15
 """Firings elsewhere, relative to the atom's own, that are worth the name."""
 SURE = 3.5
 """In standard deviations over the random directions."""
-TOGETHER = 1.15
+TOGETHER = 1.25
 """From this overlap on, firings elsewhere lie in the same sequences: the contexts are the same."""
 SEQUENCE = 8.0
 """Mean length, in tokens, below which sequences say nothing about contexts."""

@@ -14,6 +14,8 @@ FITS = 3
 STARTS = 256
 AGAIN = 0.7
 """Cosine from which on another fit counts as having found the same atom."""
+CLEAN, DITHER = 0.003, 0.01
+"""Noise a dimension, relative to a large difference, below which some is added, and how much."""
 _STREAM = 0x64726177
 
 
@@ -27,12 +29,30 @@ def stable_atoms(
 
     Returned are the atoms that more than half of the single fits have too, and the share that does.
     """
+    delta = _dithered(delta, seed)
     draws = [_drawn(delta, seed, draw) for draw in range(max(FITS - len(starts), 2))]
     fits = [fit_atoms(delta, rows, floor) for rows in (*starts, *draws)]
     joint = fit_atoms(delta, np.concatenate([fit.directions for fit in fits]), floor)
     share = np.mean([_has(fit, joint.directions) for fit in fits], axis=0)
     kept = share > 0.5
     return Atoms(joint.directions[kept], joint.offset, joint.noise), share[kept]
+
+
+def _dithered(delta: Float[ndarray, "tokens d"], seed: int) -> Float[ndarray, "tokens d"]:
+    """Add noise where there is next to none.
+
+    Where unchanged tokens are equal in both models to the last digit, the least error of an atom
+    stands out, gets an atom of its own to mend it, and the fit never settles.
+    """
+    centred = delta - column_medians(delta)
+    lengths = np.linalg.norm(centred, axis=1)
+    middle = np.median(lengths)
+    large = lengths[lengths > 2 * middle]
+    event = float(np.sqrt(np.square(large).mean())) if len(large) else 0.0
+    if middle / np.sqrt(delta.shape[1]) >= CLEAN * event:
+        return delta
+    rng = np.random.default_rng([seed, _STREAM])
+    return delta + (DITHER * event) * rng.standard_normal(delta.shape, np.float32)
 
 
 def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[ndarray, "_ d"]:
