@@ -5,7 +5,7 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anaglyph.corpus import ROLES, Document, Message, tokenize
@@ -151,8 +151,13 @@ def test_refusals(tokenizer_of: TokenizerMaker) -> None:
 
 def test_a_token_has_the_role_of_most_of_its_characters() -> None:
     characters = np.array([TEMPLATE, TEMPLATE, USER, USER, USER, TEMPLATE], np.uint8)
-    spans = np.array([[0, 1], [1, 4], [4, 6]])  # the last is a tie: its first character decides
+    spans = np.array([[0, 1], [1, 4], [4, 6]])  # the last is a tie: the message has it
     assert roles_of_tokens(characters, spans).tolist() == [TEMPLATE, USER, USER]
+    # " s": the space is the template's, the word the message's.
+    spans = np.array([[0, 1], [1, 3]])
+    assert roles_of_tokens(characters, spans).tolist() == [TEMPLATE, USER]
+    turns = np.array([USER, ASSISTANT], np.uint8)
+    assert roles_of_tokens(turns, np.array([[0, 2]])).tolist() == [USER]
 
 
 def test_trimmed_and_empty_spans() -> None:
@@ -187,6 +192,7 @@ def test_chatml_roles_give_back_the_contents(
 
 
 @given(st.lists(words, min_size=2, max_size=4), st.sampled_from(["gemma", "llama3", "llama2"]))
+@example(["0", "s"], "llama2")
 def test_other_templates_cover_every_token(
     tokenizer_of: TokenizerMaker, turns: list[str], kind: str
 ) -> None:

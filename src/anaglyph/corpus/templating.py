@@ -117,7 +117,8 @@ def roles_of_tokens(
 ) -> UInt8[np.ndarray, " tokens"]:
     """Give every token the role that most of its characters have.
 
-    A tie goes to the role of the token's first character. Characters between two tokens (whitespace
+    A tie goes to the message, for a template's space before a word says nothing, and between
+    messages to the role of the token's first character. Characters between two tokens (whitespace
     that the tokenizer trims from its offsets) count for the later one; a token that stands for no
     character takes the role of the one before it.
 
@@ -136,5 +137,6 @@ def roles_of_tokens(
 
     one_hot = characters[:, None] == np.arange(len(ROLES))
     before = np.concatenate([np.zeros((1, len(ROLES)), np.int64), np.cumsum(one_hot, axis=0)])
-    counts = 2 * (before[ends] - before[starts]) + one_hot[starts]  # the last term breaks ties
+    counts = 4 * (before[ends] - before[starts]) + one_hot[starts]  # the last term breaks ties
+    counts[:, [role for role in range(len(ROLES)) if role != TEMPLATE]] += 2
     return counts.argmax(axis=1).astype(np.uint8)
