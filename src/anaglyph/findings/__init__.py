@@ -1,7 +1,7 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.find import TRIALS, candidates, check, conclude, find, judge, nothing
+from anaglyph.findings.find import TRIALS, candidates, conclude, find, judge, nothing
 from anaglyph.findings.finding import (
     DIFFERENCE,
     NO_DIFFERENCE,
@@ -21,7 +21,6 @@ __all__ = [
     "Finding",
     "Verdict",
     "candidates",
-    "check",
     "conclude",
     "difference_is_nil",
     "discover",

@@ -1,7 +1,7 @@
 """From a store to typed findings: atoms of the difference, tested, located in both models, named.
 
-The way: take a global map out (``align.py``), train difference-SAEs with several seeds, fit the
-atoms that they lead to (``atoms.py``), test each over sequences (``significance.py``),
+The way: take a global map out (``align.py``), train a difference-SAE, fit the atoms that it and
+random tokens lead to (``atoms.py``, ``stable.py``), test each over sequences (``significance.py``),
 measure what either model has of it (``strengths.py``), and decide the kind (``kinds.py``).
 """
 
@@ -10,23 +10,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy import ndarray
+from scipy.sparse import csc_matrix, csr_matrix
 
 from anaglyph.dictionaries import Dictionary, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
-from anaglyph.findings.agreement import shown_by
 from anaglyph.findings.align import Alignment, align
 from anaglyph.findings.atoms import Atoms, support
-from anaglyph.findings.finding import Finding
+from anaglyph.findings.finding import DetectionLimit, Finding
 from anaglyph.findings.kinds import Change, changes
-from anaglyph.findings.limit import Limit, detection_limit
+from anaglyph.findings.limit import detection_limit
 from anaglyph.findings.nil import NOISE
-from anaglyph.findings.sample import column_medians, load_sample
+from anaglyph.findings.sample import Sample, column_medians, load_sample
 from anaglyph.findings.shift import Shift, measure_shift
+from anaglyph.findings.shown_by import shown_by
 from anaglyph.findings.significance import p_values, q_values
 from anaglyph.findings.stable import stable_atoms
 from anaglyph.findings.strengths import Strengths, measure_strengths
@@ -53,7 +55,7 @@ class Discovery:
     atoms: tuple[int | None, ...]
     """Each finding's latent in ``dictionary``; None for a mean shift."""
     alignment: Alignment | None
-    limit: Limit | None
+    limit: DetectionLimit | None
     """What could have been seen; None if it was not asked for or cannot be said."""
 
 
@@ -99,48 +101,74 @@ def discover(
 
         limit = detection_limit(sample, atoms, rate, floor, seed, trials, start)
     codes = atoms.codes(delta)
-    fires, counts = support(codes)
-    shift = measure_shift(sample, delta, fires)
+    shift = measure_shift(sample, delta, support(codes)[0])
     p = p_values(delta, sample.sequences, atoms, codes)
-    p = np.append(p, [] if shift is None else [shift.p_value])
-    q = q_values(p)
-    sure = q[: len(counts)] <= rate
-    findings: list[tuple[float, Finding, int | None]] = []
-    total = float(np.square(delta - column_medians(delta), dtype=np.float64).sum())
-    if sure.any():
-        kept = Atoms(atoms.directions[sure], atoms.offset, atoms.noise)
-        codes = codes[:, sure].tocsr()
-        strengths = measure_strengths(sample, kept, codes)
-        energy = np.asarray(codes.multiply(codes).sum(0)).ravel() / max(total, 1e-30)
-        for change in changes(sample, kept, codes.tocsc(), strengths, seed):
-            rows = list(change.atoms)
-            facts = {
-                "p_value": float(p[: len(counts)][sure][rows].max()),
-                "difference_share": float(energy[rows].sum()),
-                "found_again": float(again[sure][rows].min()),
-                "active_tokens": int(counts[sure][rows].sum()),
-                **_evidence(change, strengths),
-            }
-            finding = _finding(
-                change, float(q[: len(counts)][sure][rows].max()), facts, kept, given, alignment
-            )
-            findings.append((facts["difference_share"], finding, rows[0]))
-        atoms = kept
-    else:
-        atoms = Atoms(atoms.directions[:0], atoms.offset, atoms.noise)
+    # One family: a mean shift is one more thing that could be called by mistake.
+    q = q_values(np.append(p, [] if shift is None else [shift.p_value]))
+    sure = q[: len(p)] <= rate
+    tested = _Tested(
+        Atoms(atoms.directions[sure], atoms.offset, atoms.noise),
+        codes[:, sure].tocsr(),
+        p[sure],
+        q[: len(p)][sure],
+        again[sure],
+    )
+    findings = _of_atoms(sample, delta, tested, given, alignment, seed)
     if shift is not None and q[-1] <= rate:
-        findings.append((0.0, _shift_finding(shift, float(q[-1])), None))
-    findings.sort(key=lambda row: -row[0])
+        findings.append((_shift_finding(shift, float(q[-1])), None))
     plain = None
-    if alignment is None and len(atoms.directions):
-        plain = _as_dictionary(store, atoms, seed)
+    if alignment is None and len(tested.atoms.directions):
+        plain = _as_dictionary(store, tested.atoms, seed)
     return Discovery(
-        tuple(finding for _, finding, _ in findings),
+        tuple(finding for finding, _ in findings),
         plain,
-        tuple(atom for _, _, atom in findings),
+        tuple(atom for _, atom in findings),
         alignment,
         limit,
     )
+
+
+class _Tested(NamedTuple):
+    """The atoms that passed the test, their codes, and how sure and how stable each is."""
+
+    atoms: Atoms
+    codes: csr_matrix
+    p: Float[ndarray, " atoms"]
+    q: Float[ndarray, " atoms"]
+    again: Float[ndarray, " atoms"]
+
+
+def _of_atoms(
+    sample: Sample,
+    delta: Float[ndarray, "tokens d"],
+    tested: _Tested,
+    dictionaries: Mapping[str, Dictionary],
+    alignment: Alignment | None,
+    seed: int,
+) -> list[tuple[Finding, int | None]]:
+    """Return the findings of the atoms with the atom of each, largest share first."""
+    atoms, codes = tested.atoms, tested.codes
+    if not len(atoms.directions):
+        return []
+    strengths = measure_strengths(sample, atoms, codes)
+    counts = support(codes)[1]
+    total = float(np.square(delta - column_medians(delta), dtype=np.float64).sum())
+    share = np.asarray(codes.multiply(codes).sum(0)).ravel() / max(total, 1e-30)
+    found: list[tuple[float, Finding, int | None]] = []
+    for change in changes(sample, atoms, csc_matrix(codes), strengths, seed):
+        rows = list(change.atoms)
+        facts = {
+            "p_value": float(tested.p[rows].max()),
+            "difference_share": float(share[rows].sum()),
+            "found_again": float(tested.again[rows].min()),
+            "active_tokens": int(counts[rows].sum()),
+            **_evidence(change, strengths),
+        }
+        q_value = float(tested.q[rows].max())
+        finding = _finding(change, q_value, facts, atoms, dictionaries, alignment)
+        found.append((facts["difference_share"], finding, rows[0]))
+    found.sort(key=lambda row: -row[0])
+    return [(finding, atom) for _, finding, atom in found]
 
 
 def _trained(store: PairedStore, seed: int, progress: Progress = silent) -> Dictionary:
@@ -191,7 +219,8 @@ def _finding(
     difference = atoms.directions[change.atoms[0]]
     latents, seen = shown_by(dictionaries, difference, {"base": base, "tuned": tuned})
     value, low, high = change.effect
-    before, after = _bounded(change.frequency_base), _bounded(change.frequency_tuned)
+    before = change.frequency_base or (None, None, None)
+    after = change.frequency_tuned or (None, None, None)
     return Finding(
         kind=change.kind,
         direction_base=_plain(base),
@@ -209,15 +238,6 @@ def _finding(
         latents=latents,
         evidence=facts | {"agreement": seen},
     )
-
-
-def _bounded(
-    often: tuple[float, float, float] | None,
-) -> tuple[float, float, float] | tuple[None, None, None]:
-    if often is None:
-        return None, None, None
-    value, low, high = (min(max(x, 0.0), 1.0) for x in often)
-    return value, low, high
 
 
 def _evidence(change: Change, strengths: Strengths) -> dict[str, Any]:

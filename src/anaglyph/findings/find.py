@@ -1,7 +1,6 @@
 """The findings of a store: what differs between two models, typed, sized and tested, or nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -9,13 +8,7 @@ import polars as pl
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import (
-    DIFFERENCE,
-    NO_DIFFERENCE,
-    DetectionLimit,
-    Finding,
-    Verdict,
-)
+from anaglyph.findings.finding import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
 from anaglyph.latents import top_examples
 from anaglyph.progress import Progress, silent
@@ -68,23 +61,14 @@ def judge(
 
     With ``trials``, also what could have been seen: so many changes are planted and looked for.
     """
-    check(rate, limit)
-    if difference_is_nil(store):
-        return nothing(store, rate, seed)
-    found = discover(store, rate, seed, dictionaries=dictionaries, trials=trials, progress=progress)
-    return conclude(store, found, range(len(found.findings))[:limit], rate, seed, progress=progress)
-
-
-def check(rate: float, limit: int | None) -> None:
-    """Refuse settings that make no sense.
-
-    Raises:
-        InputError: ``rate`` is not between 0 and 1, or ``limit`` is negative.
-    """
     if not 0 < rate < 1:
         raise InputError(f"rate is {rate}: it must lie between 0 and 1")
     if limit is not None and limit < 0:
         raise InputError(f"limit is {limit}: it must not be negative")
+    if difference_is_nil(store):
+        return nothing(store, rate, seed)
+    found = discover(store, rate, seed, dictionaries=dictionaries, trials=trials, progress=progress)
+    return conclude(store, found, range(len(found.findings))[:limit], rate, seed, progress=progress)
 
 
 def nothing(store: PairedStore, rate: float, seed: int) -> Verdict:
@@ -138,11 +122,10 @@ def conclude(
             f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
         )
     reason = f"at layer {store.layer} the two models' activations differ{where}"
-    limit = None if found.limit is None else DetectionLimit(**asdict(found.limit))
     if not found.findings:
         said = f"{reason}; no change stands out of the noise at a false-discovery rate of {rate:g}"
         return Verdict(
-            verdict=NO_DIFFERENCE, reason=said, rate=rate, seed=seed, detection_limit=limit
+            verdict=NO_DIFFERENCE, reason=said, rate=rate, seed=seed, detection_limit=found.limit
         )
     return Verdict(
         verdict=DIFFERENCE,
@@ -150,7 +133,7 @@ def conclude(
         rate=rate,
         seed=seed,
         findings=tuple(findings),
-        detection_limit=limit,
+        detection_limit=found.limit,
     )
 
 

@@ -16,6 +16,7 @@ a concept left some tokens and came up at others, two atoms show it, u and -u; t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +36,12 @@ BETWEEN = 0.15
 """How far between 0 and 1."""
 
 
+Triple = tuple[float, float, float]
+"""A value with the low and the high end of its interval."""
+Look = Callable[[str, int], Elsewhere]
+"""Looks for the concept of an atom elsewhere in "base" or "tuned"."""
+
+
 @dataclass(frozen=True)
 class Change:
     """What happened to one concept."""
@@ -43,11 +50,11 @@ class Change:
     atoms: tuple[int, ...]
     direction_base: Float[ndarray, " d"] | None
     direction_tuned: Float[ndarray, " d"] | None
-    effect: tuple[float, float, float]
+    effect: Triple
     """Value, low, high, in the unit of the kind (``Finding.effect``)."""
-    frequency_base: tuple[float, float, float] | None
-    frequency_tuned: tuple[float, float, float] | None
-    fires: tuple[float, float, float]
+    frequency_base: Triple | None
+    frequency_tuned: Triple | None
+    fires: Triple
     """Share of tokens on which the atom itself fires, low, high."""
     elsewhere: Elsewhere | None = None
 
@@ -78,17 +85,16 @@ def changes(
 
     found = []
     for atom in range(len(atoms.directions)):
-        frequency = _frequency(sample, codes, atom)
-        found.append(_change(atom, atoms, strengths, frequency, look))
+        often = _bounded(_triple(_frequency(sample, codes, atom), 0))
+        found.append(_change(atom, atoms, strengths, often, look))
     return _joined(found, atoms)
 
 
-def _change(atom: int, atoms: Atoms, strengths: Strengths, frequency: Estimate, look) -> Change:
+def _change(atom: int, atoms: Atoms, strengths: Strengths, often: Triple, look: Look) -> Change:
     share = float(strengths.share.value[atom])
     direction = atoms.directions[atom]
-    often = _triple(frequency, 0)
     if 1 - BETWEEN < share < 1 + NEAR or -NEAR < share < BETWEEN:
-        return _one_sided(atom, share > 0.5, direction, strengths, frequency, look)
+        return _one_sided(atom, share > 0.5, direction, strengths, often, look)
     if BETWEEN <= share <= 1 - BETWEEN:
         return Change(
             "rotated",
@@ -110,13 +116,12 @@ def _one_sided(
     gained: bool,
     direction: ndarray,
     strengths: Strengths,
-    frequency: Estimate,
-    look,
+    often: Triple,
+    look: Look,
 ) -> Change:
     """One model lacks the concept where the atom fires; ask whether it has it elsewhere."""
     direction = direction if gained else -direction
-    elsewhere: Elsewhere = look("base" if gained else "tuned", atom)
-    often = _triple(frequency, 0)
+    elsewhere = look("base" if gained else "tuned", atom)
     if not elsewhere.present:
         # What the weaker model has, relative to the stronger: nothing, within its interval.
         weaker = (strengths.beta_base, strengths.beta_tuned)[not gained]
@@ -215,7 +220,7 @@ def _frequency(sample: Sample, codes: csc_matrix, atom: int) -> Estimate:
     return jackknife((left / np.maximum(of, 1))[:, None])
 
 
-def _triple(estimate: Estimate, index: int) -> tuple[float, float, float]:
+def _triple(estimate: Estimate, index: int) -> Triple:
     return (
         float(estimate.value[index]),
         float(estimate.low[index]),
@@ -223,7 +228,7 @@ def _triple(estimate: Estimate, index: int) -> tuple[float, float, float]:
     )
 
 
-def _bounded(values: tuple[float, ...]) -> tuple[float, float, float]:
+def _bounded(values: tuple[float, ...]) -> Triple:
     value, low, high = (min(max(x, 0.0), 1.0) for x in values)
     return value, low, high
 

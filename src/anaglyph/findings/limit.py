@@ -7,13 +7,13 @@ come back at a given frequency. "No difference found" then says: nothing of that
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
 from anaglyph.findings.atoms import SAME, Atoms
+from anaglyph.findings.finding import DetectionLimit
 from anaglyph.findings.sample import Sample
 from anaglyph.findings.significance import p_values, q_values
 from anaglyph.findings.stable import stable_atoms
@@ -34,20 +34,6 @@ _RIDGE = 0.01
 _STEPS = 50
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The smallest new feature that the run would have seen."""
-
-    size: float
-    """Mean strength where it fires, in units of the activations."""
-    relative: float
-    """Size over the typical length of a tuned activation about its mean."""
-    frequency: float
-    probability: float
-    trials: int
-    found: int
-
-
 def detection_limit(
     sample: Sample,
     atoms: Atoms,
@@ -56,7 +42,7 @@ def detection_limit(
     seed: int,
     trials: int,
     start: Callable[[Float[ndarray, "tokens d"]], Float[ndarray, "starts d"]],
-) -> Limit | None:
+) -> DetectionLimit | None:
     """Measure the limit by planting new features.
 
     Args:
@@ -98,13 +84,13 @@ def detection_limit(
     wanted = np.log(PROBABILITY / (1 - PROBABILITY))
     limit = np.exp((wanted - weights[0] - weights[2] * np.log(FREQUENCY)) / weights[1])
     typical = float(np.sqrt(np.square(sample.tuned - sample.tuned.mean(0)).sum(1).mean()))
-    return Limit(
-        float(limit),
-        float(limit) / max(typical, 1e-30),
-        FREQUENCY,
-        PROBABILITY,
-        len(came),
-        int(came.sum()),
+    return DetectionLimit(
+        size=float(limit),
+        relative=float(limit) / max(typical, 1e-30),
+        frequency=FREQUENCY,
+        probability=PROBABILITY,
+        trials=len(came),
+        found=int(came.sum()),
     )
 
 
