@@ -327,7 +327,3 @@ def _layer(subject: Subject, layer: str | None) -> int | float:
     if given is not None:
         return given
     return 0.5 if subject.run is None else subject.run.state.layer
-
-
-# Too long for this file; imported last, so that it stands last in the help page.
-from anaglyph.cli import amplify as _amplify  # noqa: E402, F401

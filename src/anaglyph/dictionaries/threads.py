@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numba
 import torch
+from numba.core import config
 
 from anaglyph.errors import InputError
 
@@ -17,7 +18,7 @@ def set_threads(threads: int | None) -> None:
     Raises:
         InputError: Fewer than one thread, or more than numba was started with.
     """
-    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    most = int(vars(config)["NUMBA_NUM_THREADS"])
     wanted = min(torch.get_num_threads(), most) if threads is None else threads
     if not 1 <= wanted <= most:
         raise InputError(f"threads={wanted} must be between 1 and {most}")

@@ -66,7 +66,7 @@ class Weights:
 
     def norms(self, source_weights: tuple[float, ...]) -> Tensor:
         """Return s_j = sum_m w_m ||d_j^m||, float32 [latents]."""
-        parts = zip(source_weights, self.decoder, strict=True)
-        return sum(  # type: ignore[return-value]
-            weight * torch.linalg.vector_norm(matrix, dim=1) for weight, matrix in parts
-        )
+        total = torch.zeros_like(self.encoder_bias)
+        for weight, matrix in zip(source_weights, self.decoder, strict=True):
+            total += weight * torch.linalg.vector_norm(matrix, dim=1)
+        return total

@@ -76,8 +76,9 @@ def _adapter_norms(model: nn.Module) -> dict[str, float]:
     modules: Any = model.named_modules()
     for path, module in modules:
         if isinstance(module, LoraLayer):
-            weight = module.get_base_layer().weight
-            delta = sum(module.get_delta_weight(name) for name in module.active_adapters)  # type: ignore[reportAttributeAccessIssue]
+            adapted: Any = module
+            weight = adapted.get_base_layer().weight
+            delta = sum(adapted.get_delta_weight(name) for name in adapted.active_adapters)
             norms[names[id(weight)]] = float(torch.as_tensor(delta).double().norm())
         elif isinstance(module, ModulesToSaveWrapper):
             saved = module.modules_to_save[module.active_adapters[0]]

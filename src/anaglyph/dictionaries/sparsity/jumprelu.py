@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.kernels import Active
 from anaglyph.dictionaries.sparsity.base import SPARSITIES, Batch, Penalty, Sparsity
 from anaglyph.dictionaries.sparsity.topk import BatchTopK
 from anaglyph.dictionaries.weights import Weights
@@ -34,17 +34,7 @@ class JumpReLU(Sparsity):
 
     learns_threshold = True
 
-    def __init__(
-        self,
-        k: int | float | None,
-        kernels: Kernels,
-        steps: int = 1,
-        *,
-        mu: float | None = None,
-        anneal: float = 0.0,
-    ) -> None:
-        super().__init__(k, kernels, steps, mu=mu, anneal=anneal)
-        self._started = False
+    _started = False
 
     def prepare(self, weights: Weights) -> None:
         """Add the thresholds to the weights."""

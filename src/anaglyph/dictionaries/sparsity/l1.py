@@ -9,7 +9,7 @@ Crosscoders", 2024). Without the latter a latent would shrink f and lengthen d a
 import torch
 from torch import Tensor
 
-from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.kernels import Active
 from anaglyph.dictionaries.sparsity.base import SPARSITIES, Batch, Penalty, Sparsity
 
 WARM_UP = 1 / 5
@@ -44,21 +44,16 @@ class L1(Sparsity):
     takes_k = False
     takes_mu = True
 
-    def __init__(
-        self,
-        k: int | float | None,
-        kernels: Kernels,
-        steps: int = 1,
-        *,
-        mu: float | None = None,
-        anneal: float = 0.0,
-    ) -> None:
-        super().__init__(k, kernels, steps, mu=mu, anneal=anneal)
-        self.mu_now = mu or 0.0
+    _risen = 1.0
+
+    @property
+    def mu_now(self) -> float:
+        """What ``penalty`` goes by; below ``mu`` while it rises."""
+        return (self.mu or 0.0) * self._risen
 
     def begin(self, step: int) -> None:
         """Raise mu over the first fifth of the training."""
-        self.mu_now = (self.mu or 0.0) * min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps))
+        self._risen = min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps))
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return all positive activations."""

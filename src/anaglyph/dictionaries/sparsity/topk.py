@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anaglyph.dictionaries.kernels import Active, Kernels
+from anaglyph.dictionaries.kernels import Active
 from anaglyph.dictionaries.sparsity.base import SPARSITIES, Sparsity
 from anaglyph.errors import InputError
 
@@ -24,21 +24,15 @@ class BatchTopK(Sparsity):
 
     selects_k = True
 
-    def __init__(
-        self,
-        k: int | float | None,
-        kernels: Kernels,
-        steps: int = 1,
-        *,
-        mu: float | None = None,
-        anneal: float = 0.0,
-    ) -> None:
-        super().__init__(k, kernels, steps, mu=mu, anneal=anneal)
-        # 0.999 as in the paper for long runs; a short run averages over its last tenth, because
-        # early steps have other scores altogether.
-        self.decay = max(0.0, min(0.999, 1 - 10 / steps))
-        self.threshold = None
-        self._bound = 0.0
+    _bound = 0.0
+
+    @property
+    def decay(self) -> float:
+        """Of the threshold's moving average: 0.999 as in the paper for long runs.
+
+        A short run averages over its last tenth, because early steps have other scores altogether.
+        """
+        return max(0.0, min(0.999, 1 - 10 / self.steps))
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the largest scores exactly; no sort of the batch, no cap on a token."""
