@@ -26,7 +26,7 @@ from anaglyph.store.reader import ShardReader
 
 Split = Literal["all", "train", "heldout"]
 BUFFER_TOKENS = 262_144
-BUFFER_BYTES = 512 * 2**20
+BUFFER_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
