@@ -139,6 +139,9 @@ def _compared(dictionaries: dict[str, Any]) -> list[str]:
         if ours is None or ours["recovered"] is None:
             lines.append(f"| {name}: {row} | {said}% | not measured | |")
             continue
+        if ours.get("n_latents") == 0:
+            lines.append(f"| {name}: {row} | {said}% | no latent of that nu | |")
+            continue
         low, _, high = said.partition(" to ")
         ends = (ours["recovered_low"], ours["recovered_high"])
         inside = (
