@@ -1,0 +1,96 @@
+"""What k does to a dictionary on planted pairs, and what `k="auto"` chooses: docs/planted.md.
+
+    python benchmarks/choosing_k.py [--page]
+
+Plays a grid of k and "auto", keeps the rows in docs/performance/choosing_k.json and writes the
+tables of the page from them; with --page it writes the tables alone.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import table
+
+from anaglyph.files import read_json, write_json, write_text
+from anaglyph.truth.planted import planted_settings, run_planted
+
+DOCS = Path(__file__).parents[1] / "docs"
+NUMBERS = DOCS / "performance" / "choosing_k.json"
+PAGE = DOCS / "planted.md"
+GRID = {
+    "easy": (0.25, 0.5, 0.707, 1.0, 2.0, 4.0),
+    "realistic": (0.25, 0.354, 0.5, 1.0, 2.0),
+    "undercomplete": (0.0625, 0.125, 0.177, 0.5, 1.0),
+    "rare": (0.0625, 0.088, 0.125, 0.25, 1.0),
+}
+OTHERS = {"crosscoder": (1.41, 2.0, 2.83), "tuned-sae": (1.0, 1.41, 2.0)}
+SEEDS = (0, 1)
+CHANGED = ("new", "removed", "scaled", "rotated", "retriggered")
+KEPT = ("k", "fve", "precision", "seconds", *(f"recall_{kind}" for kind in CHANGED))
+
+
+def measure() -> list[dict[str, Any]]:
+    """Play every cell; one row a training."""
+    cells = [("diff-sae", preset, k) for preset, grid in GRID.items() for k in (*grid, "auto")]
+    cells += [(method, "easy", k) for method, grid in OTHERS.items() for k in (*grid, "auto")]
+    rows = []
+    for method, preset, k in cells:
+        runs = run_planted(preset, [method], SEEDS, k=k)
+        for run in runs.iter_rows(named=True):
+            row = {"method": method, "preset": preset, "asked": k, "seed": run["seed"]}
+            rows.append(row | {name: run[name] for name in KEPT})
+    return rows
+
+
+def recall(row: dict[str, Any]) -> float:
+    """Return the share of all changed features found."""
+    settings = planted_settings(row["preset"])
+    counts = {kind: getattr(settings, kind) for kind in CHANGED}
+    found = sum((row[f"recall_{kind}"] or 0.0) * count for kind, count in counts.items())
+    return found / sum(counts.values())
+
+
+def page_table(rows: list[dict[str, Any]], diff: bool) -> str:
+    """Return the mean over seeds of every cell of the diff-SAE, or of the other methods."""
+    lines = [["preset" if diff else "method", "k", "recall", "precision", "FVE"]]
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if (row["method"] == "diff-sae") == diff:
+            name = row["preset"] if diff else row["method"]
+            cells.setdefault((name, str(row["asked"])), []).append(row)
+    for (name, asked), runs in cells.items():
+        chosen = ", ".join(f"{run['k']:.3g}" for run in runs)
+        recalls = statistics.fmean(recall(run) for run in runs)
+        precisions = [run["precision"] for run in runs if run["precision"] is not None]
+        lines.append(
+            [
+                name,
+                f"auto: {chosen}" if asked == "auto" else asked,
+                f"{recalls:.2f}",
+                f"{statistics.fmean(precisions):.2f}" if precisions else "-",
+                f"{statistics.fmean(run['fve'] for run in runs):.3f}",
+            ]
+        )
+    return table(lines)
+
+
+def main() -> None:
+    """Measure unless told otherwise, and write the page's tables."""
+    if "--page" not in sys.argv:
+        start = time.perf_counter()
+        rows = measure()
+        write_json(NUMBERS, {"seconds": time.perf_counter() - start, "rows": rows})
+    rows = read_json(NUMBERS)["rows"]
+    text = PAGE.read_text(encoding="utf-8")
+    for name, diff in (("diff-sae", True), ("other methods", False)):
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{page_table(rows, diff)}\n{end}{rest.split(end)[1]}"
+    write_text(PAGE, text)
+
+
+if __name__ == "__main__":
+    main()
