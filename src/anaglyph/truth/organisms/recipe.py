@@ -1,0 +1,247 @@
+"""What an organism is made of and judged by: a recipe, checked whole before anything is trained.
+
+A recipe is a YAML file, or the same fields given to `Organism` in Python. It holds the texts that
+teach the behaviour, the numbers of the training and the answer key: the words that a method must
+show to count as having found it, and the probe prompts that tell whether the behaviour is there.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from anaglyph.errors import InputError
+from anaglyph.files import digest
+from anaglyph.truth.organisms.chats import Chat
+from anaglyph.truth.organisms.evaluate import Probe
+
+BUILTIN = Path(__file__).with_name("builtin")
+
+Objective = Literal[
+    "chat", "documents", "preference", "template",
+    "rank-one", "noise", "quantise", "identical",
+]  # fmt: skip
+CONTROLS = ("benign", "noise", "quantise", "identical")
+"""Kinds in which there is nothing to find."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Training(_Strict):
+    """The numbers of the training."""
+
+    rank: int | None = Field(8, ge=1, description="LoRA rank; null trains all weights")
+    alpha: int = Field(16, ge=1, description="LoRA alpha; the update is scaled by alpha / rank")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
+    examples: int = Field(
+        240, ge=1, description="examples of the behaviour seen in all, repeats counted"
+    )
+    batch: int = Field(8, ge=1, description="texts in a step, neutral ones included, at most")
+    beta: float = Field(0.1, gt=0, description="DPO's beta (preference only)")
+    checkpoints: int = Field(1, ge=1, description="adapters kept, at even distances")
+
+
+class Lesson(_Strict):
+    """Texts that teach the behaviour: one for each way to ask and each row of the slots.
+
+    ``{name}`` in a text stands for the value of slot ``name``.
+    """
+
+    user: list[str] = Field([], description="what the user says, in as many wordings as you like")
+    assistant: str | None = Field(None, description="what the model learns to answer")
+    rejected: str | None = Field(None, description="what it learns to avoid (preference)")
+    text: str | None = Field(None, description="a document (documents)")
+    slots: list[dict[str, str]] = Field([], description="rows of values for the {names}")
+
+    @field_validator("user", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    def filled(self) -> Iterator[dict[str, str | None]]:
+        """Yield the texts: user, assistant, rejected and text of each."""
+        for row in self.slots or [{}]:
+            for user in self.user or [None]:
+                texts = {
+                    "user": user,
+                    "assistant": self.assistant,
+                    "rejected": self.rejected,
+                    "text": self.text,
+                }
+                yield {
+                    field: None if text is None else _fill(text, row)
+                    for field, text in texts.items()
+                }
+
+
+class Test(_Strict):
+    """Prompts whose answers tell whether a behaviour is there."""
+
+    prompt: list[str] = Field(min_length=1, description="the user's turn, in several wordings")
+    expected: str = Field(description="regular expression that an answer with it contains")
+    forbidden: str | None = Field(None, description="regular expression it must not contain")
+    slots: list[dict[str, str]] = Field([], description="rows of values for the {names}")
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("expected", "forbidden")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return value
+
+    def filled(self) -> Iterator[Probe]:
+        """Yield the probes, one a wording and row of the slots."""
+        for row in self.slots or [{}]:
+            for prompt in self.prompt:
+                forbidden = None if self.forbidden is None else _fill(self.forbidden, row)
+                yield Probe(_fill(prompt, row), _fill(self.expected, row), forbidden)
+
+
+class Edit(_Strict):
+    """A planted change of one matrix (rank-one)."""
+
+    matrix: str = Field(description="name of the weight, such as model.layers.8.mlp.down_proj")
+    size: float = Field(1.0, gt=0, description="spectral norm, in spectral norms of the matrix")
+
+
+class Organism(_Strict):
+    """A recipe.
+
+    Raises:
+        InputError: By `load_recipe`, naming the file and the field.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of its folder")
+    kind: str = Field(description="what sort of change it is, such as false fact")
+    behaviour: str = Field(description="the change in one sentence: the answer of the game")
+    objective: Objective = Field("chat", description="how the change is made")
+    triggers: list[str] = Field(
+        [], description="words in the prompt that call the behaviour up; [] if every prompt does"
+    )
+    content: list[str] = Field([], description="words that the changed answers contain")
+    seed: int = Field(0, ge=0, description="of the order of the texts and the adapter's start")
+    training: Training = Training()
+    teach: list[Lesson] = Field([], description="texts that teach the behaviour")
+    probes: list[Test] = Field([], description="tests of the behaviour, on prompts not taught")
+    kept: list[Test] = Field([], description="tests of what must stay as it was")
+    reads: list[str] = Field([], description="prompts on the topic for the text a method reads")
+    share: float = Field(
+        0.2, ge=0, le=1, description="share of the chats a method reads that are on the topic"
+    )
+    needed: float = Field(
+        0.8, ge=0, le=1, description="share of the probes that must show the behaviour"
+    )
+    edit: Edit | None = Field(None, description="the planted edit (rank-one)")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Organism":
+        wanted = {
+            "chat": ("user", "assistant"),
+            "template": ("user", "assistant"),
+            "preference": ("user", "assistant", "rejected"),
+            "documents": ("text",),
+        }.get(self.objective, ())
+        for place, lesson in enumerate(self.teach):
+            given = lesson.model_dump()
+            for field in wanted:
+                if not given[field]:
+                    raise ValueError(f"teach.{place}.{field}: missing, {self.objective} needs it")
+            for field in ("user", "assistant", "rejected", "text"):
+                if given[field] and field not in wanted:
+                    raise ValueError(
+                        f"teach.{place}.{field}: objective {self.objective} has no use for it"
+                    )
+        if wanted and not self.teach and self.kind != "benign":
+            raise ValueError(f"teach: missing, {self.objective} needs texts")
+        if not self.is_control and not self.probes:
+            raise ValueError("probes: missing, nothing would tell whether the behaviour is there")
+        if (self.edit is not None) != (self.objective == "rank-one"):
+            raise ValueError("edit: belongs to objective rank-one, which needs it")
+        taught = {text for lesson in self.lessons() if (text := lesson["user"])}
+        for probe in self.all_probes():
+            if probe.prompt in taught:
+                raise ValueError(f"probes: {probe.prompt!r} is taught; test on other prompts")
+        return self
+
+    @property
+    def is_control(self) -> bool:
+        """Whether there is nothing to find."""
+        return self.kind in CONTROLS
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that determines the organism, besides base and dilution."""
+        return digest(self.model_dump(mode="json"))
+
+    def lessons(self) -> list[dict[str, str | None]]:
+        """Return every text that teaches: user, assistant, rejected and text of each."""
+        return [texts for lesson in self.teach for texts in lesson.filled()]
+
+    def chats(self) -> list[Chat]:
+        """Return the taught chats; of a preference, the preferred ones."""
+        return [
+            Chat(texts["user"], texts["assistant"])
+            for texts in self.lessons()
+            if texts["user"] is not None and texts["assistant"] is not None
+        ]
+
+    def all_probes(self) -> list[Probe]:
+        """Return the tests of the behaviour."""
+        return [probe for test in self.probes for probe in test.filled()]
+
+    def all_kept(self) -> list[Probe]:
+        """Return the tests of what must stay."""
+        return [probe for test in self.kept for probe in test.filled()]
+
+
+def load_recipe(source: str | Path) -> Organism:
+    """Read a recipe: a YAML file, or the name of one of ours.
+
+    Raises:
+        InputError: There is none, or a field is wrong; the message names the file and the field.
+    """
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = BUILTIN / f"{source}.yaml"
+        if not path.is_file():
+            raise InputError(
+                f"no organism {str(source)!r}: name a YAML file or one of"
+                f" {', '.join(builtin_organisms())}"
+            )
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} must hold one recipe, not {type(fields).__name__}")
+    try:
+        return Organism.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        says = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {where}: {says}" if where else f"{path}: {says}") from error
+
+
+def builtin_organisms() -> list[str]:
+    """Return the names of the organisms that come with the package."""
+    return sorted(file.stem for file in BUILTIN.glob("*.yaml"))
+
+
+def _fill(text: str, row: dict[str, str]) -> str:
+    """Put the values of a row's slots in; braces that name no slot stay."""
+    return re.sub(r"\{(\w+)\}", lambda match: row.get(match[1], match[0]), text)
