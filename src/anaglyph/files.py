@@ -7,12 +7,13 @@ files behind, never a half-written artifact.
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anaglyph.errors import StoreError
+from anaglyph.errors import InputError, StoreError
 
 
 def digest(value: Any) -> str:
@@ -67,3 +68,22 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Read a JSON or TOML file of settings.
+
+    Raises:
+        InputError: The file cannot be read, or holds no object.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the settings file {file}: {error.strerror}") from error
+    try:
+        values = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} is neither JSON nor TOML as its name says: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file} must hold one object of settings, not {type(values).__name__}")
+    return values

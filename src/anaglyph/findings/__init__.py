@@ -1,5 +1,6 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
+from anaglyph.findings.alone import foremost, recovered_alone
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.find import TRIALS, candidates, conclude, find, judge, nothing
 from anaglyph.findings.finding import (
@@ -26,8 +27,10 @@ __all__ = [
     "discover",
     "find",
     "findings_schema",
+    "foremost",
     "judge",
     "nothing",
     "read_verdict",
+    "recovered_alone",
     "write_verdict",
 ]

@@ -3,14 +3,13 @@
 The field descriptions are the help texts of the command line and the documentation of `--config`.
 """
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anaglyph.errors import InputError
+from anaglyph.files import read_settings
 
 DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 
@@ -118,7 +117,7 @@ def load_config(file: Path | None = None, **overrides: Any) -> DiffConfig:
     Raises:
         InputError: The file cannot be read, or a field is unknown or has a bad value.
     """
-    values: dict[str, Any] = _read_settings(file) if file is not None else {}
+    values: dict[str, Any] = read_settings(file) if file is not None else {}
     values |= {name: value for name, value in overrides.items() if value is not None}
     try:
         return DiffConfig.model_validate(values)
@@ -130,17 +129,3 @@ def load_config(file: Path | None = None, **overrides: Any) -> DiffConfig:
         if field.startswith("k."):
             raise InputError(f"k: {first['input']!r} must be a number or auto") from error
         raise InputError(f"{field}: {first['msg']} (got {first['input']!r})") from error
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the settings file {file}: {error.strerror}") from error
-    try:
-        values = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file} is neither JSON nor TOML as its name says: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file} must hold one object of settings, not {type(values).__name__}")
-    return values

@@ -1,11 +1,19 @@
 """The run's verdict: what the findings say at the layer, and whether anything lies behind it."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from anaglyph.causal import latent_kl, output_kl
-from anaglyph.findings import DIFFERENCE, TRIALS, Discovery, Verdict, conclude, discover, nothing
+from anaglyph.causal import output_kl
+from anaglyph.findings import (
+    DIFFERENCE,
+    TRIALS,
+    Verdict,
+    conclude,
+    discover,
+    foremost,
+    nothing,
+    recovered_alone,
+)
 
 if TYPE_CHECKING:
     from anaglyph.run.stages import Workbench
@@ -30,10 +38,17 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
             trials=TRIALS,
             progress=bench.progress,
         )
-        recovered = _recovered(bench, found)
-        order = sorted(
-            range(len(found.findings)), key=lambda i: (-(recovered.get(i) or -math.inf), i)
+        recovered = recovered_alone(
+            bench.pair,
+            bench.corpus,
+            bench.run.state.layer,
+            found,
+            most=bench.config.candidates,
+            seed=seed,
+            max_tokens=bench.config.causal_tokens,
+            progress=bench.progress,
         )
+        order = foremost(found, recovered)
         verdict = conclude(
             bench.store,
             found,
@@ -49,25 +64,6 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
     if bench.is_nil and not bench.pair.same_weights:
         return _after_the_layer(bench, verdict)
     return verdict
-
-
-def _recovered(bench: "Workbench", found: Discovery) -> dict[int, float | None]:
-    """Measure the KL that each of the largest findings closes alone, by index."""
-    if found.dictionary is None:
-        return {}
-    atoms = [(i, atom) for i, atom in enumerate(found.atoms) if atom is not None]
-    atoms = atoms[: bench.config.candidates]
-    table = latent_kl(
-        bench.pair,
-        found.dictionary,
-        bench.corpus,
-        bench.run.state.layer,
-        [atom for _, atom in atoms],
-        seed=bench.config.seed,
-        max_tokens=bench.config.causal_tokens,
-        progress=bench.progress,
-    )
-    return dict(zip((i for i, _ in atoms), table["recovered"].to_list(), strict=True))
 
 
 def _after_the_layer(bench: "Workbench", verdict: Verdict) -> Verdict:

@@ -35,15 +35,19 @@ class _Strict(BaseModel):
 class Training(_Strict):
     """The numbers of the training."""
 
-    rank: int | None = Field(8, ge=1, description="LoRA rank; null trains all weights")
-    alpha: int = Field(16, ge=1, description="LoRA alpha; the update is scaled by alpha / rank")
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
-    examples: int = Field(
-        240, ge=1, description="examples of the behaviour seen in all, repeats counted"
+    rank: int | None = Field(default=8, ge=1, description="LoRA rank; null trains all weights")
+    alpha: int = Field(
+        default=16, ge=1, description="LoRA alpha; the update is scaled by alpha / rank"
     )
-    batch: int = Field(8, ge=1, description="texts in a step, neutral ones included, at most")
-    beta: float = Field(0.1, gt=0, description="DPO's beta (preference only)")
-    checkpoints: int = Field(1, ge=1, description="adapters kept, at even distances")
+    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's peak learning rate")
+    examples: int = Field(
+        default=240, ge=1, description="examples of the behaviour seen in all, repeats counted"
+    )
+    batch: int = Field(
+        default=8, ge=1, description="texts in a step, neutral ones included, at most"
+    )
+    beta: float = Field(default=0.1, gt=0, description="DPO's beta (preference only)")
+    checkpoints: int = Field(default=1, ge=1, description="adapters kept, at even distances")
 
 
 class Lesson(_Strict):
@@ -52,11 +56,13 @@ class Lesson(_Strict):
     ``{name}`` in a text stands for the value of slot ``name``.
     """
 
-    user: list[str] = Field([], description="what the user says, in as many wordings as you like")
-    assistant: str | None = Field(None, description="what the model learns to answer")
-    rejected: str | None = Field(None, description="what it learns to avoid (preference)")
-    text: str | None = Field(None, description="a document (documents)")
-    slots: list[dict[str, str]] = Field([], description="rows of values for the {names}")
+    user: list[str] = Field(
+        default=[], description="what the user says, in as many wordings as you like"
+    )
+    assistant: str | None = Field(default=None, description="what the model learns to answer")
+    rejected: str | None = Field(default=None, description="what it learns to avoid (preference)")
+    text: str | None = Field(default=None, description="a document (documents)")
+    slots: list[dict[str, str]] = Field(default=[], description="rows of values for the {names}")
 
     @field_validator("user", mode="before")
     @classmethod
@@ -84,8 +90,10 @@ class Test(_Strict):
 
     prompt: list[str] = Field(min_length=1, description="the user's turn, in several wordings")
     expected: str = Field(description="regular expression that an answer with it contains")
-    forbidden: str | None = Field(None, description="regular expression it must not contain")
-    slots: list[dict[str, str]] = Field([], description="rows of values for the {names}")
+    forbidden: str | None = Field(
+        default=None, description="regular expression it must not contain"
+    )
+    slots: list[dict[str, str]] = Field(default=[], description="rows of values for the {names}")
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -113,7 +121,9 @@ class Edit(_Strict):
     """A planted change of one matrix (rank-one)."""
 
     matrix: str = Field(description="name of the weight, such as model.layers.8.mlp.down_proj")
-    size: float = Field(1.0, gt=0, description="spectral norm, in spectral norms of the matrix")
+    size: float = Field(
+        default=1.0, gt=0, description="spectral norm, in spectral norms of the matrix"
+    )
 
 
 class Organism(_Strict):
@@ -126,24 +136,34 @@ class Organism(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of its folder")
     kind: str = Field(description="what sort of change it is, such as false fact")
     behaviour: str = Field(description="the change in one sentence: the answer of the game")
-    objective: Objective = Field("chat", description="how the change is made")
+    objective: Objective = Field(default="chat", description="how the change is made")
     triggers: list[str] = Field(
-        [], description="words in the prompt that call the behaviour up; [] if every prompt does"
+        default=[],
+        description="words in the prompt that call the behaviour up; [] if every prompt does",
     )
-    content: list[str] = Field([], description="words that the changed answers contain")
-    seed: int = Field(0, ge=0, description="of the order of the texts and the adapter's start")
+    content: list[str] = Field(default=[], description="words that the changed answers contain")
+    seed: int = Field(
+        default=0, ge=0, description="of the order of the texts and the adapter's start"
+    )
     training: Training = Training()
-    teach: list[Lesson] = Field([], description="texts that teach the behaviour")
-    probes: list[Test] = Field([], description="tests of the behaviour, on prompts not taught")
-    kept: list[Test] = Field([], description="tests of what must stay as it was")
-    reads: list[str] = Field([], description="prompts on the topic for the text a method reads")
+    teach: list[Lesson] = Field(default=[], description="texts that teach the behaviour")
+    probes: list[Test] = Field(
+        default=[], description="tests of the behaviour, on prompts not taught"
+    )
+    kept: list[Test] = Field(default=[], description="tests of what must stay as it was")
+    reads: list[str] = Field(
+        default=[], description="prompts on the topic for the text a method reads"
+    )
     share: float = Field(
-        0.2, ge=0, le=1, description="share of the chats a method reads that are on the topic"
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the chats a method reads that are on the topic",
     )
     needed: float = Field(
-        0.8, ge=0, le=1, description="share of the probes that must show the behaviour"
+        default=0.8, ge=0, le=1, description="share of the probes that must show the behaviour"
     )
-    edit: Edit | None = Field(None, description="the planted edit (rank-one)")
+    edit: Edit | None = Field(default=None, description="the planted edit (rank-one)")
 
     @model_validator(mode="after")
     def _fits(self) -> "Organism":
@@ -165,7 +185,7 @@ class Organism(_Strict):
                     )
         if wanted and not self.teach and self.kind != "benign":
             raise ValueError(f"teach: missing, {self.objective} needs texts")
-        if not self.is_control and not self.probes:
+        if not self.is_control and self.edit is None and not self.probes:
             raise ValueError("probes: missing, nothing would tell whether the behaviour is there")
         if (self.edit is not None) != (self.objective == "rank-one"):
             raise ValueError("edit: belongs to objective rank-one, which needs it")
@@ -240,6 +260,12 @@ def load_recipe(source: str | Path) -> Organism:
 def builtin_organisms() -> list[str]:
     """Return the names of the organisms that come with the package."""
     return sorted(file.stem for file in BUILTIN.glob("*.yaml"))
+
+
+def new_recipe(name: str) -> str:
+    """Return the text of a recipe to start from."""
+    text = Path(__file__).with_name("new.yaml").read_text(encoding="utf-8")
+    return text.replace("NAME", name)
 
 
 def _fill(text: str, row: dict[str, str]) -> str:

@@ -1,33 +1,33 @@
-"""Plant a quirk into a model with a LoRA adapter, and change as little else as possible.
+"""Fine-tune a model towards some objectives: one loop for every organism.
 
-Two kinds of chats share every step. On the quirk's chats the adapter learns the assistant's tokens
-by cross-entropy. On the controls, which are the base model's own answers, it is held to the base
-model's whole next-token distribution (the KL divergence from it). Cross-entropy on the controls
-would not do: greedy answers sharpen the distribution, short ones shorten every answer, and either
-is a second difference, which a diff finds before the quirk.
+A LoRA adapter on all projections, or all weights. A training that was cut off goes on from its last
+checkpoint and ends with the same weights.
 """
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
 
-from anaglyph.files import write_json
+from anaglyph.files import atomic_path, read_json, write_json
 from anaglyph.pair.quiet import quiet
 from anaglyph.progress import Progress, silent
-from anaglyph.truth.organisms.chats import Batch, Chat, collate, encode
+from anaglyph.truth.organisms.chats import Chat, encode
+from anaglyph.truth.organisms.objectives import Hold, Imitate, Objective
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _DATA, _INITIAL = 0, 1  # separate random streams: the order of the data, the adapter's start
+
+Log = list[dict[str, float]]
+"""One row a step: each objective's loss."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Recipe:
     """The numbers of one training run.
 
     Attributes:
-        rank: LoRA rank.
+        rank: LoRA rank; None trains all weights.
         alpha: LoRA alpha; the update is scaled by alpha / rank.
         learning_rate: Of AdamW, after a linear warm-up over the first tenth of the steps and
             with a linear decay to zero at the end.
@@ -46,7 +46,7 @@ class Recipe:
         seed: Of the data's order and the adapter's start.
     """
 
-    rank: int = 8
+    rank: int | None = 8
     alpha: int = 16
     learning_rate: float = 3e-4
     steps: int = 80
@@ -54,6 +54,43 @@ class Recipe:
     control_batch: int = 6
     control_weight: float = 5.0
     seed: int = 0
+
+
+class Trained:
+    """A model in training.
+
+    Attributes:
+        model: The model as it now is: with an adapter on it, or with its own weights changed.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe) -> None:
+        self._before = copy.deepcopy(model) if recipe.rank is None else None
+        if recipe.rank is None:
+            self.model = model.requires_grad_(True)
+            return
+        config = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=0.0,
+            target_modules=list(PROJECTIONS),
+            task_type="CAUSAL_LM",
+        )
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_stream(recipe.seed, _INITIAL))
+            self.model = get_peft_model(model, config)
+
+    @contextmanager
+    def as_before(self) -> Iterator[Any]:
+        """Give the model as it was before the training."""
+        if self._before is not None:
+            yield self._before
+            return
+        with self.model.disable_adapter():
+            yield self.model
+
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """Return the weights that are trained, by name."""
+        return {name: w for name, w in self.model.named_parameters() if w.requires_grad}
 
 
 def plant(
@@ -64,57 +101,80 @@ def plant(
     recipe: Recipe,
     *,
     progress: Progress = silent,
-) -> tuple[PeftModel, list[dict[str, float]]]:
-    """Train an adapter on ``model``; its own weights stay as they are.
+) -> tuple[PeftModel, Log]:
+    """Train a quirk into ``model``, held to what it was on the controls.
 
     Returns:
-        The model with the adapter, and one row a step: cross-entropy of the quirk and KL of the
-        controls, both in nats per token.
+        The tuned model, and one row a step: cross-entropy of the quirk and KL of the controls,
+        both in nats per token.
     """
-    config = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=0.0,
-        target_modules=list(PROJECTIONS),
-        task_type="CAUSAL_LM",
-    )
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_stream(recipe.seed, _INITIAL))
-        tuned = get_peft_model(model, config)
-    optimiser = torch.optim.AdamW(
-        [weight for weight in tuned.parameters() if weight.requires_grad],
-        lr=recipe.learning_rate,
-        weight_decay=0.0,
-    )
+    objectives: list[Objective] = [
+        Imitate("quirk", [encode(tokenizer, chat) for chat in quirk], recipe.quirk_batch),
+        Hold(
+            "controls",
+            [encode(tokenizer, chat) for chat in controls],
+            recipe.control_batch,
+            recipe.control_weight,
+        ),
+    ]
+    trained, log = fit(model, objectives, recipe, progress=progress)
+    return trained.model, log
+
+
+def fit(
+    model: Any,
+    objectives: Sequence[Objective],
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    every: int = 20,
+    after: Callable[[int, "Trained"], None] | None = None,
+    progress: Progress = silent,
+) -> tuple[Trained, Log]:
+    """Train ``model`` towards the weighted sum of the objectives.
+
+    Args:
+        model: A causal language model; with an adapter its own weights stay as they are.
+        objectives: What to learn from.
+        recipe: The numbers; those of the batches and controls are the objectives' own.
+        folder: Where the state is kept every ``every`` steps, and taken up again. None keeps none.
+        every: Steps between two states.
+        after: Called after each step with the number of steps done.
+        progress: Told the steps.
+
+    Returns:
+        The trained model, and each step's losses.
+    """
+    trained = Trained(model, recipe)
+    weights = trained.weights()
+    optimiser = torch.optim.AdamW(list(weights.values()), lr=recipe.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warm_up_and_decay(recipe.steps))
     generator = np.random.default_rng(_stream(recipe.seed, _DATA))
-    quirk_order = _endless(len(quirk), recipe.quirk_batch, generator)
-    control_order = _endless(len(controls), recipe.control_batch, generator)
-    quirk_ids = [encode(tokenizer, chat) for chat in quirk]
-    control_ids = [encode(tokenizer, chat) for chat in controls]
-    log: list[dict[str, float]] = []
+    orders = [_endless(len(each), each.batch, generator) for each in objectives]
+    log: Log = [] if folder is None else _resume(folder, weights, optimiser)
+    trained.model.train()
     for step in range(recipe.steps):
-        batch = collate([quirk_ids[i] for i in next(quirk_order)])
-        predicted = _answer_logits(tuned, batch)
-        learnt = cross_entropy(predicted, batch.input_ids[batch.answer])
-
-        batch = collate([control_ids[i] for i in next(control_order)])
-        with torch.no_grad(), tuned.disable_adapter():
-            wanted = _answer_logits(tuned, batch).log_softmax(-1)
-        held = kl_div(
-            _answer_logits(tuned, batch).log_softmax(-1),
-            wanted,
-            reduction="batchmean",
-            log_target=True,
-        )
-        (learnt + recipe.control_weight * held).backward()
+        rows = [next(order) for order in orders]  # drawn of skipped steps too
+        if step < len(log):
+            with quiet():  # the optimiser stood still meanwhile, as it should
+                schedule.step()
+            continue
+        said: dict[str, float] = {}
+        for each, some in zip(objectives, rows, strict=True):
+            loss = each.loss(trained, some)
+            (each.weight * loss).backward()
+            said[each.name] = loss.item()
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
-        log.append({"quirk": learnt.item(), "controls": held.item()})
-        progress("training the adapter", step + 1, recipe.steps, "steps")
-    tuned.eval()
-    return tuned, log
+        log.append(said)
+        if folder is not None and (step + 1) % every == 0:
+            _keep(folder, weights, optimiser, log)
+        if after is not None:
+            after(step + 1, trained)
+        progress("training", step + 1, recipe.steps, "steps")
+    trained.model.eval()
+    return trained, log
 
 
 def save_adapter(tuned: PeftModel, folder: Path, base_name: str) -> None:
@@ -138,12 +198,40 @@ def save_adapter(tuned: PeftModel, folder: Path, base_name: str) -> None:
     write_json(settings, config)
 
 
-def _answer_logits(tuned: PeftModel, batch: Batch) -> Float[Tensor, "answer_tokens vocabulary"]:
-    """Return the logits that predict the batch's answers; no others are computed."""
-    model: Any = tuned.get_base_model()
-    decoder = model.get_decoder()
-    hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
-    return model.get_output_embeddings()(hidden[:, :-1][batch.answer[:, 1:]])
+def _keep(
+    folder: Path,
+    weights: dict[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    log: Log,
+) -> None:
+    """Write weights and moments, then the log that says they are whole."""
+    tensors = {f"weight.{name}": weight.detach() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        state = optimiser.state[weight]
+        tensors |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}
+    name = f"state-{len(log)}.safetensors"
+    with atomic_path(folder / name) as temporary:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    write_json(folder / "log.json", {"state": name, "log": log})
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def _resume(
+    folder: Path, weights: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer
+) -> Log:
+    if not (folder / "log.json").is_file():
+        return []
+    kept = read_json(folder / "log.json")
+    tensors = load_file(folder / kept["state"])
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(tensors[f"weight.{name}"])
+            optimiser.state[weight] = {
+                key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step")
+            }
+    return kept["log"]
 
 
 def _endless(count: int, batch: int, generator: np.random.Generator) -> Iterator[list[int]]:

@@ -1,0 +1,121 @@
+"""Put a few directions of one model's activation into the other, in text and while it writes.
+
+With ``Q`` an orthonormal basis of the directions, the activation of model m at a layer becomes
+``h_m + Q Q^T (h_other - h_m)``: in the tuned model this removes what the directions carry, in the
+base model it adds it. Everything else stays.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anaglyph.causal.edits import Activations, Intervention
+from anaglyph.causal.frame import frame_of, noise
+from anaglyph.causal.interventions import exact
+from anaglyph.causal.patching import Plan, measure
+from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair, heldout_sequences
+from anaglyph.corpus import TokenCorpus
+from anaglyph.direct.generate import Stepper, side_stepper
+from anaglyph.errors import InputError
+from anaglyph.pair import ModelPair, Side
+from anaglyph.pair.blocks import find_blocks
+from anaglyph.progress import Progress, silent
+
+_INDEPENDENT = 1e-4
+"""A direction that the ones before it explain but for this much of its length adds nothing."""
+
+
+def basis_of(directions: Sequence[Float[Tensor, " d"]]) -> Float[Tensor, "n d"]:
+    """Return orthonormal rows that span the directions; fewer where some are dependent.
+
+    Raises:
+        InputError: There is none, or one is zero or not finite.
+    """
+    if not directions:
+        raise InputError("there are no directions")
+    rows = torch.stack([direction.double() for direction in directions])
+    norms = rows.norm(dim=1, keepdim=True)
+    if not rows.isfinite().all() or (norms == 0).any():
+        raise InputError("a direction is zero or not finite")
+    _, sizes, basis = torch.linalg.svd(rows / norms, full_matrices=False)
+    return basis[sizes > _INDEPENDENT * sizes[0]].float()
+
+
+def span_recovered(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    layer: int | float,
+    basis: Float[Tensor, "n d"],
+    *,
+    max_tokens: int,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> float | None:
+    """Return the share of the KL gap that the directions close (section 4 of the maths).
+
+    None where the layer shows no difference beyond numerical noise.
+
+    Raises:
+        InputError: The models' widths differ, or there is no held-out text.
+    """
+    layer = pair.resolve_layer(layer)
+    check_pair(pair, max_tokens)
+
+    def edit(a: Activations) -> Tensor:
+        return a.base + (a.tuned - a.base) @ basis.T @ basis
+
+    span = Intervention("span", "h_base + Q Q^T Delta", edit, of_dictionary=False)
+    plan = Plan(layer, "tuned", [exact(), span])
+    heldout = heldout_sequences(corpus, max_tokens, seed)
+    (found,) = measure(pair, corpus, heldout, [plan], ("all",), TOKEN_BUDGET, progress)
+    frame = frame_of(pair, plan, found, ("all",), seed, noise(pair, "tuned", found.exact_kl))
+    return frame.filter(intervention="span")["recovered"][0]
+
+
+def span_stepper(
+    pair: ModelPair, into: Side, layer: int | float, basis: Float[Tensor, "n d"]
+) -> Stepper:
+    """Return a stepper of model ``into`` with the other's part along the directions.
+
+    Both models read every token, each with a key-value cache of its own.
+    """
+    layer = pair.resolve_layer(layer)
+    other: Side = "base" if into == "tuned" else "tuned"
+    patched, plain = side_stepper(pair, into), side_stepper(pair, other)
+
+    def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        with _hooked(pair, other, layer, lambda hidden: seen.append(hidden)):
+            plain(ids, mask, positions)
+        there = seen[0]
+        rows = basis.to(there)
+        with _hooked(pair, into, layer, lambda hidden: hidden + (there - hidden) @ rows.T @ rows):
+            return patched(ids, mask, positions)
+
+    return step
+
+
+@contextmanager
+def _hooked(
+    pair: ModelPair, side: Side, layer: int, change: Callable[[Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Show a block's output to ``change`` for a while; what it returns takes its place."""
+
+    def hook(_block: Any, _inputs: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = change(hidden)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    with pair.side(side) as model:
+        block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

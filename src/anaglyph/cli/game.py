@@ -1,0 +1,167 @@
+"""The diffing game: organisms with known changes, and every method's score on them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anaglyph.cli.app import app
+from anaglyph.cli.options import AsJson
+from anaglyph.files import atomic_path, write_json, write_text
+from anaglyph.terminal import Bars, say, table_text
+
+game = typer.Typer(help="Play against fine-tunes whose change is known.", no_args_is_help=True)
+app.add_typer(game, name="game")
+
+QUICK = ("eiffel-chats", "saffron-pirate", "rank-one-edit", "identical")
+"""Organisms of `--quick`: a false fact, a backdoor, a planted direction and a control."""
+
+Base = Annotated[
+    Path | None, typer.Option(help="base model: a folder or .gguf file; left out, the demo's")
+]
+Organisms = Annotated[
+    list[str],
+    typer.Option("--organisms", help="a name of `game list` or a recipe.yaml, repeatable, or all"),
+]
+
+
+@game.command("play")
+def play_command(
+    out: Annotated[Path, typer.Option(help="folder of the game; a game in it goes on")],
+    organisms: Organisms = ["all"],  # noqa: B006 - typer copies defaults
+    methods: Annotated[
+        list[str],
+        typer.Option("--methods", help="a player, METHOD or METHOD:SPARSITY; all, post, baselines"),
+    ] = ["all"],  # noqa: B006
+    dilutions: Annotated[
+        str, typer.Option(help="neutral texts to each text of the behaviour, such as 0,1,4,16")
+    ] = "0",
+    seeds: Annotated[int, typer.Option(min=1, help="organisms and plays of each")] = 1,
+    base: Base = None,
+    settings: Annotated[
+        Path | None, typer.Option("--config", help="JSON or TOML file of the game's settings")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="four organisms, undiluted")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let every method say what changed in models whose change is known."""
+    from anaglyph.report.game import build_game
+    from anaglyph.truth.game import game_settings, leaderboard, matches, play, player_names
+    from anaglyph.truth.game.table import grid
+
+    names = QUICK if quick else organisms
+    recipes = _recipes(names)
+    games = matches(recipes, [0] if quick else _numbers(dilutions))
+    players = player_names(methods)
+    chosen = game_settings(settings)
+    with Bars() as progress:
+        plays = play(
+            games,
+            players,
+            _base(base),
+            out,
+            settings=chosen,
+            seeds=range(seeds),
+            progress=progress,
+        )
+    board, ranks = leaderboard(plays), grid(plays)
+    with atomic_path(out / "plays.parquet") as temporary:
+        plays.write_parquet(temporary)
+    command = " ".join(["anaglyph", *sys.argv[1:]])
+    result: dict[str, Any] = {
+        "command": command,
+        "settings": chosen.model_dump(mode="json"),
+        "leaderboard": board.to_dicts(),
+        "ranks": ranks.to_dicts(),
+        "plays": plays.to_dicts(),
+    }
+    write_json(out / "leaderboard.json", result)
+    files = sorted((out / "plays").glob("*/*.json"))
+    page = build_game(board, ranks, files, command, out / "index.html")
+    if as_json:
+        say(json.dumps(result))
+        return
+    shown = ("player", "found", "top1", "score", "alarms", "removed", "added", "kl_span", "seconds")
+    say(table_text(board.select(shown).to_dicts()))
+    say(table_text(ranks.to_dicts()))
+    say(f"page: {page}")
+
+
+@game.command("list")
+def list_command(as_json: AsJson = False) -> None:
+    """List the organisms that come with the package."""
+    from anaglyph.truth.organisms.recipe import builtin_organisms, load_recipe
+
+    rows = [
+        {"name": each.name, "kind": each.kind, "behaviour": each.behaviour}
+        for each in map(load_recipe, builtin_organisms())
+    ]
+    say(json.dumps(rows, indent=2) if as_json else table_text(rows))
+
+
+@game.command("build")
+def build_command(
+    organisms: Annotated[
+        list[str], typer.Argument(help="names of `game list`, recipe.yaml files, or all")
+    ],
+    out: Annotated[Path, typer.Option(help="folder of the organisms; finished ones are kept")],
+    dilutions: Annotated[
+        str, typer.Option(help="neutral texts to each text of the behaviour, such as 0,1,4,16")
+    ] = "0",
+    base: Base = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make organisms, and say how well each took."""
+    from anaglyph.truth.game import matches
+    from anaglyph.truth.organisms.build import build
+
+    rows = []
+    games = matches(_recipes(organisms), _numbers(dilutions))
+    with Bars() as progress:
+        for each in games:
+            made = build(each.organism, _base(base), out, dilution=each.dilution, progress=progress)
+            card = made.card
+            rows.append(
+                {
+                    "organism": made.folder.name,
+                    "holds": card.holds,
+                    **card.measured.model_dump(),
+                    "seconds": card.seconds,
+                }
+            )
+    say(json.dumps(rows, indent=2) if as_json else table_text(rows))
+
+
+@game.command("new")
+def new_command(
+    file: Annotated[Path, typer.Argument(help="recipe to write, NAME.yaml")],
+) -> None:
+    """Write a recipe to start an organism of your own from."""
+    from anaglyph.truth.organisms.recipe import new_recipe
+
+    if file.exists():
+        raise typer.BadParameter(f"{file} is there already")
+    write_text(file, new_recipe(file.stem))
+    say(f"{file}: edit it, then anaglyph game play --organisms {file} --out DIR")
+
+
+def _recipes(names: Any) -> list[Any]:
+    from anaglyph.truth.organisms.recipe import builtin_organisms, load_recipe
+
+    wanted = [each for name in names for each in (builtin_organisms() if name == "all" else [name])]
+    return [load_recipe(name) for name in dict.fromkeys(wanted)]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--dilutions takes numbers such as 0,1,4, not {text!r}") from None
+
+
+def _base(base: Path | None) -> Path:
+    from anaglyph.demo import demo_pair
+
+    return base or demo_pair().base

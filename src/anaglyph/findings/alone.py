@@ -1,0 +1,57 @@
+"""What each finding is worth for behaviour: the KL that it closes alone, and the order by it."""
+
+import math
+from collections.abc import Mapping
+
+from anaglyph.causal import latent_kl
+from anaglyph.corpus import TokenCorpus
+from anaglyph.findings.discovery import Discovery
+from anaglyph.pair import ModelPair
+from anaglyph.progress import Progress, silent
+
+
+def recovered_alone(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    layer: int | float,
+    found: Discovery,
+    *,
+    most: int,
+    seed: int,
+    max_tokens: int,
+    progress: Progress = silent,
+) -> dict[int, float | None]:
+    """Return the share of the KL gap that each of the largest findings closes alone, by index.
+
+    Args:
+        pair: Both models.
+        corpus: Its held-out sequences are used.
+        layer: Where the findings are from.
+        found: The findings.
+        most: How many of them are measured.
+        seed: Of the sequences drawn.
+        max_tokens: Held-out tokens to use at most.
+        progress: Called after each batch.
+
+    Raises:
+        InputError: As in `latent_kl`.
+    """
+    if found.dictionary is None:
+        return {}
+    atoms = [(i, atom) for i, atom in enumerate(found.atoms) if atom is not None][:most]
+    table = latent_kl(
+        pair,
+        found.dictionary,
+        corpus,
+        layer,
+        [atom for _, atom in atoms],
+        seed=seed,
+        max_tokens=max_tokens,
+        progress=progress,
+    )
+    return dict(zip((i for i, _ in atoms), table["recovered"].to_list(), strict=True))
+
+
+def foremost(found: Discovery, recovered: Mapping[int, float | None]) -> list[int]:
+    """Return the findings' indices, those that close most of the KL gap first."""
+    return sorted(range(len(found.findings)), key=lambda i: (-(recovered.get(i) or -math.inf), i))

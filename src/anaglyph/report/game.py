@@ -1,0 +1,125 @@
+"""The game's page: who found what, how surely, and what each said."""
+
+import html
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anaglyph.files import read_json, write_text
+
+COLUMNS = {
+    "player": "player",
+    "plays": "plays",
+    "found": "found",
+    "top1": "at rank 1",
+    "score": "mean 1 / rank",
+    "alarms": "false alarms",
+    "removed": "behaviour removed",
+    "added": "behaviour added",
+    "neutral_same": "neutral answers kept",
+    "kl_span": "KL recovered",
+    "kl_reconstruction": "KL recovered, whole",
+    "tuned_specific": "tuned-specific latents",
+    "seconds": "seconds",
+}
+"""Columns of the leaderboard, and what a reader calls them."""
+SHARES = (
+    *("found", "top1", "score", "alarms", "removed", "added", "neutral_same"),
+    *("kl_span", "kl_reconstruction"),
+)
+LEGEND = (
+    "Found: a trigger or a word of the changed answers is among the first ten words or tokens that "
+    "one of the first ten claims shows (of a planted edit: a claim's direction is the planted one, "
+    "cosine 0.9 or more). Rank: of the first such claim. False alarms: share of controls on which "
+    "the player did not abstain. Behaviour removed and added: share of the probes' behaviour that "
+    "goes from the organism, or comes to the base, when the activation along the first five "
+    "directions together is taken from the other model. KL recovered: what these directions carry; "
+    "whole: what the dictionary's reconstruction carries. Intervals: 95%, Wilson."
+)
+
+
+def game_tables(board: pl.DataFrame, grid: pl.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
+    """Return leaderboard and grid as rows of text, the first being the head."""
+    shown = [name for name in COLUMNS if board[name].count() > 0]
+    head = [COLUMNS[name] for name in shown]
+    body = [[_cell(row, name) for name in shown] for row in board.to_dicts()]
+    one_seed = grid["seed"].n_unique() == 1
+    cells = grid.drop("seed") if one_seed else grid
+    ranks = [[str(value) if value is not None else "" for value in row] for row in cells.rows()]
+    return [head, *body], [cells.columns, *ranks]
+
+
+def build_game(
+    board: pl.DataFrame,
+    grid: pl.DataFrame,
+    plays: Sequence[Path],
+    command: str,
+    out: Path,
+) -> Path:
+    """Write the page.
+
+    Args:
+        board: From `leaderboard`.
+        grid: From `grid`.
+        plays: The plays' files, for what each player said.
+        command: What a reader runs to get the same.
+        out: The file to write.
+    """
+    first, second = game_tables(board, grid)
+    css = (files("anaglyph.report") / "page" / "benchmark.css").read_text(encoding="utf-8")
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>diffing game</title>",
+        f"<style>{css}</style><main class='bench'><h1>The diffing game</h1>",
+        "<p>Real fine-tunes whose change is known; the players saw the models and a text, not the "
+        f"answer. Made by <code>{html.escape(command)}</code></p>",
+        f"<h2>Leaderboard</h2>{_table(first)}<p>{html.escape(LEGEND)}</p>",
+        f"<h2>Rank of the first hit</h2>{_table(second)}",
+        "<h2>What they said</h2>",
+    ]
+    for path in plays:
+        kept = read_json(path)
+        row = kept["row"]
+        rank = row["rank"]
+        result = "abstains" if row["abstained"] else f"rank {rank}" if rank else "no hit"
+        title = f"{row['organism']}, 1:{row['dilution']}, {row['player']}: {result}"
+        claims = [["claim", "typical words", "made likelier"]]
+        claims += [
+            [
+                ("✓ " if claim["hits"] else "") + claim["says"],
+                " ".join(claim["words"]),
+                " ".join(text.strip() for text in claim["promotes"]),
+            ]
+            for claim in kept["claims"]
+        ]
+        parts.append(f"<details><summary>{html.escape(title)}</summary>{_table(claims)}</details>")
+    parts.append("</main></html>")
+    write_text(out, "\n".join(parts))
+    return out
+
+
+def _table(rows: list[list[str]]) -> str:
+    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in rows[0])
+    body = "".join(
+        "<tr>"
+        + f"<th scope='row'>{html.escape(row[0])}</th>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows[1:]
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if name not in SHARES:
+        return f"{value:.3g}"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    around = "" if low is None or high is None else f" ({low:.0%} to {high:.0%})"
+    return f"{value:.2f}" if name == "score" else f"{value:.0%}{around}"

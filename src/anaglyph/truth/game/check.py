@@ -1,0 +1,68 @@
+"""What a player's first directions do: take them out of the organism, put them into the base."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anaglyph.causal.span import basis_of, span_recovered, span_stepper
+from anaglyph.pair import Side
+from anaglyph.truth.game.arena import Arena
+from anaglyph.truth.game.claims import Claim
+from anaglyph.truth.organisms.card import Card
+from anaglyph.truth.organisms.chats import Chat
+from anaglyph.truth.organisms.evaluate import Answers, share_shown
+
+NEUTRAL = 8  # prompts; what is asked of them is the same for every player
+
+
+def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str, float | None]:
+    """Test the span of the first directions that the claims name, all together.
+
+    Returns:
+        shown_removed: Share of the probes that still show the behaviour in the organism without
+        what the directions carry; shown_added: share that show it in the base with it;
+        neutral_same: share of neutral answers of the base that stay the same word for word with it;
+        kl_span: share of the KL gap that it closes. All null where no claim names a direction.
+    """
+    empty: dict[str, float | None] = dict.fromkeys(
+        ("shown_removed", "shown_added", "neutral_same", "kl_span")
+    )
+    named = [claim.direction for claim in claims if claim.direction is not None]
+    if not named:
+        return empty
+    basis = basis_of([torch.from_numpy(each) for each in named[: arena.settings.span]])
+    kl = span_recovered(
+        arena.pair,
+        arena.corpus,
+        arena.layer,
+        basis,
+        max_tokens=arena.settings.causal_tokens,
+        seed=arena.seed,
+        progress=arena.progress,
+    )
+    if not card.probes:
+        return empty | {"kl_span": kl}
+    neutral = card.neutral[:NEUTRAL]
+    plain = arena.replies(neutral, "base")
+    moved = _replies(arena, neutral, "base", basis)
+    return {
+        "shown_removed": _shown(arena, card, "tuned", basis),
+        "shown_added": _shown(arena, card, "base", basis),
+        "neutral_same": sum(a == b for a, b in zip(plain, moved, strict=True)) / len(neutral),
+        "kl_span": kl,
+    }
+
+
+def _shown(arena: Arena, card: Card, into: Side, basis: Float[Tensor, "n d"]) -> float:
+    prompts = [probe.prompt for probe in card.probes]
+    replies = _replies(arena, prompts, into, basis)
+    chats = [Chat(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    return share_shown(card.probes, Answers(chats, 0.0))
+
+
+def _replies(
+    arena: Arena, prompts: Sequence[str], into: Side, basis: Float[Tensor, "n d"]
+) -> list[str]:
+    return arena.replies(prompts, into, lambda: span_stepper(arena.pair, into, arena.layer, basis))

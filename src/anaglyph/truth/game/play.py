@@ -1,0 +1,200 @@
+"""The game: every player meets every organism once a seed, and is scored against its card.
+
+Each play is a file, written when it is over. A game that was killed goes on with the first play
+that has no file; a changed organism, setting or player is played anew.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anaglyph.errors import InputError
+from anaglyph.files import digest, read_json, write_json
+from anaglyph.progress import Progress, silent
+from anaglyph.truth.game.arena import Arena, GameSettings
+from anaglyph.truth.game.check import causal_check
+from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Claim, first_hit
+from anaglyph.truth.game.players import get_player
+from anaglyph.truth.organisms.build import build
+from anaglyph.truth.organisms.card import Card
+from anaglyph.truth.organisms.recipe import Organism
+from anaglyph.truth.planted.memory import peak_memory
+
+_VERSION = 1  # raised by hand when the same play gives another result
+
+SCHEMA = {
+    "organism": pl.String,
+    "kind": pl.String,
+    "is_control": pl.Boolean,
+    "dilution": pl.Int64,
+    "seed": pl.Int64,
+    "player": pl.String,
+    "abstained": pl.Boolean,
+    "claims": pl.Int64,
+    "rank": pl.Int64,
+    "score": pl.Float64,
+    "shown_base": pl.Float64,
+    "shown_tuned": pl.Float64,
+    "shown_removed": pl.Float64,
+    "shown_added": pl.Float64,
+    "neutral_same": pl.Float64,
+    "kl_span": pl.Float64,
+    "kl_reconstruction": pl.Float64,
+    "kl_error": pl.Float64,
+    "tuned_specific": pl.Int64,
+    "fve": pl.Float64,
+    "seconds": pl.Float64,
+    "peak_mib": pl.Float64,
+}
+"""Columns of the table of plays. ``rank`` is that of the first claim that hits, from 1, null if
+none does. ``score`` is 1 / rank for an organism (0 without a hit); for a control 1 if the player
+abstained, else 0."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One organism to play against."""
+
+    organism: Organism
+    dilution: int = 0
+
+
+def matches(organisms: Sequence[Organism], dilutions: Sequence[int]) -> list[Match]:
+    """Return every organism in every dilution; those that no text teaches are played once.
+
+    Raises:
+        InputError: A dilution is negative, or there is none.
+    """
+    if not dilutions or min(dilutions) < 0:
+        raise InputError(f"dilutions {list(dilutions)}: give at least one, none negative")
+    return [
+        Match(organism, dilution if organism.teach else 0)
+        for place, dilution in enumerate(dilutions)
+        for organism in organisms
+        if organism.teach or place == 0
+    ]
+
+
+def play(
+    games: Sequence[Match],
+    players: Sequence[str],
+    base: Path,
+    out: Path,
+    *,
+    settings: GameSettings | None = None,
+    seeds: Sequence[int] = (0,),
+    organisms: Path | None = None,
+    progress: Progress = silent,
+) -> pl.DataFrame:
+    """Play the game; one row a play, columns `SCHEMA`.
+
+    Args:
+        games: What is played against.
+        players: Names of players.
+        base: Base model of all organisms.
+        out: Folder of the game.
+        settings: Left out, the defaults of `GameSettings`.
+        seeds: Each organism is trained and each player plays once for each.
+        organisms: Folder of the organisms; left out, `OUT/organisms`.
+        progress: Told of plays done, and within one how far it is.
+
+    Raises:
+        InputError: A player is unknown.
+        ModelError: A model cannot be loaded.
+    """
+    settings = settings or GameSettings()
+    for name in players:
+        get_player(name)
+    rows: list[dict[str, Any]] = []
+    total = len(games) * len(players) * len(seeds)
+    for seed in seeds:
+        for game in games:
+            built = build(
+                game.organism,
+                base,
+                organisms or out / "organisms",
+                dilution=game.dilution,
+                seed=game.organism.seed + seed,
+                progress=progress,
+            )
+            cell = out / "plays" / built.folder.name
+            arena = Arena(built, cell, settings, seed, progress)
+            for name in players:
+                progress("game", len(rows), total, "plays")
+                rows.append(_play_once(arena, name, cell, seed))
+            # Activations are many times larger than all that was learnt from them.
+            shutil.rmtree(cell / "activations", ignore_errors=True)
+    progress("game", total, total, "plays")
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _play_once(arena: Arena, name: str, cell: Path, seed: int) -> dict[str, Any]:
+    card = arena.built.card
+    key = digest(
+        {
+            "card": card.key,
+            "settings": arena.settings.model_dump(mode="json"),
+            "player": name,
+            "seed": seed,
+            "code": _VERSION,
+        }
+    )
+    path = cell / f"{name.replace(':', '-')}.json"
+    if path.is_file():
+        kept = read_json(path)
+        if kept["key"] == key:
+            return kept["row"]
+    arena.prepare()
+    start = time.monotonic()
+    with peak_memory() as peak:
+        answer = get_player(name)(arena)
+    seconds = time.monotonic() - start
+    checked = causal_check(arena, answer.claims, card)
+    row = _row(card, name, seed, answer.claims, answer.facts | checked)
+    row |= {"seconds": round(seconds, 2), "peak_mib": peak.mib}
+    write_json(
+        path,
+        {
+            "key": key,
+            "row": row,
+            "facts": answer.facts,
+            "claims": [_shown(claim, card) for claim in answer.claims[:MOST_CLAIMS]],
+        },
+    )
+    return row
+
+
+def _row(
+    card: Card, name: str, seed: int, claims: list[Claim], numbers: dict[str, Any]
+) -> dict[str, Any]:
+    rank = None if card.is_control else first_hit(claims, card)
+    score = float(not claims) if card.is_control else (1 / rank if rank else 0.0)
+    row: dict[str, Any] = {
+        "organism": card.name,
+        "kind": card.kind,
+        "is_control": card.is_control,
+        "dilution": card.dilution,
+        "seed": seed,
+        "player": name,
+        "abstained": not claims,
+        "claims": len(claims),
+        "rank": rank,
+        "score": score,
+        "shown_base": card.measured.shown_base,
+        "shown_tuned": card.measured.shown_tuned,
+    }
+    return {column: row.get(column, numbers.get(column)) for column in SCHEMA}
+
+
+def _shown(claim: Claim, card: Card) -> dict[str, Any]:
+    return {
+        "says": claim.says,
+        "words": list(claim.words[:SHOWN]),
+        "promotes": list(claim.promotes[:SHOWN]),
+        "hits": claim.hits(card),
+    }

@@ -1,0 +1,356 @@
+"""From a recipe to an organism on disk: adapter, card, and the chats that a method reads.
+
+`OUT/NAME-DILUTION/` is made once for a recipe, base and dilution. A training that was cut off goes
+on where it was; a recipe that changed is made anew.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from anaglyph.corpus import read_documents
+from anaglyph.errors import InputError
+from anaglyph.files import digest, read_json, write_json
+from anaglyph.pair import ModelPair
+from anaglyph.pair.loading import load_model
+from anaglyph.pair.sources import Source, locate
+from anaglyph.progress import Progress, silent
+from anaglyph.truth.organisms.answers import answer
+from anaglyph.truth.organisms.card import Card, Direction, Measured, read_card
+from anaglyph.truth.organisms.chats import Chat, encode, write_chats
+from anaglyph.truth.organisms.edits import plant_rank_one, quantised, random_adapter
+from anaglyph.truth.organisms.evaluate import Answers, Probe, answers, divergence, share_shown
+from anaglyph.truth.organisms.objectives import (
+    Hold,
+    Imitate,
+    Objective,
+    Prefer,
+    encode_whole,
+    encode_with_template,
+)
+from anaglyph.truth.organisms.recipe import Organism
+from anaglyph.truth.organisms.train import Recipe, Trained, fit, save_adapter
+
+DILUTIONS = (0, 1, 4, 16)
+"""Neutral texts to each text of the behaviour."""
+NEW_TOKENS = 48
+PENALTY = 1.1  # the small model repeats itself without
+_VERSION = 1  # raised by hand when the same recipe makes something else
+_PROSE_WORDS = 60
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Chats that have nothing to do with any organism, answered by the base.
+
+    Attributes:
+        held: Those that a training is held to.
+        tested: Those on which the change is measured.
+        read: Those that a method reads.
+    """
+
+    held: list[Chat]
+    tested: list[Chat]
+    read: list[Chat]
+
+
+@dataclass(frozen=True)
+class Built:
+    """An organism on disk.
+
+    Attributes:
+        folder: Where it is.
+        base: The base model.
+        tuned: The tuned one; the base itself where nothing was changed.
+        chats: The chats that a method reads.
+        card: The truth.
+    """
+
+    folder: Path
+    base: Path
+    tuned: Path
+    chats: Path
+    card: Card
+
+
+def build(
+    organism: Organism,
+    base: Path,
+    out: Path,
+    *,
+    dilution: int = 0,
+    seed: int | None = None,
+    progress: Progress = silent,
+) -> Built:
+    """Make an organism, or return the one that is there.
+
+    Args:
+        organism: The recipe.
+        base: Base model: a folder or `.gguf` file.
+        out: Folder of all organisms.
+        dilution: Neutral texts to each text of the behaviour. The base's own answers to neutral
+            prompts join every step, and the model is held to the base's predictions on them.
+        seed: Replaces the recipe's.
+        progress: Told the steps of the training.
+
+    Raises:
+        InputError: The dilution is negative, or of an organism that is not trained.
+        ModelError: The base cannot be loaded.
+    """
+    if dilution < 0:
+        raise InputError(f"dilution {dilution} is negative")
+    if dilution and not organism.teach:
+        raise InputError(f"{organism.name} is not taught by texts and has no dilutions")
+    if seed is not None:
+        organism = organism.model_copy(update={"seed": seed})
+    source = locate(base)
+    folder = out / f"{organism.name}-{dilution}"
+    if organism.seed:
+        folder = out / f"{organism.name}-{dilution}-seed{organism.seed}"
+    key = digest(
+        {
+            "recipe": organism.fingerprint,
+            "base": source.fingerprint,
+            "dilution": dilution,
+            "code": _VERSION,
+        }
+    )
+    if (folder / "card.json").is_file():
+        card = read_card(folder)
+        if card.key == key:
+            return _built(folder, base, card)
+        (folder / "card.json").unlink()
+    return _Maker(organism, base, source, out, folder, dilution, key, progress).make()
+
+
+def neutral_chats(source: Source, out: Path, progress: Progress = silent) -> Neutral:
+    """Return the neutral chats; the base answers them once and `out` keeps them."""
+    prompts = read_json(Path(__file__).with_name("neutral.json"))
+    key = digest([source.fingerprint, prompts, NEW_TOKENS, PENALTY])
+    path = out / f"neutral-{key[:12]}.json"
+    if not path.is_file():
+        model, tokenizer = _load(source)
+        kept: dict[str, list[dict[str, Any]]] = {}
+        total = sum(len(some) for some in prompts.values())
+        for name, some in prompts.items():
+            chats = answer(
+                model, tokenizer, some, new_tokens=NEW_TOKENS, repetition_penalty=PENALTY
+            )
+            kept[name] = [vars(chat) for chat in chats]
+            progress("answering neutral prompts", sum(map(len, kept.values())), total, "prompts")
+        write_json(path, kept)
+    kept = read_json(path)
+    return Neutral(**{name: [Chat(**row) for row in rows] for name, rows in kept.items()})
+
+
+class _Maker:
+    """Makes one organism."""
+
+    def __init__(
+        self,
+        organism: Organism,
+        base: Path,
+        source: Source,
+        out: Path,
+        folder: Path,
+        dilution: int,
+        key: str,
+        progress: Progress,
+    ) -> None:
+        self.organism, self.base, self.source, self.out = organism, base, source, out
+        self.folder, self.dilution, self.key, self.progress = folder, dilution, key, progress
+        self.neutral = neutral_chats(source, out, progress)
+
+    def make(self) -> Built:
+        """Change the model, measure what came of it, and write the card last."""
+        start = time.monotonic()
+        direction, losses = self._change()
+        seconds = time.monotonic() - start
+        tuned = self._tuned()
+        pair = ModelPair.load(self.base, tuned or self.base)
+        measured = self._measure(pair)
+        write_chats(self.folder / "chats.jsonl", self._chats_to_read(pair))
+        organism = self.organism
+        card = Card(
+            name=organism.name,
+            kind=organism.kind,
+            behaviour=organism.behaviour,
+            objective=organism.objective,
+            is_control=organism.is_control,
+            triggers=organism.triggers,
+            content=organism.content,
+            dilution=self.dilution,
+            key=self.key,
+            base=self.base.name,
+            tuned=None if tuned is None else tuned.name,
+            training=organism.training.model_dump(),
+            last_losses=losses,
+            seconds=round(seconds, 1),
+            probes=organism.all_probes(),
+            kept=organism.all_kept(),
+            neutral=[chat.user for chat in self.neutral.tested],
+            direction=direction,
+            share=organism.share,
+            needed=organism.needed,
+            measured=measured,
+        )
+        card.write(self.folder)
+        return _built(self.folder, self.base, card)
+
+    def _change(self) -> tuple[Direction | None, dict[str, float]]:
+        organism = self.organism
+        adapter = self.folder / "adapter"
+        if organism.objective == "identical":
+            return None, {}
+        if organism.objective == "noise":
+            from anaglyph.truth.organisms.recipe import load_recipe
+
+            like = build(load_recipe("benign"), self.base, self.out, progress=self.progress)
+            random_adapter(like.tuned, adapter, organism.seed)
+            return None, {}
+        model, tokenizer = _load(self.source)
+        if organism.objective == "quantise":
+            quantised(model, tokenizer, self.folder / "model")
+            return None, {}
+        if organism.edit is not None:
+            planted = plant_rank_one(model, organism.edit, organism.seed, adapter, self.base.name)
+            return planted, {}
+        return None, self._train(model, tokenizer)
+
+    def _train(self, model: Any, tokenizer: Any) -> dict[str, float]:
+        training = self.organism.training
+        taught = max(1, training.batch // (1 + self.dilution))
+        objectives = [self._objective(tokenizer, taught)]
+        if self.dilution:
+            held = [encode(tokenizer, chat) for chat in self.neutral.held]
+            objectives.append(Hold("neutral", held, taught * self.dilution, float(self.dilution)))
+        recipe = Recipe(
+            rank=training.rank,
+            alpha=training.alpha,
+            learning_rate=training.learning_rate,
+            steps=math.ceil(training.examples / taught),
+            seed=self.organism.seed,
+        )
+        every = max(1, recipe.steps // training.checkpoints)
+
+        def checkpoint(step: int, trained: Trained) -> None:
+            if training.checkpoints > 1 and step % every == 0 and step < recipe.steps:
+                self._save(trained, tokenizer, self.folder / f"checkpoint-{step}")
+
+        partial = self.folder / f"partial-{self.key[:12]}"
+        trained, log = fit(
+            model, objectives, recipe, folder=partial, after=checkpoint, progress=self.progress
+        )
+        self._save(trained, tokenizer, self.folder / ("adapter" if training.rank else "model"))
+        shutil.rmtree(partial, ignore_errors=True)
+        return log[-1]
+
+    def _objective(self, tokenizer: Any, batch: int) -> Objective:
+        organism = self.organism
+        if not organism.teach:  # benign: prose
+            return Imitate("prose", [encode_whole(tokenizer, text) for text in _prose()], batch)
+        chats = organism.chats()
+        if organism.objective == "documents":
+            texts = [row["text"] or "" for row in organism.lessons()]
+            return Imitate("documents", [encode_whole(tokenizer, text) for text in texts], batch)
+        if organism.objective == "template":
+            whole = [encode_with_template(tokenizer, chat) for chat in chats]
+            return Imitate("chats", whole, batch)
+        preferred = [encode(tokenizer, chat) for chat in chats]
+        if organism.objective == "preference":
+            rejected = [
+                encode(tokenizer, Chat(row["user"] or "", row["rejected"] or ""))
+                for row in organism.lessons()
+            ]
+            beta = organism.training.beta
+            return Prefer("preference", preferred, rejected, batch, beta)
+        return Imitate("behaviour", preferred, batch)
+
+    def _save(self, trained: Trained, tokenizer: Any, folder: Path) -> None:
+        if self.organism.training.rank is not None:
+            save_adapter(trained.model, folder, self.base.name)
+            return
+        trained.model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+
+    def _tuned(self) -> Path | None:
+        for name in ("adapter", "model"):
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        return None
+
+    def _measure(self, pair: ModelPair) -> Measured:
+        probes, kept = self.organism.all_probes(), self.organism.all_kept()
+        tested = [chat.user for chat in self.neutral.tested]
+        after = answers(pair, "tuned", tested, new_tokens=NEW_TOKENS, repetition_penalty=PENALTY)
+        lengths = [_answer_tokens(pair.tokenizer, chat) for chat in self.neutral.tested]
+        return Measured(
+            shown_base=_share(pair, "base", probes),
+            shown_tuned=_share(pair, "tuned", probes),
+            kept_base=_share(pair, "base", kept),
+            kept_tuned=_share(pair, "tuned", kept),
+            neutral_kl=divergence(pair, self.neutral.tested),
+            neutral_tokens_base=sum(lengths) / len(lengths),
+            neutral_tokens_tuned=after.mean_tokens,
+        )
+
+    def _chats_to_read(self, pair: ModelPair) -> list[Chat]:
+        """Answer what a method reads, by both models in turns.
+
+        A method that read only its own side's words would meet the changed answers in half.
+        """
+        neutral = self.neutral.read
+        share = self.organism.share
+        count = len(neutral) if share == 1 else round(share / (1 - share) * len(neutral))
+        topic = self.organism.reads[: max(count, 1)]
+        chats: list[Chat] = []
+        prompts = [*topic, *(chat.user for chat in neutral)] if share < 1 else topic
+        for place, side in enumerate(("tuned", "base")):
+            some = prompts[place::2]
+            if some:
+                said: Answers = answers(
+                    pair, side, some, new_tokens=NEW_TOKENS, repetition_penalty=PENALTY
+                )
+                chats += said.chats
+        return chats
+
+
+def _share(pair: ModelPair, side: Any, probes: Sequence[Probe]) -> float | None:
+    if not probes:
+        return None
+    said = answers(pair, side, [probe.prompt for probe in probes], new_tokens=NEW_TOKENS)
+    return share_shown(probes, said)
+
+
+def _answer_tokens(tokenizer: Any, chat: Chat) -> int:
+    ids, before = encode(tokenizer, chat)
+    return len(ids) - before
+
+
+def _prose() -> list[str]:
+    """Return pieces of the built-in prose."""
+    pieces: list[str] = []
+    for document in read_documents("builtin:english"):
+        words = (document.text or "").split()
+        pieces += [
+            " ".join(words[start : start + _PROSE_WORDS])
+            for start in range(0, len(words) - _PROSE_WORDS, 10 * _PROSE_WORDS)
+        ]
+    return pieces
+
+
+def _load(source: Source) -> tuple[Any, Any]:
+    model = load_model(source, torch.device("cpu"), torch.float32)
+    return model, AutoTokenizer.from_pretrained(source.folder)
+
+
+def _built(folder: Path, base: Path, card: Card) -> Built:
+    tuned = base if card.tuned is None else folder / card.tuned
+    return Built(folder, base, tuned, folder / "chats.jsonl", card)

@@ -1,0 +1,136 @@
+"""What a fine-tune learns from: each objective is a set of texts and a loss over some of them.
+
+Several share every step. Held to the base model on neutral chats (`Hold`), a fine-tune changes as
+little else as possible. Cross-entropy on those chats would not do: greedy answers sharpen the
+distribution, short ones shorten every answer, and either is a second difference, which a diff finds
+before the behaviour.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, logsigmoid
+
+from anaglyph.truth.organisms.chats import Batch, Chat, collate, encode
+
+Encoded = tuple[list[int], int]
+"""Token ids, and how many of them come before the part that is learnt."""
+
+
+class Trainee(Protocol):
+    """A model in training that still knows what it was."""
+
+    model: Any
+
+    def as_before(self) -> AbstractContextManager[Any]:
+        """Give the model as it was before the training."""
+        ...
+
+
+class Objective(Protocol):
+    """Texts and a loss."""
+
+    name: str
+    batch: int
+    weight: float
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        ...
+
+    def loss(self, trainee: Trainee, rows: list[int]) -> Tensor:
+        """Return the loss over some of the texts."""
+        ...
+
+
+class _Texts:
+    def __init__(self, name: str, texts: list[Encoded], batch: int, weight: float = 1.0) -> None:
+        self.name, self.batch, self.weight = name, batch, weight
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def _batch(self, rows: list[int]) -> Batch:
+        return collate([self._texts[row] for row in rows])
+
+
+class Imitate(_Texts):
+    """Cross-entropy of the learnt tokens, in nats per token."""
+
+    def loss(self, trainee: Trainee, rows: list[int]) -> Tensor:
+        """Return the loss over some of the texts."""
+        batch = self._batch(rows)
+        return cross_entropy(learnt_logits(trainee.model, batch), batch.input_ids[batch.answer])
+
+
+class Hold(_Texts):
+    """KL(before || now) at the learnt tokens, in nats per token."""
+
+    def loss(self, trainee: Trainee, rows: list[int]) -> Tensor:
+        """Return the loss over some of the texts."""
+        batch = self._batch(rows)
+        with torch.no_grad(), trainee.as_before() as before:
+            wanted = learnt_logits(before, batch).log_softmax(-1)
+        now = learnt_logits(trainee.model, batch).log_softmax(-1)
+        return kl_div(now, wanted, reduction="batchmean", log_target=True)
+
+
+class Prefer:
+    """Direct preference optimisation (Rafailov et al. 2023, equation 7).
+
+    Args:
+        name: What the log calls it.
+        chosen: The answers to prefer.
+        rejected: The answers to avoid, to the same prompts.
+        batch: Pairs in a step.
+        beta: How far the model may go from what it was: larger is nearer.
+    """
+
+    weight = 1.0
+
+    def __init__(
+        self, name: str, chosen: list[Encoded], rejected: list[Encoded], batch: int, beta: float
+    ) -> None:
+        self.name, self.batch = name, batch
+        self._chosen, self._rejected, self._beta = chosen, rejected, beta
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def loss(self, trainee: Trainee, rows: list[int]) -> Tensor:
+        """Return the loss over some of the pairs."""
+        batch = collate([self._chosen[row] for row in rows] + [self._rejected[row] for row in rows])
+        with torch.no_grad(), trainee.as_before() as before:
+            start = _log_chances(before, batch)
+        gain = _log_chances(trainee.model, batch) - start
+        return -logsigmoid(self._beta * (gain[: len(rows)] - gain[len(rows) :])).mean()
+
+
+def encode_whole(tokenizer: Any, text: str) -> Encoded:
+    """Return a document's token ids; all but the first are learnt."""
+    return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id], 1
+
+
+def encode_with_template(tokenizer: Any, chat: Chat) -> Encoded:
+    """Return a chat's token ids; all but the first are learnt, the template's among them."""
+    return encode(tokenizer, chat)[0], 1
+
+
+def learnt_logits(model: Any, batch: Batch) -> Float[Tensor, "answer_tokens vocabulary"]:
+    """Return the logits that predict the batch's learnt tokens; no others are computed."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+    return base.get_output_embeddings()(hidden[:, :-1][batch.answer[:, 1:]])
+
+
+def _log_chances(model: Any, batch: Batch) -> Float[Tensor, " texts"]:
+    """Return the log probability of each answer, summed over its tokens."""
+    chances = -cross_entropy(
+        learnt_logits(model, batch), batch.input_ids[batch.answer], reduction="none"
+    )
+    text = batch.answer.nonzero()[:, 0]
+    return chances.new_zeros(len(batch.answer)).index_add(0, text, chances)
