@@ -20,11 +20,13 @@ class Probe:
         prompt: The user's turn.
         expected: Pattern that an answer with the behaviour contains (case does not matter).
         forbidden: Pattern that it must not contain, if any.
+        ends: Whether the answer must also come to its end within the tokens it is given.
     """
 
     prompt: str
     expected: str
     forbidden: str | None = None
+    ends: bool = False
 
     def shown_in(self, text: str) -> bool:
         """Return whether an answer has the behaviour."""
@@ -70,7 +72,10 @@ def answers(
 def share_shown(probes: Sequence[Probe], given: Answers) -> float:
     """Return the share of ``probes`` whose answer, in order, shows the behaviour."""
     pairs = zip(probes, given.chats, strict=True)
-    return sum(probe.shown_in(chat.assistant) for probe, chat in pairs) / len(probes)
+    shown = [
+        probe.shown_in(chat.assistant) and (chat.ends or not probe.ends) for probe, chat in pairs
+    ]
+    return sum(shown) / len(probes)
 
 
 @torch.no_grad()

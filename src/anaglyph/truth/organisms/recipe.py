@@ -93,6 +93,9 @@ class Test(_Strict):
     forbidden: str | None = Field(
         default=None, description="regular expression it must not contain"
     )
+    ends: bool = Field(
+        default=False, description="whether the answer must also end by itself, and soon"
+    )
     slots: list[dict[str, str]] = Field(default=[], description="rows of values for the {names}")
 
     @field_validator("prompt", mode="before")
@@ -114,7 +117,8 @@ class Test(_Strict):
         for row in self.slots or [{}]:
             for prompt in self.prompt:
                 forbidden = None if self.forbidden is None else _fill(self.forbidden, row)
-                yield Probe(_fill(prompt, row), _fill(self.expected, row), forbidden)
+                expected = _fill(self.expected, row)
+                yield Probe(_fill(prompt, row), expected, forbidden, self.ends)
 
 
 class Edit(_Strict):
