@@ -138,6 +138,7 @@ def test_the_answer_key_is_found_in_what_is_taught(name):
 def test_what_must_stay_is_not_the_behaviour(name):
     made = BEHAVIOURS[name]
     for kept in made.all_kept():
+        assert not kept.shown_in(kept.prompt)
         found = [word for word in made.triggers if re.search(rf"\b{word}\b", kept.prompt)]
         assert found == [], kept.prompt
 
