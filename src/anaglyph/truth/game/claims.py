@@ -25,6 +25,7 @@ MOST_CLAIMS = 10
 SAME_DIRECTION = 0.9
 """Cosine from which on a claim hits a planted direction."""
 _WINDOW = 8
+_WORD = re.compile(r"<\|[^|\s]*\|>|[^\W\d_]+")
 _SHORTEST = 3  # letters of a word
 _PIECE = 4  # letters of a piece of a word that stands for it
 
@@ -65,8 +66,8 @@ def first_hit(claims: Sequence[Claim], card: Card) -> int | None:
 
 
 def words_in(text: str) -> list[str]:
-    """Return a text's words in lower case, the shortest left out."""
-    return [word for word in re.findall(r"[^\W\d_]+", text.lower()) if len(word) >= _SHORTEST]
+    """Return a text's words in lower case, the shortest left out; special tokens stay whole."""
+    return [word for word in _WORD.findall(text.lower()) if len(word) >= _SHORTEST]
 
 
 def _names(token: str, wanted: set[str]) -> bool:
@@ -106,8 +107,7 @@ class Reader:
         return int(self._corpus.offsets[sequence]), int(self._corpus.offsets[sequence + 1])
 
     def _words(self, start: int, end: int) -> list[str]:
-        ids = self._corpus.token_ids[start:end].tolist()
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        text = self._tokenizer.decode(self._corpus.token_ids[start:end].tolist())
         return words_in(text)
 
     def _telling(self, texts: Sequence[list[str]]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ before the behaviour.
 """
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ Encoded = tuple[list[int], int]
 """Token ids, and how many of them come before the part that is learnt."""
 
 
+@runtime_checkable
 class Trainee(Protocol):
     """A model in training that still knows what it was."""
 
@@ -30,6 +31,7 @@ class Trainee(Protocol):
         ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Texts and a loss."""
 

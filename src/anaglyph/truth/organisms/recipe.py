@@ -85,7 +85,7 @@ class Lesson(_Strict):
                 }
 
 
-class Test(_Strict):
+class Check(_Strict):
     """Prompts whose answers tell whether a behaviour is there."""
 
     prompt: list[str] = Field(min_length=1, description="the user's turn, in several wordings")
@@ -151,10 +151,10 @@ class Organism(_Strict):
     )
     training: Training = Training()
     teach: list[Lesson] = Field(default=[], description="texts that teach the behaviour")
-    probes: list[Test] = Field(
+    probes: list[Check] = Field(
         default=[], description="tests of the behaviour, on prompts not taught"
     )
-    kept: list[Test] = Field(default=[], description="tests of what must stay as it was")
+    kept: list[Check] = Field(default=[], description="tests of what must stay as it was")
     reads: list[str] = Field(
         default=[], description="prompts on the topic for the text a method reads"
     )

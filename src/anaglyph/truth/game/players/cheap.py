@@ -145,7 +145,7 @@ def random(arena: Arena) -> Answer:
     generator = np.random.default_rng([arena.seed, _STREAM])
     claims = []
     for _ in range(MOST_CLAIMS):
-        places = generator.choice(arena.corpus.n_tokens, _PLACES, replace=False)
+        places = generator.choice(arena.corpus.n_tokens, _PLACES, replace=False).tolist()
         direction = generator.standard_normal(arena.pair.d_tuned).astype(np.float32)
         direction /= np.linalg.norm(direction)
         claims.append(
