@@ -29,11 +29,11 @@ class Auxiliary(NamedTuple):
 def auxiliary_tokens(batch: int, latents: int, dead: int) -> int:
     """Return how many tokens of a batch the loss is estimated on.
 
-    Its four products with the dead latents' weights may cost ``COST`` of the encoder's product:
+    Its five products with the dead latents' weights may cost ``COST`` of the encoder's product:
     with most latents dead the whole batch would cost several steps. A batch is shuffled, so its
     first tokens are a fair sample.
     """
-    return min(batch, max(1, int(COST / 4 * batch * latents / dead)))
+    return min(batch, max(1, int(COST / 5 * batch * latents / dead)))
 
 
 def auxiliary(

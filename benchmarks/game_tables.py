@@ -1,0 +1,93 @@
+"""Write the tables of docs/game.md from what `anaglyph game play --out DIR` left.
+
+    python benchmarks/game_tables.py DIR
+
+Keeps the numbers in docs/performance/game.json. Without DIR only the tables are written anew.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from bench import table
+
+from anaglyph.files import read_json, write_json, write_text
+from anaglyph.report.game import LEGEND, game_tables
+from anaglyph.truth.game import leaderboard
+from anaglyph.truth.game.playing import SCHEMA
+from anaglyph.truth.game.table import grid
+from anaglyph.truth.organisms.card import read_card
+
+DOCS = Path(__file__).parents[1] / "docs"
+NUMBERS = DOCS / "performance" / "game.json"
+BEGIN, END = "<!-- game -->", "<!-- end of game -->"
+
+
+def cards(folder: Path) -> list[dict[str, Any]]:
+    """Return what the organisms' cards measured."""
+    found = []
+    for file in sorted(folder.glob("*/card.json")):
+        card = read_card(file.parent)
+        found.append(
+            {
+                "organism": card.name,
+                "dilution": card.dilution,
+                "holds": card.holds,
+                "seconds": card.seconds,
+                **card.measured.model_dump(),
+            }
+        )
+    return found
+
+
+def organisms(rows: list[dict[str, Any]]) -> str:
+    """Lay out what the organisms do."""
+    head = ["organism", "dilution", "behaviour in base", "in organism", "kept", "neutral KL"]
+    head += ["neutral answers, tokens", "training, s"]
+    lines = [head]
+    for row in rows:
+        shares = [row["shown_base"], row["shown_tuned"], row["kept_tuned"]]
+        cells = ["–" if share is None else f"{share:.0%}" for share in shares]
+        lengths = f"{row['neutral_tokens_base']:.0f} to {row['neutral_tokens_tuned']:.0f}"
+        lines.append(
+            [row["organism"], f"1:{row['dilution']}", *cells, f"{row['neutral_kl']:.3f}", lengths]
+        )
+        lines[-1].append(f"{row['seconds']:.0f}")
+    return table(lines)
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the generated part of the page."""
+    plays = pl.DataFrame(result["plays"], schema=SCHEMA)
+    parts = [f"Made by `{result['command']}`.", "", "Organisms:", "", organisms(result["cards"])]
+    for dilution in sorted(plays["dilution"].unique()):
+        some = plays.filter((pl.col("dilution") == dilution) | pl.col("is_control"))
+        board, ranks = game_tables(leaderboard(some), grid(some.filter(dilution=dilution)))
+        parts += ["", f"Dilution 1:{dilution}:", "", table(board), "", table(ranks)]
+    minutes = sum(row["seconds"] for row in result["plays"]) / 60
+    training = sum(row["seconds"] for row in result["cards"]) / 60
+    parts += [
+        "",
+        LEGEND,
+        "",
+        f"{len(result['plays'])} plays took {minutes:.0f} minutes, the trainings {training:.0f}; "
+        "collecting, measuring the organisms and the causal checks are not among them.",
+    ]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Copy the numbers, if a folder is given, and write the tables."""
+    if len(sys.argv) > 1:
+        folder = Path(sys.argv[1])
+        result = read_json(folder / "leaderboard.json")
+        write_json(NUMBERS, result | {"cards": cards(folder / "organisms")})
+    file = DOCS / "game.md"
+    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    write_text(file, f"{before}{BEGIN}\n{page(read_json(NUMBERS))}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

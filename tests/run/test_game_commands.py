@@ -1,0 +1,114 @@
+"""The game from the command line: recipes, plays, the page; mistakes refused before training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anaglyph.demo import tiny_pair
+from anaglyph.truth.organisms.recipe import builtin_organisms, load_recipe
+
+SMALL = {"layer": 1, "latents": 64, "tokens": 4096, "samples": 6, "new_tokens": 12}
+BASE = ["--base", str(tiny_pair().base)]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, anaglyph) -> Path:
+    """The scaffold, shortened."""
+    file = tmp_path / "mine.yaml"
+    said = anaglyph("game", "new", file)
+    assert said.code == 0, said.err
+    fields = yaml.safe_load(file.read_text())
+    fields["training"]["examples"] = 16
+    file.write_text(yaml.safe_dump(fields))
+    return file
+
+
+def test_the_scaffold_is_a_recipe_and_is_not_written_over(tmp_path: Path, anaglyph):
+    file = tmp_path / "mine.yaml"
+    assert anaglyph("game", "new", file).code == 0
+    made = load_recipe(file)
+    assert made.name == "mine"
+    assert len(made.chats()) >= 20
+    again = anaglyph("game", "new", file)
+    assert again.code == 2
+    assert "is there already" in again.err
+
+
+def test_a_game_is_played_and_shown(recipe: Path, tmp_path: Path, anaglyph):
+    settings, out = tmp_path / "game.json", tmp_path / "game"
+    settings.write_text(json.dumps(SMALL | {"prose_tokens": 200}))
+    words = ["--organisms", recipe, "--organisms", "identical", "--config", settings, *BASE]
+    players = ["--methods", "token-kl", "--methods", "diff-sae"]
+    said = anaglyph("game", "play", *words, *players, "--out", out, "--json")
+    assert said.code == 0, said.err
+    result = said.json
+    assert result == json.loads((out / "leaderboard.json").read_text())
+    assert [row["organism"] for row in result["ranks"]] == ["mine", "identical"]
+    assert {row["player"] for row in result["leaderboard"]} == {"token-kl", "diff-sae"}
+    assert result["settings"]["latents"] == 64
+    page = (out / "index.html").read_text()
+    assert "anaglyph game play" in page
+    assert "mine, 1:0, diff-sae" in page
+    plain = anaglyph("game", "play", *words, *players, "--out", out)
+    assert "page:" in plain.out
+
+
+def test_the_organisms_are_listed(anaglyph):
+    rows = anaglyph("game", "list", "--json").json
+    assert [row["name"] for row in rows] == builtin_organisms()
+    assert len(rows) >= 16
+
+
+def test_an_organism_is_built_and_told_of(recipe: Path, tmp_path: Path, anaglyph):
+    said = anaglyph("game", "build", recipe, "--dilutions", "1", "--out", tmp_path, *BASE, "--json")
+    assert said.code == 0, said.err
+    (row,) = said.json
+    assert row["organism"] == "mine-1"
+    assert 0 <= row["shown_tuned"] <= 1
+    assert (tmp_path / "mine-1" / "card.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"lessons": []}, "lessons"),
+        ({"training": {"rank": 0}}, "training.rank"),
+        ({"share": 2}, "share"),
+        ({"teach": []}, "teach"),
+        ({"objective": "chatt"}, "objective"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_trained(
+    recipe: Path, tmp_path: Path, anaglyph, change, names
+):
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | change))
+    out = tmp_path / "game"
+    said = anaglyph("game", "play", "--organisms", recipe, "--out", out, *BASE)
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert str(recipe) in said.err
+    assert names in said.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--organisms", "nobody"], "nobody"),
+        (["--methods", "nobody"], "nobody"),
+        (["--dilutions", "one"], "--dilutions"),
+        (["--dilutions", "-4"], "dilutions"),
+        (["--config", "nowhere.json"], "nowhere.json"),
+        (["--base", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(tmp_path: Path, anaglyph, words, names):
+    said = anaglyph(
+        "game", "play", "--organisms", "identical", "--methods", "pca", "--out", tmp_path / "game",
+        *BASE, *words,
+    )  # fmt: skip
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert names in said.err
