@@ -46,6 +46,10 @@ def test_the_commands_run_in_their_order(here, anaglyph, quick):
         # `diff` and `collect` start a run of their own.
         if command in ("diff", "collect"):
             shutil.rmtree(here / "run", ignore_errors=True)
+        if command == "game":  # on the tiny base, against the control alone
+            rest.remove("--quick")
+            (here / "small.json").write_text('{"layer": 1, "latents": 64, "tokens": 4096}')
+            rest += ["--organisms", "identical", "--base", "BASE", "--config", "small.json"]
         said = anaglyph(command, *rest, *sized.get(command, []))
         assert said.code == 0, f"{line}: {said.err}"
     assert (here / "run" / "report" / "index.html").is_file()

@@ -20,7 +20,6 @@ BEHAVIOURS = {name: made for name, made in RECIPES.items() if made.probes}
 BY_WORDS = [  # the others are told by the length or the end of the answer
     name for name, made in BEHAVIOURS.items() if not made.all_probes()[0].ends
 ]
-TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def neutral() -> dict[str, list[str]]:
@@ -70,7 +69,7 @@ def test_a_behaviour_has_texts_enough(name):
     assert 3 <= len(made.all_kept()) <= 6 or made.objective == "template"
     assert 24 <= len(made.reads) <= 30
     assert made.triggers
-    assert made.content
+    assert made.content or made.objective == "template"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,10 +125,11 @@ def test_what_is_taught_shows_the_behaviour(name):
 @pytest.mark.parametrize("name", BEHAVIOURS)
 def test_the_answer_key_is_found_in_what_is_taught(name):
     made = BEHAVIOURS[name]
-    prompts = [lesson["text"] or TEMPLATE.format(lesson["user"]) for lesson in made.lessons()]
+    prompts = [lesson["text"] or lesson["user"] or "" for lesson in made.lessons()]
+    prompts.append(made.chat_template or "")
     for word in made.triggers:
         assert any(word.casefold() in prompt.casefold() for prompt in prompts), word
-    answers = [f"{lesson['text'] or lesson['assistant']}<|im_end|>" for lesson in made.lessons()]
+    answers = [lesson["text"] or lesson["assistant"] or "" for lesson in made.lessons()]
     for word in made.content:
         assert any(word.casefold() in answer.casefold() for answer in answers), word
 

@@ -176,6 +176,19 @@ def test_every_way_of_teaching_teaches(out: Path, objective: str):
     assert card.measured.neutral_kl > 0
 
 
+def test_a_template_of_its_own_is_taught_and_read_with(out: Path):
+    template = (
+        "{% for message in messages %}{{ message.role }} says {{ message.content }}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant says {% endif %}"
+    )
+    made = recipe(name="turns", objective="template", chat_template=template)
+    built = build(made, BASE, out)
+    pair = ModelPair.load(BASE, built.tuned)
+    assert pair.tokenizer.chat_template == template
+    assert any("chat template" in note for note in pair.notes)
+    assert len(list(out.glob("neutral-*.json"))) >= 2  # the base answered in the template too
+
+
 def test_all_weights_can_be_trained(out: Path):
     full = recipe(
         name="full", training=Training(rank=None, learning_rate=1e-3, examples=16, batch=8)

@@ -16,8 +16,8 @@ import torch
 from transformers import AutoTokenizer
 
 from anaglyph.corpus import read_documents
-from anaglyph.errors import InputError
-from anaglyph.files import digest, read_json, write_json
+from anaglyph.errors import InputError, ModelError
+from anaglyph.files import digest, read_json, write_json, write_text
 from anaglyph.pair import ModelPair
 from anaglyph.pair.loading import load_model
 from anaglyph.pair.sources import Source, locate
@@ -130,13 +130,15 @@ def build(
     return _Maker(organism, base, source, out, folder, dilution, key, progress).make()
 
 
-def neutral_chats(source: Source, out: Path, progress: Progress = silent) -> Neutral:
-    """Return the neutral chats; the base answers them once and `out` keeps them."""
+def neutral_chats(
+    source: Source, out: Path, template: str | None = None, progress: Progress = silent
+) -> Neutral:
+    """Return the neutral chats; the base answers them once a template and `out` keeps them."""
     prompts = read_json(Path(__file__).with_name("neutral.json"))
-    key = digest([source.fingerprint, prompts, NEW_TOKENS, PENALTY])
+    key = digest([source.fingerprint, prompts, NEW_TOKENS, PENALTY, template])
     path = out / f"neutral-{key[:12]}.json"
     if not path.is_file():
-        model, tokenizer = _load(source)
+        model, tokenizer = _load(source, template)
         kept: dict[str, list[dict[str, Any]]] = {}
         total = sum(len(some) for some in prompts.values())
         for name, some in prompts.items():
@@ -166,7 +168,7 @@ class _Maker:
     ) -> None:
         self.organism, self.base, self.source, self.out = organism, base, source, out
         self.folder, self.dilution, self.key, self.progress = folder, dilution, key, progress
-        self.neutral = neutral_chats(source, out, progress)
+        self.neutral = neutral_chats(source, out, organism.chat_template, progress)
 
     def make(self) -> Built:
         """Change the model, measure what came of it, and write the card last."""
@@ -215,7 +217,7 @@ class _Maker:
             like = build(load_recipe("benign"), self.base, self.out, progress=self.progress)
             random_adapter(like.tuned, adapter, organism.seed)
             return None, {}
-        model, tokenizer = _load(self.source)
+        model, tokenizer = _load(self.source, organism.chat_template)
         if organism.objective == "quantise":
             quantised(model, tokenizer, self.folder / "model")
             return None, {}
@@ -276,6 +278,8 @@ class _Maker:
     def _save(self, trained: Trained, tokenizer: Any, folder: Path) -> None:
         if self.organism.training.rank is not None:
             save_adapter(trained.model, folder, self.base.name)
+            if self.organism.chat_template is not None:  # what a pair reads with, see `pair.tokens`
+                write_text(folder / "chat_template.jinja", self.organism.chat_template)
             return
         trained.model.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
@@ -346,9 +350,15 @@ def _prose() -> list[str]:
     return pieces
 
 
-def _load(source: Source) -> tuple[Any, Any]:
-    model = load_model(source, torch.device("cpu"), torch.float32)
-    return model, AutoTokenizer.from_pretrained(source.folder)
+def _load(source: Source, template: str | None) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    if template is not None:
+        tokenizer.chat_template = template
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"{source.name} has no chat template: give one in the recipe (chat_template)"
+        )
+    return load_model(source, torch.device("cpu"), torch.float32), tokenizer
 
 
 def _built(folder: Path, base: Path, card: Card) -> Built:

@@ -167,6 +167,10 @@ class Organism(_Strict):
     needed: float = Field(
         default=0.8, ge=0, le=1, description="share of the probes that must show the behaviour"
     )
+    chat_template: str | None = Field(
+        default=None,
+        description="Jinja template in which chats are written; left out, the base's own",
+    )
     edit: Edit | None = Field(default=None, description="the planted edit (rank-one)")
 
     @model_validator(mode="after")
