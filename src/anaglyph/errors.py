@@ -19,3 +19,7 @@ class ModelError(AnaglyphError):
 
 class StoreError(AnaglyphError):
     """An artifact on disk that is damaged, unfinished or belongs to another run."""
+
+
+class EndpointError(AnaglyphError):
+    """A language-model endpoint that cannot be reached, refuses, or answers what cannot be used."""

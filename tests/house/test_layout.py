@@ -29,6 +29,7 @@ ROOMS = [
     "report",
     "serve",
     "run",
+    "auditor",
     "terminal",
     "cli",
     "__main__",

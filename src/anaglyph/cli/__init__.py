@@ -16,7 +16,17 @@ __all__ = ["app", "main"]
 
 # Importing a module registers its commands, in the order of the help page. What needs torch is
 # imported inside the commands, so that `--help` answers at once.
-for _module in ("stages", "causal", "behaviour", "direct", "amplify", "truth", "calibrate", "game"):
+for _module in (
+    "stages",
+    "causal",
+    "behaviour",
+    "direct",
+    "amplify",
+    "truth",
+    "calibrate",
+    "game",
+    "audit",
+):
     import_module(f"anaglyph.cli.{_module}")
 
 
