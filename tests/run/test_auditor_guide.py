@@ -1,5 +1,6 @@
 """Every command of docs/auditor.md runs on the tiny pair, against an endpoint of our own."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ from fake_endpoint import calls, fake_endpoint, judges, submits
 from anaglyph.auditor import ABSTAINED, Limits
 from anaglyph.auditor.grade import __doc__ as rubric
 from anaglyph.demo import tiny_pair
+from anaglyph.errors import InputError
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "auditor.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
@@ -76,6 +78,17 @@ def test_the_commands_run_in_their_order(here, anaglyph):
     assert not (here / "audits").exists()
     kept = json.loads((here / "audit" / "hypothesis.json").read_text())
     assert (kept["mode"], kept["spent"]["calls"]) == ("black", 1)
+
+
+def test_the_python_runs_up_to_what_it_needs_installed(here):
+    (source,) = [text for kind, text in BLOCKS if kind == "python"]
+    scope: dict[str, object] = {}
+    if importlib.util.find_spec("inspect_ai") is None:
+        with pytest.raises(InputError, match="pip install inspect-ai"):
+            exec(compile(source, "auditor.md", "exec"), scope)
+    else:
+        exec(compile(source, "auditor.md", "exec"), scope)
+        assert type(scope["audit"]).__name__ == "Task"
 
 
 def test_the_guide_tells_the_limits_and_the_rubric(anaglyph):
