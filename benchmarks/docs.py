@@ -14,8 +14,9 @@ writes: change the benchmarks, not this page. All contenders of a table took tur
 figure is the median over rounds with quartiles, of two contenders the median of the ratio in each
 round. One *unit* is one encoder matrix product of the same shape, timed with the same threads in
 the same round: a step that computes every product in float32 takes more than one. Ours is below it
-where the processor multiplies bfloat16 in hardware (`dictionaries/screen.py`). Rounds are played again while other processes
-take more than 0.15 cores, as long as there is time; each table says how busy the machine was.
+where the processor multiplies bfloat16 in hardware (`dictionaries/screen.py`). Rounds are played
+again while other processes take more than 0.15 cores, as long as there is time; each table says how
+busy the machine was.
 """
 STEP_NOTES = {
     "sae": "BatchTopK SAE, d=576, 8192 latents, k=32, batch 2048. sparsify selects per token, which "
@@ -114,14 +115,15 @@ def collection(result: dict[str, Any]) -> list[str]:
 
 def growth(result: dict[str, Any]) -> list[str]:
     """Describe growth."""
-    rows = [["grows with", "from", "to", "step", "step, upper half", "step less unit", "memory"]]
+    rows = [["grows with", "from", "to", "step", "step, upper half", "memory"]]
     for name, points in result["points"].items():
         ends = [str(points[place][name]) for place in (0, -1)]
-        rows.append([name, *ends, *(f"{value:.2f}" for value in result["slopes"][name].values())])
+        slopes = result["slopes"][name]
+        shown_slopes = (slopes[key] for key in ("seconds", "seconds_upper_half", "peak_bytes"))
+        rows.append([name, *ends, *(f"{value:.2f}" for value in shown_slopes)])
     start = ", ".join(f"{key}={value}" for key, value in result["start"].items())
     return [
-        f"Log-log slopes of our training step, one size varied at a time from {start}. The step less "
-        "the unit is what is not the encoder product.",
+        f"Log-log slopes of our training step, one size varied at a time from {start}.",
         "",
         table(rows),
     ]

@@ -56,7 +56,7 @@ def main() -> None:
                     "peak_bytes": turns[-1]["peak_bytes"],
                 }
             )
-    rows = [["grows with", "from", "to", "step", "step, upper half", "step less unit", "memory"]]
+    rows = [["grows with", "from", "to", "step", "step, upper half", "memory"]]
     slopes = {}
     for name, points in found.items():
         sizes = [point[name] for point in points]
@@ -69,7 +69,6 @@ def main() -> None:
         slopes[name] = {
             "seconds": line(seconds),
             "seconds_upper_half": line(seconds, half=True),
-            "seconds_less_unit": line([p["seconds"] - p["unit_seconds"] for p in points]),
             "peak_bytes": line([point["peak_bytes"] for point in points]),
         }
         ends = [str(sizes[0]), str(sizes[-1])]

@@ -53,7 +53,10 @@ class GameSettings(BaseModel):
     samples: int = Field(
         default=40, ge=1, description="prompts the black box answers with both models"
     )
-    new_tokens: int = Field(default=32, ge=1, description="longest reply")
+    new_tokens: int = Field(default=24, ge=1, description="longest reply")
+    checked: int = Field(
+        default=8, ge=1, description="probes of the causal check, and half as many neutral prompts"
+    )
     span: int = Field(default=5, ge=1, description="a player's first directions, tested together")
 
 
@@ -93,6 +96,7 @@ class Arena:
     ) -> None:
         self.built, self.settings, self.seed, self.progress = built, settings, seed, progress
         self._folder = folder
+        self._plain: dict[tuple[str, ...], list[str]] = {}
         self.known: pl.DataFrame | None = None
         """Causal rows that no dictionary plays a part in, once measured."""
 
@@ -194,6 +198,12 @@ class Arena:
             ends=end_tokens(pair),
         )
         return reply_texts(pair, made)
+
+    def plain(self, prompts: tuple[str, ...]) -> list[str]:
+        """Return the base's own answers; asked once."""
+        if prompts not in self._plain:
+            self._plain[prompts] = self.replies(prompts, "base")
+        return self._plain[prompts]
 
     def unit(self, vector: Tensor) -> np.ndarray | None:
         """Return a vector at length one, None for one that is nothing."""

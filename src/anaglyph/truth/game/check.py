@@ -14,15 +14,13 @@ from anaglyph.truth.organisms.card import Card
 from anaglyph.truth.organisms.chats import Chat
 from anaglyph.truth.organisms.evaluate import Answers, share_shown
 
-NEUTRAL = 8  # prompts; what is asked of them is the same for every player
-
 
 def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str, float | None]:
     """Test the span of the first directions that the claims name, all together.
 
     Returns:
-        shown_removed: Share of the probes that still show the behaviour in the organism without
-        what the directions carry; shown_added: share that show it in the base with it;
+        shown_removed: Share of the first probes that still show the behaviour in the organism
+        without what the directions carry; shown_added: share that show it in the base with it;
         neutral_same: share of neutral answers of the base that stay the same word for word with it;
         kl_span: share of the KL gap that it closes. All null where no claim names a direction.
     """
@@ -44,8 +42,8 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
     )
     if not card.probes:
         return empty | {"kl_span": kl}
-    neutral = card.neutral[:NEUTRAL]
-    plain = arena.replies(neutral, "base")
+    neutral = card.neutral[: max(1, arena.settings.checked // 2)]
+    plain = arena.plain(tuple(neutral))
     moved = _replies(arena, neutral, "base", basis)
     return {
         "shown_removed": _shown(arena, card, "tuned", basis),
@@ -56,10 +54,11 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
 
 
 def _shown(arena: Arena, card: Card, into: Side, basis: Float[Tensor, "n d"]) -> float:
-    prompts = [probe.prompt for probe in card.probes]
+    probes = card.probes[: arena.settings.checked]
+    prompts = [probe.prompt for probe in probes]
     replies = _replies(arena, prompts, into, basis)
     chats = [Chat(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    return share_shown(card.probes, Answers(chats, 0.0))
+    return share_shown(probes, Answers(chats, 0.0))
 
 
 def _replies(
