@@ -113,6 +113,27 @@ def collection(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def end_to_end(result: dict[str, Any]) -> list[str]:
+    """Describe the whole way to a dictionary."""
+    spec, many = result["spec"], result["dictionaries"]
+    rows = [["", "seconds"]]
+    rows += [[name, shown(found, 1)] for name, found in result["seconds"].items()]
+    return [
+        f"{spec['tokens']} tokens of the demo's chats through both models to layer {spec['layer']}, "
+        f"then one epoch of a BatchTopK SAE of the tuned model ({spec['latents']} latents, batch "
+        f"{spec['batch']}). Their side is a script that leaves each model at the layer as well, "
+        "keeps the activations in memory and trains with dictionary_learning.",
+        "",
+        table(rows),
+        "",
+        f"The script takes {shown(result['theirs_over_ours'])} times as long for one dictionary. Of "
+        f"ours {result['training_share_of_ours']:.0%} is training: reading the models is what is "
+        f"left. For {many} dictionaries or seeds, with one collection on our side and a reading for "
+        f"each training on theirs, it takes {shown(result['theirs_over_ours_run'])} times as long "
+        "(the sum of the parts above).",
+    ]
+
+
 def growth(result: dict[str, Any]) -> list[str]:
     """Describe growth."""
     rows = [["grows with", "from", "to", "step", "step, upper half", "memory"]]
@@ -157,6 +178,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("Time to a given explained variance", "time-to-fve-", time_to_fve),
     ("Latent Scaling", "latent-scaling-", latent_scaling),
     ("Collecting activations", "collection-", collection),
+    ("From two models to a dictionary", "end-to-end-", end_to_end),
     ("Growth", "growth-", growth),
     ("Memory", "memory", memory),
     ("Pre-screening the encoder", "prescreen", prescreen),

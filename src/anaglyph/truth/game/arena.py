@@ -15,6 +15,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from anaglyph.causal import DifferenceSpace
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.direct.generate import continue_prompts, end_tokens, reply_texts, side_stepper
 from anaglyph.direct.predictions import head_logits
@@ -53,9 +54,9 @@ class GameSettings(BaseModel):
     samples: int = Field(
         default=40, ge=1, description="prompts the black box answers with both models"
     )
-    new_tokens: int = Field(default=24, ge=1, description="longest reply")
+    new_tokens: int = Field(default=20, ge=1, description="longest reply")
     checked: int = Field(
-        default=8, ge=1, description="probes of the causal check, and half as many neutral prompts"
+        default=6, ge=1, description="probes of the causal check, and half as many neutral prompts"
     )
     span: int = Field(default=5, ge=1, description="a player's first directions, tested together")
 
@@ -145,6 +146,12 @@ class Arena:
         return token_differences(
             self.pair, self.corpus, self.layer, top=SHOWN, progress=self.progress
         )
+
+    @cached_property
+    def space(self) -> DifferenceSpace:
+        """Mean and principal components of the difference over the training tokens."""
+        blocks = self.store.blocks("train")
+        return DifferenceSpace.of(block.tuned - block.base for block in blocks)
 
     @cached_property
     def typical_norm(self) -> float:

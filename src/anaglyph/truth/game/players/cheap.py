@@ -3,7 +3,6 @@
 import numpy as np
 import polars as pl
 
-from anaglyph.causal import DifferenceSpace
 from anaglyph.direct.lens import difference_lens
 from anaglyph.direct.token_reading import read_as_tokens
 from anaglyph.direct.weights import directions, weight_changes
@@ -93,7 +92,7 @@ def mean_difference(arena: Arena) -> Answer:
     for (position, method), rows in read.group_by(["position", "method"], maintain_order=True):
         texts = arena.pair.token_strings(rows["token_id"].to_list())
         claims.append(Claim(says=f"position {position}, {method}", promotes=tuple(texts)))
-    mean = _space(arena).mean
+    mean = arena.space.mean
     norm = np.linalg.norm(mean)
     if norm > 0:
         unit = (mean / norm).astype(np.float32)
@@ -108,7 +107,7 @@ def pca(arena: Arena) -> Answer:
     if difference_is_nil(arena.store):
         return Answer([])
     claims = []
-    for number, component in enumerate(_space(arena).components[:MOST_CLAIMS].astype(np.float32)):
+    for number, component in enumerate(arena.space.components[:MOST_CLAIMS].astype(np.float32)):
         ends = arena.promoted(component)[: SHOWN // 2] + arena.promoted(-component)[: SHOWN // 2]
         claims.append(Claim(f"component {number}", arena.along(component), ends, component))
     return Answer(claims)
@@ -152,8 +151,3 @@ def random(arena: Arena) -> Answer:
             Claim("drawn", arena.reader.around(places), arena.promoted(direction), direction)
         )
     return Answer(claims)
-
-
-def _space(arena: Arena) -> DifferenceSpace:
-    blocks = arena.store.blocks("train")
-    return DifferenceSpace.of(block.tuned - block.base for block in blocks)

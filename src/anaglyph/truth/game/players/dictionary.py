@@ -96,6 +96,7 @@ def _recovered(arena: Arena, dic: Dictionary) -> dict[str, float | None]:
         edit_at=(),
         seed=arena.seed,
         max_tokens=arena.settings.causal_tokens,
+        space=arena.space,
         known=arena.known,
         progress=arena.progress,
     )
