@@ -42,17 +42,17 @@ class GameSettings(BaseModel):
         default=2048, ge=1, description="dictionary size of every dictionary method"
     )
     tokens: int = Field(
-        default=200_000, ge=1, description="training tokens of each, repeats counted"
+        default=120_000, ge=1, description="training tokens of each, repeats counted"
     )
     prose: str | None = Field(default="builtin:demo", description="text read besides the chats")
     prose_tokens: int = Field(default=8000, ge=1, description="how much of it")
     context: int = Field(default=256, ge=2, description="longest sequence, in tokens")
     causal_tokens: int = Field(
-        default=1024, ge=1, description="held-out tokens on which KL is measured"
+        default=512, ge=1, description="held-out tokens on which KL is measured"
     )
     rate: float = Field(default=0.1, gt=0, lt=1, description="false-discovery rate of the findings")
     samples: int = Field(
-        default=40, ge=1, description="prompts the black box answers with both models"
+        default=30, ge=1, description="prompts the black box answers with both models"
     )
     new_tokens: int = Field(default=20, ge=1, description="longest reply")
     checked: int = Field(
