@@ -41,7 +41,7 @@ format: $(VENV)/.ready
 
 # Minutes to an hour, on a machine that does nothing else. Peers get environments of their own under
 # .bench. BENCH="--threads 2", "--device cuda" or "--quick" is passed on.
-BENCHMARKS := training_step time_to_fve latent_scaling collection end_to_end growth memory prescreen
+BENCHMARKS := training_step time_to_fve latent_scaling collection end_to_end tokens_needed growth memory prescreen
 bench: $(VENV)/.demo-model
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH); done
 	$(BIN)/python benchmarks/docs.py
