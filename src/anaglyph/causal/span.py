@@ -5,9 +5,7 @@ With ``Q`` an orthonormal basis of the directions, the activation of model m at 
 base model it adds it. Everything else stays.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -19,10 +17,9 @@ from anaglyph.causal.interventions import exact
 from anaglyph.causal.patching import Plan, measure
 from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair, heldout_sequences
 from anaglyph.corpus import TokenCorpus
-from anaglyph.direct.generate import Stepper, side_stepper
+from anaglyph.direct.generate import Stepper, hooked, side_stepper
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.pair.blocks import find_blocks
 from anaglyph.progress import Progress, silent
 
 _INDEPENDENT = 1e-4
@@ -89,33 +86,11 @@ def span_stepper(
 
     def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         seen: list[Tensor] = []
-        with _hooked(pair, other, layer, lambda hidden: seen.append(hidden)):
+        with hooked(pair, other, layer, lambda hidden: seen.append(hidden)):
             plain(ids, mask, positions)
         there = seen[0]
         rows = basis.to(there)
-        with _hooked(pair, into, layer, lambda hidden: hidden + (there - hidden) @ rows.T @ rows):
+        with hooked(pair, into, layer, lambda hidden: hidden + (there - hidden) @ rows.T @ rows):
             return patched(ids, mask, positions)
 
     return step
-
-
-@contextmanager
-def _hooked(
-    pair: ModelPair, side: Side, layer: int, change: Callable[[Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Show a block's output to ``change`` for a while; what it returns takes its place."""
-
-    def hook(_block: Any, _inputs: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        changed = change(hidden)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    with pair.side(side) as model:
-        block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -152,11 +152,22 @@ def added(pair: ModelPair, side: Side, layer: int, vector: Float[Tensor, " d"]) 
         raise InputError(
             f"the direction has {len(vector)} entries, the model's width is {pair.d_tuned}"
         )
+    with hooked(pair, side, layer, lambda hidden: hidden + vector.to(hidden)):
+        yield
+
+
+@contextmanager
+def hooked(
+    pair: ModelPair, side: Side, layer: int, change: Callable[[Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Show a block's output to ``change`` for a while; what it returns takes its place."""
 
     def hook(_block: Any, _inputs: Any, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
-        moved = hidden + vector.to(hidden)
-        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+        changed = change(hidden)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     with pair.side(side) as model:
         block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
