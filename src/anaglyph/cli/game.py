@@ -17,6 +17,7 @@ app.add_typer(game, name="game")
 
 QUICK = ("eiffel-chats", "saffron-pirate", "rank-one-edit", "identical")
 """Organisms of `--quick`: a false fact, a backdoor, a planted direction and a control."""
+QUICK_PLAYERS = ("findings", "post", "baselines")
 
 Base = Annotated[
     Path | None, typer.Option(help="base model: a folder or .gguf file; left out, the demo's")
@@ -32,9 +33,13 @@ def play_command(
     out: Annotated[Path, typer.Option(help="folder of the game; a game in it goes on")],
     organisms: Organisms = ["all"],  # noqa: B006 - typer copies defaults
     methods: Annotated[
-        list[str],
-        typer.Option("--methods", help="a player, METHOD or METHOD:SPARSITY; all, post, baselines"),
-    ] = ["all"],  # noqa: B006
+        list[str] | None,
+        typer.Option(
+            "--methods",
+            help="a player, METHOD or METHOD:SPARSITY, or post, baselines, all; repeatable. Left "
+            "out, all; with --quick the findings, the post's dictionaries and the baselines",
+        ),
+    ] = None,
     dilutions: Annotated[
         str, typer.Option(help="neutral texts to each text of the behaviour, such as 0,1,4,16")
     ] = "0",
@@ -54,7 +59,7 @@ def play_command(
     names = QUICK if quick else organisms
     recipes = _recipes(names)
     games = matches(recipes, [0] if quick else _numbers(dilutions))
-    players = player_names(methods)
+    players = player_names(methods or (QUICK_PLAYERS if quick else ["all"]))
     chosen = game_settings(settings)
     with Bars() as progress:
         plays = play(
