@@ -15,6 +15,7 @@ from bench import table
 from anaglyph.files import read_json, write_json, write_text
 from anaglyph.report.game import LEGEND, game_tables
 from anaglyph.truth.game import leaderboard
+from anaglyph.truth.game.players import POST
 from anaglyph.truth.game.playing import SCHEMA
 from anaglyph.truth.game.table import grid
 from anaglyph.truth.organisms.card import read_card
@@ -57,6 +58,41 @@ def organisms(rows: list[dict[str, Any]]) -> str:
     return table(lines)
 
 
+def post(plays: pl.DataFrame) -> list[str]:
+    """Set the post's comparison of dictionaries beside the game's."""
+    real = plays.filter(~pl.col("is_control"))
+    lines = [["dictionary", "KL recovered", "by its error", "tuned-specific latents", "found"]]
+    for name in POST:
+        own = real.filter(player=name)
+        if own.is_empty():
+            continue
+        low, middle, high = (own["kl_reconstruction"].quantile(q) for q in (0.25, 0.5, 0.75))
+        error, own_latents = own["kl_error"].median(), own["tuned_specific"].median()
+        found = own["rank"].is_not_null().sum()
+        cells = ["–" if v is None else f"{v:.0%}" for v in (middle, low, high, error)]
+        spread = f"{cells[0]} ({cells[1]} to {cells[2]})"
+        lines.append([name, spread, cells[3], f"{own_latents:g}", f"{found} of {own.height}"])
+    wide = real.pivot(
+        "player", index=["organism", "dilution", "seed"], values=["kl_reconstruction", "rank"]
+    )
+    said = []
+    pair = [f"kl_reconstruction_{name}" for name in ("diff-sae", "crosscoder")]
+    if set(pair) <= set(wide.columns):
+        both = wide.select(pair).drop_nulls()
+        more = int((both[pair[0]] > both[pair[1]]).sum())
+        said.append(
+            "The post's diff-SAE recovers 88% of the KL gap and its crosscoder 60%: here the diff-SAE"
+            f" recovers more than the BatchTopK crosscoder on {more} of {both.height} organisms."
+        )
+    counts = {name: real.filter(player=name)["tuned_specific"].sum() for name in POST[:2]}
+    said.append(
+        f"The post's L1 crosscoder reports tuned-only latents that a BatchTopK one does not: here "
+        f"{counts[POST[1]]} of L1 and {counts[POST[0]]} of BatchTopK over all organisms."
+    )
+    title = "The post's dictionaries (medians, quartiles over organisms):"
+    return ["", title, "", table(lines), "", " ".join(said)]
+
+
 def page(result: dict[str, Any]) -> str:
     """Return the generated part of the page."""
     plays = pl.DataFrame(result["plays"], schema=SCHEMA)
@@ -65,6 +101,7 @@ def page(result: dict[str, Any]) -> str:
         some = plays.filter((pl.col("dilution") == dilution) | pl.col("is_control"))
         board, ranks = game_tables(leaderboard(some), grid(some.filter(dilution=dilution)))
         parts += ["", f"Dilution 1:{dilution}:", "", table(board), "", table(ranks)]
+    parts += post(plays)
     minutes = sum(row["seconds"] for row in result["plays"]) / 60
     training = sum(row["seconds"] for row in result["cards"]) / 60
     parts += [
