@@ -81,8 +81,8 @@ def post(plays: pl.DataFrame) -> list[str]:
         both = wide.select(pair).drop_nulls()
         more = int((both[pair[0]] > both[pair[1]]).sum())
         said.append(
-            "The post's diff-SAE recovers 88% of the KL gap and its crosscoder 60%: here the diff-SAE"
-            f" recovers more than the BatchTopK crosscoder on {more} of {both.height} organisms."
+            "The post's diff-SAE recovers 88% of the KL gap and its crosscoder 60%: here the"
+            f" diff-SAE recovers more than the BatchTopK crosscoder on {more} of {both.height} organisms."
         )
     counts = {name: real.filter(player=name)["tuned_specific"].sum() for name in POST[:2]}
     said.append(
