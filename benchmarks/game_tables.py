@@ -82,7 +82,7 @@ def post(plays: pl.DataFrame) -> list[str]:
         more = int((both[pair[0]] > both[pair[1]]).sum())
         said.append(
             "The post's diff-SAE recovers 88% of the KL gap and its crosscoder 60%: here the"
-            f" diff-SAE recovers more than the BatchTopK crosscoder on {more} of {both.height} organisms."
+            f" diff-SAE recovers more than the BatchTopK crosscoder on {more} of {both.height}."
         )
     counts = {name: real.filter(player=name)["tuned_specific"].sum() for name in POST[:2]}
     said.append(

@@ -45,7 +45,7 @@ class GameSettings(BaseModel):
         default=120_000, ge=1, description="training tokens of each, repeats counted"
     )
     prose: str | None = Field(default="builtin:demo", description="text read besides the chats")
-    prose_tokens: int = Field(default=8000, ge=1, description="how much of it")
+    prose_tokens: int = Field(default=3000, ge=1, description="how much of it")
     context: int = Field(default=256, ge=2, description="longest sequence, in tokens")
     causal_tokens: int = Field(
         default=512, ge=1, description="held-out tokens on which KL is measured"
