@@ -42,13 +42,15 @@ def cards(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def organisms(rows: list[dict[str, Any]]) -> str:
+def organisms(rows: list[dict[str, Any]], plays: pl.DataFrame) -> str:
     """Lay out what the organisms do."""
-    head = ["organism", "dilution", "behaviour in base", "in organism", "kept", "neutral KL"]
-    head += ["neutral answers, tokens", "training, s"]
+    head = ["organism", "dilution", "behaviour in base", "in organism", "without the difference"]
+    head += ["base with it", "kept", "neutral KL", "neutral answers, tokens", "training, s"]
     lines = [head]
     for row in rows:
-        shares = [row["shown_base"], row["shown_tuned"], row["kept_tuned"]]
+        own = plays.filter(organism=row["organism"], dilution=row["dilution"])
+        whole = [own[f"whole_{what}"].drop_nulls().first() for what in ("removed", "added")]
+        shares = [row["shown_base"], row["shown_tuned"], *whole, row["kept_tuned"]]
         cells = ["–" if share is None else f"{share:.0%}" for share in shares]
         lengths = f"{row['neutral_tokens_base']:.0f} to {row['neutral_tokens_tuned']:.0f}"
         lines.append(
@@ -96,7 +98,8 @@ def post(plays: pl.DataFrame) -> list[str]:
 def page(result: dict[str, Any]) -> str:
     """Return the generated part of the page."""
     plays = pl.DataFrame(result["plays"], schema=SCHEMA)
-    parts = [f"Made by `{result['command']}`.", "", "Organisms:", "", organisms(result["cards"])]
+    parts = [f"Made by `{result['command']}`.", "", "Organisms:", ""]
+    parts.append(organisms(result["cards"], plays))
     for dilution in sorted(plays["dilution"].unique()):
         some = plays.filter((pl.col("dilution") == dilution) | pl.col("is_control"))
         board, ranks = game_tables(leaderboard(some), grid(some.filter(dilution=dilution)))

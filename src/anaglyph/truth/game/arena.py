@@ -3,10 +3,10 @@
 What several players need is made once. The card stays out of sight.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,8 @@ from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore, collect
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Reader
 from anaglyph.truth.organisms.build import Built
+
+T = TypeVar("T")
 
 
 class GameSettings(BaseModel):
@@ -97,7 +99,7 @@ class Arena:
     ) -> None:
         self.built, self.settings, self.seed, self.progress = built, settings, seed, progress
         self._folder = folder
-        self._plain: dict[tuple[str, ...], list[str]] = {}
+        self._made: dict[str, Any] = {}
         self.known: pl.DataFrame | None = None
         """Causal rows that no dictionary plays a part in, once measured."""
 
@@ -206,11 +208,11 @@ class Arena:
         )
         return reply_texts(pair, made)
 
-    def plain(self, prompts: tuple[str, ...]) -> list[str]:
-        """Return the base's own answers; asked once."""
-        if prompts not in self._plain:
-            self._plain[prompts] = self.replies(prompts, "base")
-        return self._plain[prompts]
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what is made the first time that it is asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def unit(self, vector: Tensor) -> np.ndarray | None:
         """Return a vector at length one, None for one that is nothing."""

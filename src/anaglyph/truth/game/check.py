@@ -23,10 +23,12 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
         without what the directions carry; shown_added: share that show it in the base with it;
         neutral_same: share of neutral answers of the base that stay the same word for word with it;
         kl_span: share of the KL gap that it closes. All null where no claim names a direction.
+        whole_removed, whole_added: the same shares with the whole difference at the layer in place
+        of the directions: what no player can exceed there, for the rest of the change lies in the
+        layers behind.
     """
-    empty: dict[str, float | None] = dict.fromkeys(
-        ("shown_removed", "shown_added", "neutral_same", "kl_span")
-    )
+    names = ("shown_removed", "shown_added", "neutral_same", "kl_span")
+    empty: dict[str, float | None] = dict.fromkeys((*names, "whole_removed", "whole_added"))
     named = [claim.direction for claim in claims if claim.direction is not None]
     if not named:
         return empty
@@ -43,13 +45,22 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
     if not card.probes:
         return empty | {"kl_span": kl}
     neutral = card.neutral[: max(1, arena.settings.checked // 2)]
-    plain = arena.plain(tuple(neutral))
+    plain = arena.once("neutral", lambda: arena.replies(neutral, "base"))
     moved = _replies(arena, neutral, "base", basis)
     return {
         "shown_removed": _shown(arena, card, "tuned", basis),
         "shown_added": _shown(arena, card, "base", basis),
         "neutral_same": sum(a == b for a, b in zip(plain, moved, strict=True)) / len(neutral),
         "kl_span": kl,
+        **arena.once("whole", lambda: _whole(arena, card)),
+    }
+
+
+def _whole(arena: Arena, card: Card) -> dict[str, float | None]:
+    everything = torch.eye(arena.pair.d_tuned)
+    return {
+        "whole_removed": _shown(arena, card, "tuned", everything),
+        "whole_added": _shown(arena, card, "base", everything),
     }
 
 

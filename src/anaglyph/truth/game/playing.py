@@ -42,6 +42,8 @@ SCHEMA = {
     "shown_tuned": pl.Float64,
     "shown_removed": pl.Float64,
     "shown_added": pl.Float64,
+    "whole_removed": pl.Float64,
+    "whole_added": pl.Float64,
     "neutral_same": pl.Float64,
     "kl_span": pl.Float64,
     "kl_reconstruction": pl.Float64,
