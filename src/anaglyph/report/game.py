@@ -36,8 +36,8 @@ LEGEND = (
     "cosine 0.9 or more). Rank: of the first such claim. False alarms: share of controls on which "
     "the player did not abstain. Behaviour removed and added: share of the probes' behaviour that "
     "goes from the organism, or comes to the base, when the activation along the first five "
-    "directions together is taken from the other model (where the whole difference at that layer does "
-    "nothing either, the change lies behind it). KL recovered: what these directions carry; "
+    "directions together is taken from the other model (where the whole difference at that layer "
+    "does nothing either, the change lies behind it). KL recovered: what these directions carry; "
     "whole: what the dictionary's reconstruction carries. Intervals: 95%, Wilson."
 )
 
