@@ -9,6 +9,7 @@ from anaglyph.causal.edits import latent_vectors
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import candidates, difference_is_nil
 from anaglyph.latents import score, top_examples
+from anaglyph.latents.norms import TUNED_ONLY
 from anaglyph.truth.game.arena import Arena
 from anaglyph.truth.game.claims import MOST_CLAIMS, Claim
 from anaglyph.truth.game.players.base import Answer, Player
@@ -81,7 +82,7 @@ def _tuned_specific(dic: Dictionary, table: pl.DataFrame) -> int:
     """Count the latents that the method itself calls the tuned model's own."""
     alive = table.filter(pl.col("alive"))
     if dic.spec.sources == ("base", "tuned"):
-        return alive.filter(pl.col("class") == "tuned_only").height
+        return alive.filter(pl.col("class") == TUNED_ONLY).height
     ratio = pl.col("beta_act_base") / pl.col("beta_act_tuned")
     return alive.filter(pl.col("beta_act_tuned") > 0, ratio < SPECIFIC).height
 
