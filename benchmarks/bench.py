@@ -277,6 +277,16 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
+def fill(page: Path, **blocks: str) -> None:
+    """Put text between the marks ``<!-- NAME -->`` and ``<!-- end of NAME -->`` of a page."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        before, rest = text.split(f"<!-- {name} -->")
+        after = rest.split(f"<!-- end of {name} -->")[1]
+        text = f"{before}<!-- {name} -->\n{block}\n<!-- end of {name} -->{after}"
+    page.write_text(text, encoding="utf-8")
+
+
 def shown(found: dict[str, float], digits: int = 2) -> str:
     """Show a spread as ``median (low to high)``."""
     return "{median:.{n}f} ({low:.{n}f} to {high:.{n}f})".format(n=digits, **found)

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from anaglyph.files import read_json, write_text
+from bench import fill
+
+from anaglyph.files import read_json
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS = DOCS / "performance" / "calibration.json"
-BEGIN, END = "<!-- calibration -->", "<!-- end of calibration -->"
 KINDS = ("new", "removed", "scaled", "rotated", "retriggered", "mean-shift")
 
 
@@ -50,11 +51,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         NUMBERS.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(sys.argv[1]) / "summary.json", NUMBERS)
-    page = DOCS / "findings.md"
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    write_text(page, f"{before}{BEGIN}\n{table(read_json(NUMBERS))}\n{END}{after}")
+    fill(DOCS / "findings.md", calibration=table(read_json(NUMBERS)))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import table
+from bench import fill, table
 
-from anaglyph.files import read_json, write_json, write_text
+from anaglyph.files import read_json, write_json
 from anaglyph.truth.planted import planted_settings, run_planted
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -84,12 +84,7 @@ def main() -> None:
         rows = measure()
         write_json(NUMBERS, {"seconds": time.perf_counter() - start, "rows": rows})
     rows = read_json(NUMBERS)["rows"]
-    text = PAGE.read_text(encoding="utf-8")
-    for name, diff in (("diff-sae", True), ("other methods", False)):
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{page_table(rows, diff)}\n{end}{rest.split(end)[1]}"
-    write_text(PAGE, text)
+    fill(PAGE, difference=page_table(rows, True), others=page_table(rows, False))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from bench import table
+from bench import fill, table
 
-from anaglyph.files import read_json, write_json, write_text
+from anaglyph.files import read_json, write_json
 from anaglyph.report.game import LEGEND, game_tables
 from anaglyph.truth.game import leaderboard
 from anaglyph.truth.game.players import POST
@@ -22,7 +22,6 @@ from anaglyph.truth.organisms.card import read_card
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS = DOCS / "performance" / "game.json"
-BEGIN, END = "<!-- game -->", "<!-- end of game -->"
 
 
 def cards(folder: Path) -> list[dict[str, Any]]:
@@ -123,10 +122,7 @@ def main() -> None:
         folder = Path(sys.argv[1])
         result = read_json(folder / "leaderboard.json")
         write_json(NUMBERS, result | {"cards": cards(folder / "organisms")})
-    file = DOCS / "game.md"
-    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    write_text(file, f"{before}{BEGIN}\n{page(read_json(NUMBERS))}\n{END}{after}")
+    fill(DOCS / "game.md", game=page(read_json(NUMBERS)))
 
 
 if __name__ == "__main__":

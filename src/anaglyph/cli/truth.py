@@ -25,6 +25,7 @@ def planted(
     ratio: Annotated[float, typer.Option(help="dictionary size over true features")] = 2.0,
     k: K = None,
     tokens: Annotated[int, typer.Option(min=1, help="training tokens, with repeats")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, help="tokens of a training step")] = 1024,
     sweep: Annotated[
         str | None,
         typer.Option(help="NAME=V1,V2,...: ratio, k, tokens or a field of the preset, in turn"),
@@ -44,7 +45,7 @@ def planted(
     presets = list(PRESETS) if preset == ["all"] else preset
     for name in presets:
         planted_settings(name)
-    settings: dict[str, Any] = {"ratio": ratio, "k": parse_k(k), "tokens": tokens}
+    settings: dict[str, Any] = {"ratio": ratio, "k": parse_k(k), "tokens": tokens, "batch": batch}
     swept = None if sweep is None else _parse_sweep(sweep)
     numbers = range(first_seed, first_seed + seeds)
     with Bars() as progress:

@@ -1,10 +1,12 @@
-"""Identical models: no dictionary method shows a latent of one model alone, and none changed."""
+"""Identical models: no method shows a latent of one model alone, and none leads to a finding."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
-from anaglyph.dictionaries import get_method, list_methods, train
+from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
+from anaglyph.findings import candidates, find
 from anaglyph.latents import score
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted import generate, planted_settings
@@ -19,10 +21,22 @@ def store(tmp_path_factory) -> PairedStore:
     return PairedStore.from_arrays(pair.base, pair.tuned, folder, sequence_ids=pair.sequence_ids)
 
 
-@pytest.mark.parametrize("method", list_methods())
-def test_no_latent_is_of_one_model_alone(store: PairedStore, method: str) -> None:
+@pytest.fixture(scope="module", params=list_methods())
+def scored(request, store: PairedStore) -> tuple[str, Dictionary, pl.DataFrame]:
+    """One dictionary of each registered method and its latent table."""
+    method = request.param
     dictionary = train(store, method, latents=120, k=2, tokens=80_000, batch=500, threads=1)
-    table = score(dictionary, store, bootstrap=0)
+    return method, dictionary, score(dictionary, store, bootstrap=0)
+
+
+def test_no_method_gets_a_finding(store: PairedStore, scored) -> None:
+    method, dictionary, table = scored
+    assert find(store, dictionaries={method: dictionary}) == []
+    assert candidates(table, 10) == []
+
+
+def test_no_latent_is_of_one_model_alone(store: PairedStore, scored) -> None:
+    method, dictionary, table = scored
     alive = table["alive"].to_numpy()
     if all(source.endswith("difference") for source in get_method(method).sources):
         assert not alive.any()

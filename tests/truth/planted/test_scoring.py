@@ -23,12 +23,12 @@ def feature(kind, base, tuned):
     return TrueFeature(kind, base, tuned, None, None, None, 0.25, 0.25)
 
 
-@pytest.fixture
-def scored(tmp_path):
+def score_by_hand(kind, folder):
+    """Score a crosscoder whose second and third latent are the halves of a feature of a kind."""
     # Axis 0 new, 1 turned to 2, 3 shared; the last latent points along nothing in particular.
     pair_features = (
         feature("new", None, AXES[0]),
-        feature("rotated", AXES[1], AXES[2]),
+        feature(kind, AXES[1], AXES[2]),
         feature("shared", AXES[3], AXES[3]),
     )
     nothing = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.6, 0.8])
@@ -41,9 +41,14 @@ def scored(tmp_path):
     rng = np.random.default_rng(0)
     h_base, h_tuned = (np.abs(rng.standard_normal((200, 6))).astype(np.float32) for _ in range(2))
     ids = np.repeat(np.arange(20), 10)
-    store = PairedStore.from_arrays(h_base, h_tuned, tmp_path / "store", sequence_ids=ids)
+    store = PairedStore.from_arrays(h_base, h_tuned, folder / "store", sequence_ids=ids)
     pair = PlantedPair(h_base, h_tuned, ids, pair_features, None, None)
     return score_planted(crosscoder, score(crosscoder, store, bootstrap=0), store, pair)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    return score_by_hand("rotated", tmp_path)
 
 
 def test_the_new_direction_of_a_rotated_feature_is_no_false_tuned_only_latent(scored):
@@ -62,6 +67,21 @@ def test_the_confusion_matrix_counts_every_live_latent_once(scored):
         "confusion_shared_tuned-only": 1,
         "confusion_none_tuned-only": 1,
     }
+
+
+@pytest.mark.parametrize("kind", ["rotated", "retriggered", "refrequencied"])
+def test_both_halves_of_a_feature_that_changed_in_part_are_true_changes(kind, tmp_path):
+    scored = score_by_hand(kind, tmp_path)
+    assert scored[f"recall_{kind}"] == 1
+    # Flagged: all but the shared latent; true: the new one and the two halves.
+    assert scored["flagged"] == 5
+    assert scored["precision"] == pytest.approx(3 / 5)
+
+
+def test_the_halves_of_a_feature_that_is_only_stronger_are_not(tmp_path):
+    scored = score_by_hand("scaled", tmp_path)
+    assert scored["recall_scaled"] == 0
+    assert scored["precision"] == pytest.approx(1 / 5)
 
 
 def test_a_shrunk_latent_counts_against_the_norm(scored):

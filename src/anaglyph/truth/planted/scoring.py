@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy.stats import rankdata
 
 from anaglyph.dictionaries import Dictionary
@@ -24,6 +24,8 @@ from anaglyph.truth.planted.settings import KINDS
 # Scores of "only the tuned model has it"; the sign makes larger mean more specific.
 EXCLUSIVITY = {"delta_norm": 1, "nu_error": -1, "nu_recon": -1, "nu_act": -1}
 CLASSES = (TUNED_ONLY, BASE_ONLY, SHARED, OTHER)
+PARTLY = ("rotated", "retriggered", "refrequencied")
+"""Kinds of which a part is one model's alone; a crosscoder may hold them as two latents."""
 NO_FEATURE = "none"
 OWNERS = (*KINDS, NO_FEATURE)
 
@@ -36,8 +38,8 @@ def score_planted(
     Returns one flat row; what does not apply to the method, or cannot be computed, is None:
 
     - `recall_KIND`: share of the kind's true features found at cosine >= 0.9 (`matching.py`). A
-      rotated feature counts as found by a crosscoder also when it is stored as two latents, one a
-      model.
+      rotated, retriggered or refrequencied feature counts as found by a crosscoder also when it is
+      stored as two latents, one a model.
     - `class_KIND`: share of the found new / removed / shared features whose latent has the right
       norm class (tuned-only / base-only / shared); crosscoders only.
     - `tuned_only`: latents of class tuned-only; `rotated_tuned_only`: how many of them are at
@@ -46,13 +48,14 @@ def score_planted(
     - `confusion_KIND_CLASS`: live latents of a norm class whose longer decoder is at cosine >= 0.9
       to a feature of that kind (of KIND none: to no feature); crosscoders only.
     - `frequency_KIND`: geometric mean of the true frequencies of the kind's features found.
-    - `precision`: share of the live latents that stand for a true change (crosscoders: of those
-      whose class is tuned-only or base-only; one-model SAEs: of those with nu_act <= 0.3).
+    - `flagged`: live latents that the method calls a change (crosscoders: those whose class is
+      tuned-only or base-only; one-model SAEs: those with nu_act <= 0.3; others: all);
+      `precision`: share of them that stand for a true change. Either of the two latents as which a
+      crosscoder may hold a rotated, retriggered or refrequencied feature does.
     - `auroc_SCORE`, `ap_SCORE`: how well a score tells latents of new features from latents of
       features that both models have. A crosscoder's latents are told by their tuned decoder, so
       that one whose base decoder was driven to zero counts as what it is. Left out are those of
-      class base-only and those of rotated, retriggered and refrequencied features, of which a
-      part is the tuned model's alone.
+      class base-only and those of features that are partly the tuned model's alone (`PARTLY`).
     - `ratio_error`: median |log(measured ratio / true ratio)| of the scaled features found.
     - `shared_leakage`: share of a diff-SAE's live latents that point along a shared feature.
     - `difference_recovered`: share of the difference's variance that the dictionary rebuilds.
@@ -75,8 +78,11 @@ def score_planted(
         row[f"frequency_{kind}"] = (
             float(np.exp(np.log(np.array(frequency)[here]).mean())) if here.any() else None
         )
-    row |= _classes(dictionary, table, pair, matching, kinds)
-    row["precision"] = _precision(dictionary, table, matching, kinds, alive)
+    owner = None
+    if dictionary.spec.kind == "crosscoder":
+        owner = _owners(dictionary, table, pair)
+    row |= _classes(table, owner, matching, kinds)
+    row |= _precision(dictionary, table, matching, kinds, owner)
     if dictionary.spec.kind == "crosscoder":
         nearest = nearest_kinds(dictionary, pair, "tuned")
         wanted = np.isin(nearest, ["new", "shared", "scaled"])
@@ -94,22 +100,32 @@ def score_planted(
 def _stored_as_a_pair(
     dictionary: Dictionary, pair: PlantedPair, alive: Bool[np.ndarray, " latents"]
 ) -> Bool[np.ndarray, " features"]:
-    """Tell which rotated features a crosscoder holds as a base-only and a tuned-only latent."""
+    """Tell which changed features a crosscoder holds as two latents, one a model."""
     base, tuned = (rows.numpy()[alive] for rows in dictionary.decoder)
     found = np.zeros(len(pair.features), bool)
     for i, feature in enumerate(pair.features):
         before, after = feature.direction_base, feature.direction_tuned
-        if feature.kind == "rotated" and before is not None and after is not None:
+        if feature.kind in PARTLY and before is not None and after is not None:
             in_base = cosines(base, before[None, :]).max(initial=0.0)
             in_tuned = cosines(tuned, after[None, :]).max(initial=0.0)
             found[i] = min(in_base, in_tuned) >= FOUND
     return found
 
 
+def _owners(
+    dictionary: Dictionary, table: pl.DataFrame, pair: PlantedPair
+) -> Shaped[np.ndarray, " latents"]:
+    """Return the kind of the feature that each latent's longer decoder points along, or ""."""
+    return np.where(
+        table["delta_norm"].fill_null(0.5).to_numpy() >= 0.5,
+        nearest_kinds(dictionary, pair, "tuned"),
+        nearest_kinds(dictionary, pair, "base"),
+    )
+
+
 def _classes(
-    dictionary: Dictionary,
     table: pl.DataFrame,
-    pair: PlantedPair,
+    owner: Shaped[np.ndarray, " latents"] | None,
     matching: Matching,
     kinds: np.ndarray,
 ) -> dict[str, Any]:
@@ -121,19 +137,13 @@ def _classes(
     row: dict[str, Any] = dict.fromkeys(
         [*(f"class_{kind}" for kind in expected), *counts, *cells.values()]
     )
-    if table["delta_norm"].null_count() == table.height:
+    if owner is None:
         return row
     for kind, wanted in expected.items():
         here = (kinds == kind) & (matching.cosine >= FOUND)
         if here.any():
             row[f"class_{kind}"] = float((classes[matching.latent[here]] == wanted).mean())
     alive = table["alive"].to_numpy()
-    longer_tuned = table["delta_norm"].fill_null(0.5).to_numpy() >= 0.5
-    owner = np.where(
-        longer_tuned,
-        nearest_kinds(dictionary, pair, "tuned"),
-        nearest_kinds(dictionary, pair, "base"),
-    )
     for (kind, name), column in cells.items():
         of_kind = owner == ("" if kind == NO_FEATURE else kind)
         row[column] = int((alive & of_kind & (classes == name)).sum())
@@ -150,17 +160,22 @@ def _precision(
     table: pl.DataFrame,
     matching: Matching,
     kinds: np.ndarray,
-    alive: Bool[np.ndarray, " latents"],
-) -> float | None:
-    if dictionary.spec.kind == "crosscoder":
+    owner: Shaped[np.ndarray, " latents"] | None,
+) -> dict[str, int | float | None]:
+    if owner is not None:
         flagged = np.isin(table["class"].to_numpy(), ["tuned-only", "base-only"])
     elif _of_difference(dictionary):
         flagged = np.ones(table.height, bool)
     else:
         flagged = (table["nu_act"].fill_null(np.inf) <= 0.3).to_numpy()
-    flagged = flagged & alive
+    flagged = flagged & table["alive"].to_numpy()
     true = (matching.best_cosine >= FOUND) & (kinds[matching.best] != "shared")
-    return float(true[flagged].mean()) if flagged.any() else None
+    if owner is not None:
+        true |= np.isin(owner, PARTLY)
+    return {
+        "flagged": int(flagged.sum()),
+        "precision": float(true[flagged].mean()) if flagged.any() else None,
+    }
 
 
 def _exclusivity(
