@@ -2,26 +2,25 @@
 
     python benchmarks/planted_grid.py [--page]
 
-Every part is one `anaglyph planted` command, kept under .bench as soon as it is done: a run that
-was killed goes on with the part it was at. With --page the page's tables alone are written, from
-the parts that the JSON has.
+Every part is one `anaglyph planted` command, and the JSON is written after each: a run that was
+killed goes on with the part it was at, after a whole one all starts anew. With --page the page's
+tables alone are written, of the parts that are there.
 """
 
+import json
 import resource
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 from typing import Any
 
-from bench import CACHE, ROOT, fill, machine, table
+from bench import ROOT, fill, machine, table
 
 from anaglyph.files import read_json, write_json
 
 NUMBERS = ROOT / "docs" / "performance" / "planted_grid.json"
 PAGE = ROOT / "docs" / "planted.md"
-PARTS_FOLDER = CACHE / "planted-grid"
 SEEDS = 10
 COMMON = f"--seeds {SEEDS} --tokens 300000 --batch 512"
 POST = "--methods crosscoder --methods tuned-sae --methods base-sae --methods diff-sae"
@@ -67,35 +66,28 @@ COUNTS = ("flagged", "tuned_only", "false_tuned_only", "seconds")
 """Figures that are no shares: shown with one digit."""
 
 
-def measure() -> dict[str, Any]:
-    """Play every part that is not there yet and join them all."""
-    parts = {}
+def measure() -> None:
+    """Play every part that is not there yet."""
+    parts = read_json(NUMBERS)["parts"] if NUMBERS.exists() else {}
+    if set(parts) == set(PARTS):
+        parts = {}
     for name, options in PARTS.items():
-        done = PARTS_FOLDER / f"{name}.json"
-        if not done.exists():
-            write_json(done, play(name, f"planted {options} {COMMON}"))
-            print(f"{name}: {read_json(done)['seconds']:.0f} s", flush=True)
-        parts[name] = read_json(done)
-    return {
-        "machine": machine(),
-        "seeds": SEEDS,
-        "minutes": sum(part["seconds"] for part in parts.values()) / 60,
-        "processor_minutes": sum(part["processor_seconds"] for part in parts.values()) / 60,
-        "parts": parts,
-    }
+        if name not in parts:
+            parts[name] = play(f"planted {options} {COMMON}")
+            write_json(NUMBERS, {"machine": machine(), "seeds": SEEDS, "parts": parts})
+            print(f"{name}: {parts[name]['processor_seconds']:.0f} s of processor time", flush=True)
 
 
-def play(name: str, arguments: str) -> dict[str, Any]:
+def play(arguments: str) -> dict[str, Any]:
     """Run one command; return it with the time it took and the means of every cell."""
-    out = PARTS_FOLDER / name
     start, before = time.perf_counter(), _processor_seconds()
-    command = [sys.executable, "-m", "anaglyph", *shlex.split(arguments), "--out", str(out)]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "anaglyph", *shlex.split(arguments), "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return {
         "command": f"anaglyph {arguments}",
         "seconds": time.perf_counter() - start,
         "processor_seconds": _processor_seconds() - before,
-        "rows": [_shortened(row) for row in read_json(out / "summary.json")],
+        "rows": [_shortened(row) for row in json.loads(done.stdout)],
     }
 
 
@@ -139,39 +131,44 @@ def figures(rows: list[dict[str, Any]], columns: dict[str, str], *heads: str) ->
 
 
 def sections(parts: dict[str, Any]) -> dict[str, str]:
-    """Return the text of every block of the page."""
-    presets = {name: parts[name]["rows"] for name in PRESETS}
-    crosscoders = [
-        row for rows in presets.values() for row in rows if row["tuned_only"][0] is not None
+    """Return the text of every block of the page; what was not measured is left out."""
+    rows = {name: part["rows"] for name, part in parts.items()}
+    presets = {name: rows[name] for name in PRESETS if name in rows}
+    everything = [row for some in presets.values() for row in some]
+    crosscoders = [row for row in everything if row["tuned_only"][0] is not None]
+    small = [
+        row | {"k": "auto" if name == "undercomplete-auto" else "planted"}
+        for name in ("undercomplete-ratio", "undercomplete", "undercomplete-auto")
+        for row in rows.get(name, [])
+        if row["entrant"] == "diff-sae"
     ]
-    text = {
+    few = {name: COLUMNS[name] for name in ("recall_new", "recall_removed", "precision", "fve")}
+    return {
         "grid": "\n\n".join(
-            f"### {name}\n\n{figures(rows, COLUMNS, 'entrant')}" for name, rows in presets.items()
+            f"### {name}\n\n{figures(some, COLUMNS, 'entrant')}" for name, some in presets.items()
         ),
         "crosscoders": figures(crosscoders, OF_CROSSCODERS, "preset", "entrant"),
+        "undercomplete": figures(small, few, "preset", "k"),
+        **{
+            name: figures(rows.get(name, []), COLUMNS, "preset", "entrant")
+            for name in ("ratio", "frequency")
+        },
+        "commands": "\n".join(["```sh", *(part["command"] for part in parts.values()), "```"]),
     }
-    for name in ("ratio", "frequency"):
-        text[name] = figures(parts[name]["rows"], COLUMNS, "preset", "entrant")
-    few = {name: COLUMNS[name] for name in ("recall_new", "recall_removed", "precision", "fve")}
-    right = [*parts["undercomplete-ratio"]["rows"], *presets["undercomplete"]]
-    rows = [("planted", row) for row in right if row["entrant"] == "diff-sae"]
-    rows += [("auto", row) for row in parts["undercomplete-auto"]["rows"]]
-    text["undercomplete"] = figures([row | {"k": k} for k, row in rows], few, "preset", "k")
-    return text
 
 
 def main() -> None:
     """Measure unless told otherwise, and write the page's tables."""
     if "--page" not in sys.argv:
-        write_json(NUMBERS, measure())
-        shutil.rmtree(PARTS_FOLDER)  # the next run starts anew
+        measure()
     numbers = read_json(NUMBERS)
-    commands = "\n".join(part["command"] for part in numbers["parts"].values())
-    time_taken = (
-        f"{numbers['seeds']} seeds a cell; {numbers['processor_minutes']:.0f} minutes of processor "
-        f"time on one thread ({numbers['machine']['cpu']}), with generation and scoring."
+    parts = numbers["parts"]
+    minutes = sum(part["processor_seconds"] for part in parts.values()) / 60
+    spent = (
+        f"{numbers['seeds']} seeds a cell. All of it took {minutes:.0f} minutes of processor time "
+        f"on one thread ({numbers['machine']['cpu']}), generation and scoring included."
     )
-    fill(PAGE, time=time_taken, commands=f"```\n{commands}\n```", **sections(numbers["parts"]))
+    fill(PAGE, time=spent, **sections(parts))
 
 
 if __name__ == "__main__":
