@@ -150,7 +150,8 @@ def sections(parts: dict[str, Any]) -> dict[str, str]:
     return {
         "grid": "\n\n".join(
             f"### {name}\n\n{figures(some, COLUMNS, 'entrant')}" for name, some in presets.items()
-        ),
+        )
+        or "Not measured yet.",
         "crosscoders": figures(crosscoders, OF_CROSSCODERS, "preset", "entrant"),
         "undercomplete": figures(small, few, "preset", "k"),
         **{
@@ -169,8 +170,8 @@ def main() -> None:
     parts = numbers["parts"]
     minutes = sum(part["processor_seconds"] for part in parts.values()) / 60
     spent = (
-        f"{numbers['seeds']} seeds a cell. What is here took {minutes:.0f} minutes of processor time "
-        f"on one thread ({numbers['machine']['cpu']}), generation and scoring included."
+        f"{numbers['seeds']} seeds a cell. What is here took {minutes:.0f} minutes of processor\n"
+        f"time on one thread ({numbers['machine']['cpu']}), generation and scoring included."
     )
     fill(PAGE, time=spent, **sections(parts))
 
