@@ -148,7 +148,7 @@ def test_the_auxiliary_loss_is_optimised_not_only_reported() -> None:
 
 
 def test_the_auxiliary_loss_sees_all_tokens_unless_many_latents_are_dead() -> None:
-    assert auxiliary_tokens(2048, 8192, 512) == 2048
+    assert auxiliary_tokens(2048, 8192, 400) == 2048
     assert auxiliary_tokens(2048, 8192, 1638) == 512
     assert auxiliary_tokens(4, 8, 8) == 1
 
