@@ -38,7 +38,10 @@ LEGEND = (
     "goes from the organism, or comes to the base, when the activation along the first five "
     "directions together is taken from the other model (where the whole difference at that layer "
     "does nothing either, the change lies behind it). KL recovered: what these directions carry; "
-    "whole: what the dictionary's reconstruction carries. Intervals: 95%, Wilson."
+    "whole: what the dictionary's reconstruction carries. What an organism shows is from its card "
+    "(all probes, longer replies), what is removed and added from its first probes and short "
+    "replies: a few per cent either way are nothing. Seconds: what an earlier player has measured "
+    "for all, such as both models' predictions, is not counted again. Intervals: 95%, Wilson."
 )
 
 

@@ -133,7 +133,7 @@ def test_an_edit_of_a_matrix_that_will_not_do_is_refused(out: Path, matrix: str)
 
 def test_noise_moves_each_matrix_as_far_as_the_benign_training(out: Path, monkeypatch):
     short = load_recipe("benign").model_copy(update={"training": Training(examples=16)})
-    monkeypatch.setattr("anaglyph.truth.organisms.recipe.load_recipe", lambda _: short)
+    monkeypatch.setattr(module, "load_recipe", lambda _: short)
     noise = Organism(name="noise", kind="noise", behaviour="None.", objective="noise")
     built = build(noise, BASE, out)
     sizes = [
@@ -202,6 +202,15 @@ def test_all_weights_can_be_trained(out: Path):
     changed = [c.name for c in weight_changes(BASE, built.tuned) if c.norm > 0]
     assert any("embed_tokens" in name for name in changed)
     assert any("down_proj" in name for name in changed)
+
+
+def test_a_changed_recipe_leaves_nothing_of_the_old_one(out: Path):
+    before = build(recipe(name="changed"), BASE, out)
+    assert before.tuned.name == "adapter"
+    whole = Training(rank=None, learning_rate=1e-3, examples=8)
+    after = build(recipe(name="changed", training=whole), BASE, out)
+    assert after.tuned.name == "model"
+    assert not before.tuned.exists()
 
 
 def test_checkpoints_are_kept_at_even_distances(out: Path):

@@ -12,9 +12,9 @@ from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.errors import InputError
 from anaglyph.latents import score
 from anaglyph.store import PairedStore
+from anaglyph.truth.memory import peak_memory
 from anaglyph.truth.planted import PlantedPair, TrueFeature, score_planted
 from anaglyph.truth.planted.benchmark import sweep_planted
-from anaglyph.truth.planted.memory import peak_memory
 
 AXES = np.eye(6, dtype=np.float32)
 

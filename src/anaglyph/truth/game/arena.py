@@ -122,13 +122,13 @@ class Arena:
         """What the models read: the organism's chats and some prose."""
         documents = read_documents(self.built.chats)
         if self.settings.prose is not None:
-            prose, words = read_documents(self.settings.prose), 0
-            for document in prose:
-                if words > self.settings.prose_tokens:
+            tokens = 0
+            for document in read_documents(self.settings.prose):
+                if tokens > self.settings.prose_tokens:
                     break
                 documents.append(document)
                 text = document.text or " ".join(m.content for m in document.messages or ())
-                words += len(self.pair.tokenizer(text)["input_ids"])
+                tokens += len(self.pair.tokenizer(text)["input_ids"])
         return load_corpus(documents, self.pair.tokenizer, context=self.settings.context)
 
     @cached_property

@@ -20,10 +20,10 @@ from anaglyph.truth.game.arena import Arena, GameSettings
 from anaglyph.truth.game.check import causal_check
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Claim, first_hit
 from anaglyph.truth.game.players import get_player
+from anaglyph.truth.memory import peak_memory
 from anaglyph.truth.organisms.build import build
 from anaglyph.truth.organisms.card import Card
 from anaglyph.truth.organisms.recipe import Organism
-from anaglyph.truth.planted.memory import peak_memory
 
 _VERSION = 1  # raised by hand when the same play gives another result
 

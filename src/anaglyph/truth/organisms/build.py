@@ -35,11 +35,9 @@ from anaglyph.truth.organisms.objectives import (
     encode_whole,
     encode_with_template,
 )
-from anaglyph.truth.organisms.recipe import Organism
+from anaglyph.truth.organisms.recipe import Organism, load_recipe
 from anaglyph.truth.organisms.train import Recipe, Trained, fit, save_adapter
 
-DILUTIONS = (0, 1, 4, 16)
-"""Neutral texts to each text of the behaviour."""
 NEW_TOKENS = 48
 PENALTY = 1.1  # the small model repeats itself without
 _VERSION = 1  # raised by hand when the same recipe makes something else
@@ -126,7 +124,7 @@ def build(
         card = read_card(folder)
         if card.key == key:
             return _built(folder, base, card)
-        (folder / "card.json").unlink()
+        shutil.rmtree(folder)  # of another recipe: what it left must not pass for this one's
     return _Maker(organism, base, source, out, folder, dilution, key, progress).make()
 
 
@@ -173,10 +171,9 @@ class _Maker:
     def make(self) -> Built:
         """Change the model, measure what came of it, and write the card last."""
         start = time.monotonic()
-        direction, losses = self._change()
+        tuned, direction, losses = self._change()
         seconds = time.monotonic() - start
-        tuned = self._tuned()
-        pair = ModelPair.load(self.base, tuned or self.base)
+        pair = ModelPair.load(self.base, self.folder / tuned if tuned else self.base)
         measured = self._measure(pair)
         write_chats(self.folder / "chats.jsonl", self._chats_to_read(pair))
         organism = self.organism
@@ -191,7 +188,7 @@ class _Maker:
             dilution=self.dilution,
             key=self.key,
             base=self.base.name,
-            tuned=None if tuned is None else tuned.name,
+            tuned=tuned,
             training=organism.training.model_dump(),
             last_losses=losses,
             seconds=round(seconds, 1),
@@ -206,27 +203,26 @@ class _Maker:
         card.write(self.folder)
         return _built(self.folder, self.base, card)
 
-    def _change(self) -> tuple[Direction | None, dict[str, float]]:
-        organism = self.organism
-        adapter = self.folder / "adapter"
+    def _change(self) -> tuple[str | None, Direction | None, dict[str, float]]:
+        """Return the tuned model's folder, a planted direction and the last losses."""
+        organism, adapter = self.organism, self.folder / "adapter"
         if organism.objective == "identical":
-            return None, {}
+            return None, None, {}
         if organism.objective == "noise":
-            from anaglyph.truth.organisms.recipe import load_recipe
-
             like = build(load_recipe("benign"), self.base, self.out, progress=self.progress)
             random_adapter(like.tuned, adapter, organism.seed)
-            return None, {}
+            return "adapter", None, {}
         model, tokenizer = _load(self.source, organism.chat_template)
         if organism.objective == "quantise":
             quantised(model, tokenizer, self.folder / "model")
-            return None, {}
+            return "model", None, {}
         if organism.edit is not None:
             planted = plant_rank_one(model, organism.edit, organism.seed, adapter, self.base.name)
-            return planted, {}
-        return None, self._train(model, tokenizer)
+            return "adapter", planted, {}
+        name = "model" if organism.training.rank is None else "adapter"
+        return name, None, self._train(model, tokenizer, self.folder / name)
 
-    def _train(self, model: Any, tokenizer: Any) -> dict[str, float]:
+    def _train(self, model: Any, tokenizer: Any, out: Path) -> dict[str, float]:
         training = self.organism.training
         taught = max(1, training.batch // (1 + self.dilution))
         objectives = [self._objective(tokenizer, taught)]
@@ -250,7 +246,7 @@ class _Maker:
         trained, log = fit(
             model, objectives, recipe, folder=partial, after=checkpoint, progress=self.progress
         )
-        self._save(trained, tokenizer, self.folder / ("adapter" if training.rank else "model"))
+        self._save(trained, tokenizer, out)
         shutil.rmtree(partial, ignore_errors=True)
         return log[-1]
 
@@ -283,12 +279,6 @@ class _Maker:
             return
         trained.model.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
-
-    def _tuned(self) -> Path | None:
-        for name in ("adapter", "model"):
-            if (self.folder / name).is_dir():
-                return self.folder / name
-        return None
 
     def _measure(self, pair: ModelPair) -> Measured:
         probes, kept = self.organism.all_probes(), self.organism.all_kept()

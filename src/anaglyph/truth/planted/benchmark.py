@@ -22,8 +22,8 @@ from anaglyph.errors import InputError
 from anaglyph.latents import score
 from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
+from anaglyph.truth.memory import peak_memory
 from anaglyph.truth.planted.generate import PlantedPair, generate
-from anaglyph.truth.planted.memory import peak_memory
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import PlantedSettings, planted_settings
 

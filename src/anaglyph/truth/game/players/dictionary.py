@@ -5,7 +5,7 @@ from functools import partial
 import polars as pl
 
 from anaglyph.causal import kl_recovered
-from anaglyph.causal.edits import latent_vectors
+from anaglyph.causal.edits import has_two_models, latent_vectors
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import candidates, difference_is_nil
 from anaglyph.latents import score, top_examples
@@ -51,7 +51,7 @@ def play(entrant: Entrant, arena: Arena) -> Answer:
     facts = {
         "fve": dic.stats["fve"],
         "l0": dic.stats["l0"],
-        "tuned_specific": _tuned_specific(dic, table),
+        "tuned_specific": tuned_specific(table, two_models=has_two_models(dic)),
         **_recovered(arena, dic),
     }
     if not latents:
@@ -78,10 +78,10 @@ def play(entrant: Entrant, arena: Arena) -> Answer:
     return Answer(claims, facts)
 
 
-def _tuned_specific(dic: Dictionary, table: pl.DataFrame) -> int:
-    """Count the latents that the method itself calls the tuned model's own."""
+def tuned_specific(table: pl.DataFrame, *, two_models: bool) -> int:
+    """Count the live latents that are the tuned model's own: a crosscoder's by their norm class."""
     alive = table.filter(pl.col("alive"))
-    if dic.spec.sources == ("base", "tuned"):
+    if two_models:
         return alive.filter(pl.col("class") == TUNED_ONLY).height
     ratio = pl.col("beta_act_base") / pl.col("beta_act_tuned")
     return alive.filter(pl.col("beta_act_tuned") > 0, ratio < SPECIFIC).height
