@@ -116,21 +116,27 @@ def collection(result: dict[str, Any]) -> list[str]:
 def end_to_end(result: dict[str, Any]) -> list[str]:
     """Describe the whole way to a dictionary."""
     spec, many = result["spec"], result["dictionaries"]
-    rows = [["", "seconds"]]
-    rows += [[name, shown(found, 1)] for name, found in result["seconds"].items()]
+    seconds = [["", "seconds"]]
+    seconds += [[name, shown(found, 1)] for name, found in result["seconds"].items()]
+    rows = [["", "one dictionary", f"{many} from one collection", "training, ours", "theirs"]]
+    for method, found in result["methods"].items():
+        ratios = [shown(found[key]) for key in ("theirs_over_ours", "theirs_over_ours_run")]
+        shares = [f"{found[f'training_share_of_{side}']:.0%}" for side in ("ours", "theirs")]
+        rows.append([method, *ratios, *shares])
     return [
         f"{spec['tokens']} tokens of the demo's chats through both models to layer {spec['layer']}, "
-        f"then one epoch of a BatchTopK SAE of the tuned model ({spec['latents']} latents, batch "
+        f"then one epoch of training ({spec['latents']} latents, k={spec['k']}, batch "
         f"{spec['batch']}). Their side is a script that leaves each model at the layer as well, "
-        "keeps the activations in memory and trains with dictionary_learning.",
+        "keeps the activations in memory and trains with dictionary_learning (diff-SAE) or with the "
+        "dense crosscoder.",
+        "",
+        table(seconds),
+        "",
+        "How many times as long the script takes, and the share of training on each side: reading "
+        f"the models is what is left. For {many} dictionaries or seeds it reads the models for each "
+        "training and we read them once (the sum of the parts above).",
         "",
         table(rows),
-        "",
-        f"The script takes {shown(result['theirs_over_ours'])} times as long for one dictionary. Of "
-        f"ours {result['training_share_of_ours']:.0%} is training: reading the models is what is "
-        f"left. For {many} dictionaries or seeds, with one collection on our side and a reading for "
-        f"each training on theirs, it takes {shown(result['theirs_over_ours_run'])} times as long "
-        "(the sum of the parts above).",
     ]
 
 
