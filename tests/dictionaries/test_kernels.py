@@ -1,5 +1,9 @@
 """Both implementations against dense float64 sums."""
 
+import importlib.util
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anaglyph.dictionaries.kernels import Active, Adam, Kernels, choose_kernels
+from anaglyph.dictionaries.kernels.torch_kernels import TorchKernels
 from anaglyph.errors import InputError
 
 BOTH = pytest.mark.parametrize("kernels", [choose_kernels("numba"), choose_kernels("torch")])
@@ -152,11 +157,30 @@ def test_threads_do_not_change_results() -> None:
 
 def test_numba_is_for_the_cpu() -> None:
     assert type(choose_kernels("auto", "cpu")).__name__ == "NumbaKernels"
-    assert type(choose_kernels("auto", "cuda")).__name__ == "TorchKernels"
     with pytest.raises(InputError, match=r"'numba'.*'cuda'"):
         choose_kernels("numba", "cuda")
     with pytest.raises(InputError, match="'fast'"):
         choose_kernels("fast")
+
+
+def test_triton_is_for_cuda_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs:
+        pass
+
+    name = "anaglyph.dictionaries.kernels.triton_kernels"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(TritonKernels=Theirs))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton" or None)
+    assert type(choose_kernels("auto", "cuda")) is Theirs
+    assert type(choose_kernels("triton", "cuda:1")) is Theirs
+    assert type(choose_kernels("torch", "cuda")) is TorchKernels
+    assert type(choose_kernels("auto", "mps")) is TorchKernels
+    with pytest.raises(InputError, match=r"'triton'.*'cpu'"):
+        choose_kernels("triton", "cpu")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert type(choose_kernels("auto", "cuda")) is TorchKernels
+    with pytest.raises(InputError, match=r"needs the triton extra"):
+        choose_kernels("triton", "cuda")
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -39,6 +39,7 @@ class TrainConfig:
     """Options of the method."""
     device: str = "cpu"
     kernels: str = "auto"
+    """Implementation of the sparse operations: see ``choose_kernels``."""
 
     def __post_init__(self) -> None:
         """Check every setting."""
