@@ -20,9 +20,10 @@ from torch import Tensor
 from anaglyph.dictionaries.kernels.torch_kernels import TorchKernels
 from anaglyph.dictionaries.kernels.types import Active, Adam, Columns
 
-# Columns that one program holds: one to eight for each of Triton's usual 128 threads. With fewer,
-# several threads would hold the same number, and one might read what another has just overwritten.
-NARROWEST, WIDEST = 128, 1024
+# Columns that one program holds: at least one for each thread of Triton's usual four warps (256 on
+# AMD). With fewer, several threads would hold the same number, and one might read what another has
+# just overwritten.
+NARROWEST, WIDEST = 256, 1024
 
 
 class TritonKernels(TorchKernels):
