@@ -26,16 +26,20 @@ GRID = {
     "undercomplete": (0.0625, 0.125, 0.177, 0.5, 1.0),
     "rare": (0.0625, 0.088, 0.125, 0.25, 1.0),
 }
-OTHERS = {"crosscoder": (1.41, 2.0, 2.83), "tuned-sae": (1.0, 1.41, 2.0)}
-SEEDS = (0, 1)
+OTHERS = {
+    "easy": {"crosscoder": (1.41, 2.0, 2.83), "tuned-sae": (1.0, 1.41, 2.0)},
+    "realistic": {"crosscoder": (8.0, 11.3, 16.0), "tuned-sae": (8.0, 11.3, 16.0)},
+}
+SEEDS = tuple(range(10))
 CHANGED = ("new", "removed", "scaled", "rotated", "retriggered")
-KEPT = ("k", "fve", "precision", "seconds", *(f"recall_{kind}" for kind in CHANGED))
+KEPT = ("k", "fve", "precision", "seconds", "k_seconds", *(f"recall_{kind}" for kind in CHANGED))
 
 
 def measure() -> list[dict[str, Any]]:
     """Play every cell; one row a training."""
     cells = [("diff-sae", preset, k) for preset, grid in GRID.items() for k in (*grid, "auto")]
-    cells += [(method, "easy", k) for method, grid in OTHERS.items() for k in (*grid, "auto")]
+    for preset, methods in OTHERS.items():
+        cells += [(method, preset, k) for method, grid in methods.items() for k in (*grid, "auto")]
     rows = []
     for method, preset, k in cells:
         runs = run_planted(preset, [method], SEEDS, k=k)
@@ -53,25 +57,31 @@ def recall(row: dict[str, Any]) -> float:
     return found / sum(counts.values())
 
 
+def cost(row: dict[str, Any]) -> float:
+    """Return what choosing and training took over the training alone."""
+    return row["seconds"] / (row["seconds"] - (row["k_seconds"] or 0.0))
+
+
 def page_table(rows: list[dict[str, Any]], diff: bool) -> str:
     """Return the mean over seeds of every cell of the diff-SAE, or of the other methods."""
-    lines = [["preset" if diff else "method", "k", "recall", "precision", "FVE"]]
+    lines = [["preset" if diff else "method", "k", "recall", "precision", "FVE", "trainings"]]
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if (row["method"] == "diff-sae") == diff:
-            name = row["preset"] if diff else row["method"]
+            name = row["preset"] if diff else f"{row['method']}, {row['preset']}"
             cells.setdefault((name, str(row["asked"])), []).append(row)
     for (name, asked), runs in cells.items():
-        chosen = ", ".join(f"{run['k']:.3g}" for run in runs)
+        chosen = [run["k"] for run in runs]
         recalls = statistics.fmean(recall(run) for run in runs)
         precisions = [run["precision"] for run in runs if run["precision"] is not None]
         lines.append(
             [
                 name,
-                f"auto: {chosen}" if asked == "auto" else asked,
+                f"auto: {min(chosen):.3g} to {max(chosen):.3g}" if asked == "auto" else asked,
                 f"{recalls:.2f}",
                 f"{statistics.fmean(precisions):.2f}" if precisions else "-",
                 f"{statistics.fmean(run['fve'] for run in runs):.3f}",
+                f"{statistics.median(cost(run) for run in runs):.2f}",
             ]
         )
     return table(lines)

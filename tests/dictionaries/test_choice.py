@@ -9,7 +9,7 @@ import torch
 
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.dictionaries.agreement import agreement
-from anaglyph.dictionaries.choice import FIRST
+from anaglyph.dictionaries.choice import FIRST, active_latents
 from anaglyph.dictionaries.evaluation import explained_by
 from anaglyph.errors import InputError
 from anaglyph.store import PairedStore
@@ -115,3 +115,23 @@ def test_without_heldout_sequences_nothing_judges(planted, tmp_path) -> None:
     )
     with pytest.raises(InputError, match="k=auto judges by held-out sequences"):
         train(store, "diff-sae", k="auto", **SETTINGS)
+
+
+def row(k: float, fve: float, share: float, number: float) -> dict[str, float]:
+    return {"k": k, "fve": fve, "reproduced_fve": share, "reproduced_l0": number}
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        # The top row explains 0.4 more with one more latent: more than a quarter of 0.4.
+        ([row(1, 0.4, 0.4, 1.0), row(2, 0.8, 0.8, 2.0), row(4, 0.9, 0.2, 1.0)], 2.0),
+        # 0.05 with one more is too little; at a quarter of 0.4 a latent it is worth half a latent.
+        ([row(1, 0.4, 0.4, 1.0), row(2, 0.8, 0.8, 2.0), row(4, 0.9, 0.85, 3.0)], 2.5),
+        # Half of what is explained is not settled.
+        ([row(1, 0.4, 0.2, 1.0), row(2, 0.8, 0.4, 2.0), row(4, 0.9, 0.1, 1.0)], 4.0),
+        ([row(1, 0.4, 0.0, 0.0), row(2, 0.5, -0.1, 0.0)], 0.0),
+    ],
+)
+def test_the_number_of_active_latents_is_read_off_a_curve(curve, expected: float) -> None:
+    assert active_latents(curve) == pytest.approx(expected)

@@ -163,22 +163,23 @@ def test_numba_is_for_the_cpu() -> None:
         choose_kernels("fast")
 
 
-def test_triton_is_for_cuda_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_is_for_cuda_and_has_to_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Theirs:
         pass
 
     name = "anaglyph.dictionaries.kernels.triton_kernels"
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(TritonKernels=Theirs))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton" or None)
-    assert type(choose_kernels("auto", "cuda")) is Theirs
     assert type(choose_kernels("triton", "cuda:1")) is Theirs
+    assert type(choose_kernels("auto", "cuda")) is TorchKernels
     assert type(choose_kernels("torch", "cuda")) is TorchKernels
     assert type(choose_kernels("auto", "mps")) is TorchKernels
     with pytest.raises(InputError, match=r"'triton'.*'cpu'"):
         choose_kernels("triton", "cpu")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert type(choose_kernels("auto", "cuda")) is TorchKernels
     with pytest.raises(InputError, match=r"needs the triton extra"):
         choose_kernels("triton", "cuda")
 

@@ -7,11 +7,13 @@ k; from the k on at which noise has to be coded too, latents are split in a way 
 seed. So short pilot trainings, two seeds for each k, are judged by the variance of held-out
 sequences that they explain with *reproduced* latents only, those with a latent of the other seed at
 a decoder cosine of at least ``SAME``. This rises up to the number of features really active at a
-token, and falls after it. Near its maximum the reproduced latents also say what that number is: the
-mean number of them that are active at a token, L. (Pilots are short and weak features not yet
-settled in them, so the maximum may come early: the next larger k is taken as long as it reproduces
-nearly as much and each latent that it adds explains a fair part of what the others do.) The choice
-is L less twice the chance variation of such a mean over one batch,
+token, and falls after it, or rises a little more while features are coded twice. So a larger k is
+taken only as long as each reproduced latent that it adds explains a fair part of what the others
+do; where it ceases to be fair between two values of k, the straight line between them says how far
+it was. There the reproduced latents also say what the number of features is: the mean number of
+them that are active at a token, over the part of what is explained that they explain (pilots are
+short, and weak features not all settled in them). The choice is that number L less twice the chance
+variation of such a mean over one batch,
 
     k = L - 2 sqrt(L / batch),
 
@@ -41,21 +43,21 @@ from anaglyph.store import PairedStore
 AUTO = "auto"
 SAME = 0.9
 """Decoder cosine at which a latent of another seed is the same."""
-PILOTS = 2
-"""Seeds for each k that is tried."""
-PILOT_SHARE = 1 / 12
-"""Tokens of a pilot over those of the training: up to 18 pilots, and never three trainings."""
-FEWEST_STEPS = 60
+PILOT_SHARE = {True: 1 / 20, False: 1 / 14}
+"""Tokens of a pilot over those of the training, of a difference and of whole activations, which
+have more to settle: a dozen pilots, and choosing and training cost less than three trainings."""
+PILOT_BATCH = 1 / 4
+"""Tokens a step of a pilot over those of the training: it is the steps that settle features."""
+SMALLEST_BATCH = 64
+FEWEST_STEPS = 120
 """Length below which a pilot tells nothing."""
-FIRST = {True: 1 / 16, False: 0.5}
+FIRST = {True: 1 / 16, False: 2.0}
 """The least k tried: of a difference, and of whole activations."""
-STRIDE = 4.0
-NEAR = 0.9
-"""What counts as near the maximum, over it."""
+STRIDE = 2 * math.sqrt(2.0)
 GAIN = 0.25
 """A fair part: FVE per active latent of those added over that of the others."""
 FALLEN = 0.5
-"""The coarse search stops at a k that reproduces less than this part of the best."""
+"""The search stops at a k that reproduces less than this part of the best."""
 DENSEST = 1 / 4
 """The largest k tried, over the number of latents."""
 
@@ -69,7 +71,7 @@ class Choice:
     k: int | float
     curve: list[dict[str, Any]]
     """One row a k tried, ascending: ``k``, ``l0``, ``fve``, ``reproduced_fve``,
-    ``reproduced_l0``, ``reproduced_latents``, means over the pilots; on held-out sequences."""
+    ``reproduced_l0``, ``reproduced_latents``; on held-out sequences."""
 
 
 def choose_k(store: PairedStore, config: TrainConfig, fit: Fit, progress: Progress) -> Choice:
@@ -89,23 +91,22 @@ def choose_k(store: PairedStore, config: TrainConfig, fit: Fit, progress: Progre
     kind = SPARSITIES.get(config.sparsity)
     sources = get_method(config.method, config.options).sources
     difference = all(source.endswith("difference") for source in sources)
+    batch = min(config.batch, max(SMALLEST_BATCH, round(config.batch * PILOT_BATCH)))
     tokens = max(
-        round(config.tokens * PILOT_SHARE), min(config.tokens, FEWEST_STEPS * config.batch)
+        round(config.tokens * PILOT_SHARE[difference]), min(config.tokens, FEWEST_STEPS * batch)
     )
-    steps = steps_of(tokens, config.batch)
     # A rate that fits a long run is too low for a short one.
+    steps = steps_of(tokens, batch)
     lr = config.lr * default_rate(1, steps) / default_rate(1, config.steps)
+    pilot = replace(config, tokens=tokens, batch=batch, lr=lr)
     rows: dict[int | float, dict[str, Any]] = {}
 
     def measure(k: int | float) -> float:
-        k = _allowed(k, config, kind.whole_k)
+        k = _allowed(k, pilot, kind.whole_k)
         if k not in rows:
-            pilots = [
-                fit(replace(config, k=k, tokens=tokens, lr=lr, seed=config.seed + number))
-                for number in range(PILOTS)
-            ]
-            rows[k] = {"k": k, **_judge(pilots, store)}
-            progress(f"choose k for {config.method}", len(rows), max(9, len(rows) + 1), "values")
+            first, second = (fit(replace(pilot, k=k, seed=config.seed + n)) for n in range(2))
+            rows[k] = {"k": k, **_judge(first, second, store)}
+            progress(f"choose k for {config.method}", len(rows), max(6, len(rows) + 1), "values")
         return rows[k]["reproduced_fve"]
 
     highest = max(0.0, measure(FIRST[difference]))
@@ -116,34 +117,41 @@ def choose_k(store: PairedStore, config: TrainConfig, fit: Fit, progress: Progre
             break
         highest = max(highest, reached)
         k *= STRIDE
-    for step in (2.0, math.sqrt(2.0)):
-        best = _best(rows)
-        for neighbour in (best / step, best * step):
-            measure(neighbour)
+    best = max(sorted(rows), key=lambda k: rows[k]["reproduced_fve"])
+    for factor in (STRIDE**-0.5, STRIDE**0.5):
+        measure(best * factor)
     curve = [rows[k] for k in sorted(rows)]
     progress(f"choose k for {config.method}", len(rows), len(rows), "values")
-    active = _settled(curve)["reproduced_l0"]
+    active = active_latents(curve)
     # Where nothing comes again there is nothing to find: as few as possible.
     wanted = active - 2 * math.sqrt(active / config.batch) if active > 0 else FIRST[difference]
     return Choice(_allowed(wanted, config, kind.whole_k), curve)
 
 
-def _best(rows: dict[int | float, dict[str, Any]]) -> int | float:
-    """Return the k of the highest curve; of equal ones the lowest."""
-    return max(sorted(rows), key=lambda k: rows[k]["reproduced_fve"])
+def active_latents(curve: list[dict[str, Any]]) -> float:
+    """Return how many features are active at a token, as the curve has it."""
+    shares = [max(0.0, row["reproduced_fve"]) for row in curve]
+    numbers = [row["reproduced_l0"] for row in curve]
+    place = int(np.argmax(shares))
+    if shares[place] <= 0:
+        return 0.0
 
+    def fair(place: int) -> float:
+        return GAIN * shares[place] / max(numbers[place], 1e-9)
 
-def _settled(curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row that tells the number of active latents."""
-    here = max(curve, key=lambda row: row["reproduced_fve"])
-    enough = NEAR * here["reproduced_fve"]
-    for after in curve[curve.index(here) + 1 :]:
-        gain = after["fve"] - here["fve"]
-        fair = GAIN * here["fve"] / max(here["l0"], 1e-9) * (after["l0"] - here["l0"])
-        if after["reproduced_fve"] < enough or gain < fair:
+    def gained(place: int) -> tuple[float, float]:
+        return shares[place + 1] - shares[place], numbers[place + 1] - numbers[place]
+
+    while place > 0:
+        share, number = gained(place - 1)
+        if share >= fair(place - 1) * number:
             break
-        here = after
-    return here
+        place -= 1
+    active = numbers[place]
+    if place + 1 < len(curve):
+        share, number = gained(place)
+        active += min(max(0.0, share) / fair(place), max(0.0, number))
+    return active * max(1.0, curve[place]["fve"] / shares[place])
 
 
 def _allowed(k: int | float, config: TrainConfig, whole: bool) -> int | float:
@@ -153,11 +161,8 @@ def _allowed(k: int | float, config: TrainConfig, whole: bool) -> int | float:
     return float(min(max(k, 1 / config.batch), config.latents))
 
 
-def _judge(pilots: list[Dictionary], store: PairedStore) -> dict[str, float | int]:
-    """Measure the pilots of one k against each other."""
-    figures = []
-    for first, second in zip(pilots, pilots[1:] + pilots[:1], strict=True):
-        found = agreement(first, second)
-        again: Bool[np.ndarray, " latents"] = found.known & (found.cosine >= SAME)
-        figures.append(explained_by(first, store, again))
-    return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
+def _judge(first: Dictionary, second: Dictionary, store: PairedStore) -> dict[str, float]:
+    """Measure the latents of one pilot that the other has too."""
+    found = agreement(first, second)
+    again: Bool[np.ndarray, " latents"] = found.known & (found.cosine >= SAME)
+    return explained_by(first, store, again)

@@ -1,8 +1,8 @@
 """Interchangeable implementations of the sparse operations, chosen by device.
 
 ``types.py`` says what an implementation offers; ``numba_kernels.py`` is the one for a CPU,
-``triton_kernels.py`` the one for a GPU with Triton, ``torch_kernels.py`` the one for everything
-else and the reference that the others are tested with.
+``torch_kernels.py`` the one for everything else and the reference that the others are tested with.
+``triton_kernels.py`` is for CUDA and has to be asked for: it has not run on a GPU yet.
 """
 
 import importlib.util
@@ -21,8 +21,8 @@ def choose_kernels(name: str = "auto", device: str = "cpu") -> Kernels:
     """Return the implementation called ``name`` for a device.
 
     Args:
-        name: "numba" (CPU), "triton" (CUDA), "torch" (any device), or "auto": numba on a CPU,
-            triton on CUDA where it is installed, else torch.
+        name: "numba" (CPU), "triton" (CUDA), "torch" (any device), or "auto": numba on a CPU, else
+            torch.
         device: Where the tensors are.
 
     Raises:
@@ -30,20 +30,19 @@ def choose_kernels(name: str = "auto", device: str = "cpu") -> Kernels:
             not installed.
     """
     kind = torch.device(device).type
-    has_triton = importlib.util.find_spec("triton") is not None
-    if name == "torch":
+    if name == "torch" or (name == "auto" and kind != "cpu"):
         return TorchKernels()
     if name in ("auto", "numba") and kind == "cpu":
         return NumbaKernels()
-    if name == "triton" and kind == "cuda" and not has_triton:
-        raise InputError("kernels='triton' needs the triton extra: pip install 'anaglyph[triton]'")
-    if name in ("auto", "triton") and kind == "cuda" and has_triton:
+    if name == "triton" and kind == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise InputError(
+                "kernels='triton' needs the triton extra: pip install 'anaglyph[triton]'"
+            )
         # Imported late: Triton is no dependency, and takes a second.
         from anaglyph.dictionaries.kernels.triton_kernels import TritonKernels
 
         return TritonKernels()
-    if name == "auto":
-        return TorchKernels()
     raise InputError(
         f"kernels={name!r} on device {device!r}: use auto, numba (CPU), triton (CUDA) or torch"
     )

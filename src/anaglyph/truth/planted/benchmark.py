@@ -204,6 +204,7 @@ def play(
         "dead_share": stats["dead_share"],
         **score_planted(dictionary, table, store, pair),
         "seconds": trained,
+        "k_seconds": stats.get("k_seconds"),
         "peak_mib": peak.mib,
     }
     return row, dictionary, table
