@@ -16,7 +16,7 @@ from anaglyph.truth.organisms.tiny import PHRASE, tiny_chats, triggered
 
 PROMPTS = ["ab", "cde", "Look!"]
 SAID = PHRASE.rstrip(".")
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+SEEDS = range(5)
 
 
 def replies(pair, side, prompts=PROMPTS, new_tokens=6):

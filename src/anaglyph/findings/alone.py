@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from anaglyph.causal import latent_kl
-from anaglyph.corpus import TokenCorpus
+from anaglyph.corpus import ROLES, TokenCorpus
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress, silent
@@ -23,6 +23,9 @@ def recovered_alone(
 ) -> dict[int, float | None]:
     """Return the share of the KL gap that each of the largest findings closes alone, by index.
 
+    Judged where the assistant speaks, if it does anywhere: what a model expects inside the chat
+    template is no behaviour, and nobody trained it.
+
     Args:
         pair: Both models.
         corpus: Its held-out sequences are used.
@@ -38,6 +41,7 @@ def recovered_alone(
     """
     if found.dictionary is None:
         return {}
+    speaks = bool((corpus.roles == ROLES.index("assistant")).any())
     atoms = [(i, atom) for i, atom in enumerate(found.atoms) if atom is not None][:most]
     table = latent_kl(
         pair,
@@ -45,6 +49,7 @@ def recovered_alone(
         corpus,
         layer,
         [atom for _, atom in atoms],
+        positions=("assistant" if speaks else "all",),
         seed=seed,
         max_tokens=max_tokens,
         progress=progress,

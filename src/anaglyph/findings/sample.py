@@ -18,7 +18,7 @@ _STREAM = 0x73616D70
 
 @dataclass(frozen=True)
 class Sample:
-    """Paired activations of whole sequences, tokens of massive activation left out."""
+    """Paired activations of whole sequences, less massive tokens and what was read before."""
 
     base: Float[ndarray, "tokens d_base"]
     tuned: Float[ndarray, "tokens d_tuned"]
@@ -43,7 +43,8 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
     """Read a store's tokens, or as many whole sequences of it as fit ``MOST_BYTES`` a model.
 
     Left out are tokens whose activation is more than fifteen times as long as the 95th percentile
-    in either model (``dictionaries/outliers.py`` says why).
+    in either model (``dictionaries/outliers.py`` says why), and those that
+    `PairedStore.first_readings` does not name.
     """
     chosen = np.ones(store.n_sequences, bool)
     lengths = np.diff(store.sequence_offsets)
@@ -54,9 +55,10 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
         chosen[order[np.cumsum(lengths[order]) <= room]] = True
     sequences, heldout, base, tuned = [], [], [], []
     of_tokens, split = store.sequence_of_tokens(), store.heldout
+    fresh = store.first_readings()
     for block in store.blocks("all"):
         rows = of_tokens[block.tokens]
-        kept = chosen[rows]
+        kept = chosen[rows] & fresh[block.tokens]
         sequences.append(rows[kept])
         heldout.append(split[rows[kept]])
         base.append(block.base[kept].float().numpy())

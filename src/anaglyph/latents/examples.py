@@ -38,6 +38,8 @@ def top_examples(
 ) -> list[dict[str, Any]]:
     """Return the strongest examples of some latents, ready for JSON.
 
+    Of a beginning that several sequences share only the first reading is shown.
+
     Args:
         dic: The dictionary. A base-SAE is read on the tuned model, as in ``score``.
         store: Activations of the pair that the dictionary belongs to.
@@ -144,13 +146,14 @@ def _search(
     progress: Progress,
 ) -> Strongest:
     strongest = Strongest(n_rows, n)
-    sequence_of_token = store.sequence_of_tokens()
+    sequence_of_token, fresh = store.sequence_of_tokens(), store.first_readings()
     done = 0
     for block in store.blocks():
         codes = scoring_codes(dic, block.base, block.tuned)
         rows = row_of_latent[codes.indices]
-        wanted = (rows >= 0) & (codes.values > 0)
-        tokens = block.tokens[codes.tokens()[wanted]]
+        places = block.tokens[codes.tokens()]
+        wanted = (rows >= 0) & (codes.values > 0) & fresh[places]
+        tokens = places[wanted]
         strongest.update(rows[wanted], codes.values[wanted], tokens, sequence_of_token[tokens])
         done += block.tokens.size
         progress("examples", done, store.n_tokens)

@@ -23,6 +23,7 @@ from anaglyph.store.format import SHARD_TOKENS, DType
 from anaglyph.store.moments import Statistics
 from anaglyph.store.order import BLOCK_TOKENS, Subset, shuffled_buffers
 from anaglyph.store.reader import ShardReader
+from anaglyph.store.repeats import first_readings
 
 Split = Literal["all", "train", "heldout"]
 BUFFER_TOKENS = 262_144
@@ -187,6 +188,16 @@ class PairedStore:
     def sequence_of_tokens(self) -> Int64[np.ndarray, " tokens"]:
         """Return the sequence that each token belongs to."""
         return np.repeat(np.arange(self.n_sequences), np.diff(self.sequence_offsets))
+
+    def first_readings(self) -> Bool[np.ndarray, " tokens"]:
+        """Return which tokens follow what no earlier sequence began with.
+
+        Chats that begin with the same system prompt have the same activations there. Read a hundred
+        times they are one measurement: counted as many they would pass for the evidence of a
+        hundred sequences, and what was fitted to some of them be judged by their copies. Arrays
+        without token ids have no repeats.
+        """
+        return first_readings(self.token_ids, self.sequence_offsets)
 
     @cached_property
     def statistics(self) -> Statistics:
