@@ -10,6 +10,7 @@ from anaglyph.corpus import ROLES
 from anaglyph.errors import InputError
 from anaglyph.latents import top_examples
 from anaglyph.latents.examples import Strongest
+from anaglyph.store import PairedStore
 
 METHODS = ("crosscoder", "diff-sae", "tuned-sae", "base-sae")
 
@@ -149,3 +150,26 @@ def test_no_latents_no_reading(tmp_path):
     rng = np.random.default_rng(0)
     store = random_store(tmp_path / "store", rng)
     assert top_examples(random_dictionary("tuned-sae", 3, (5, 5), rng), store, []) == []
+
+
+def test_a_beginning_that_sequences_share_is_shown_once(tmp_path):
+    rng = np.random.default_rng(4)
+    dic = random_dictionary("tuned-sae", 4, (5, 5), rng)
+    values = rng.standard_normal((10, 6, 5)).astype(np.float32)
+    values[:, :2] = 9 * values[0, :2]  # the strongest of all, in every sequence
+    ids = rng.integers(10, 10**6, (10, 6)).astype(np.int32)
+    ids[:, :2] = 1, 2
+    store = PairedStore.from_arrays(
+        *(values.reshape(-1, 5),) * 2,
+        tmp_path / "store",
+        sequence_ids=np.repeat(np.arange(10), 6),
+        token_ids=ids.ravel(),
+    )
+    shared = 0
+    for shown in top_examples(dic, store, range(4), n=10):
+        places = [
+            (each["sequence"], each["start"] + each["position"]) for each in shown["examples"]
+        ]
+        shared += sum(position < 2 for _, position in places)
+        assert all(sequence == 0 for sequence, position in places if position < 2)
+    assert shared > 0
