@@ -71,6 +71,7 @@ def measured(folder: Path, suffix: str) -> dict[str, Any]:
         rows = pl.read_parquet(file)
         kept = ("intervention", "n_latents", "l0", "push", "kl", "recovered", "recovered_low")
         found[name + suffix] = {
+            "seconds": run.state.stages[f"causal/{name}"].seconds,
             "fve": stats["fve"],
             "l0": stats["l0"],
             "layer": run.state.layer,
@@ -88,8 +89,9 @@ def page(results: dict[str, Any]) -> str:
     parts.append(
         "Written by `python benchmarks/causal_tables.py` from `benchmarks/causal.json`. Percent of"
         " the KL gap recovered, with 95% intervals over sequences; the post's are of Gemma-2-2B"
-        " base and chat at layer 13, ours of a LoRA organism over SmolLM2-135M-Instruct: the same"
-        " question, another pair."
+        " base and chat at layer 13, ours of LoRA organisms over SmolLM2-135M-Instruct: the same"
+        " question, other pairs. Beside the demo they are organisms of the"
+        " [game](game.md), made by `anaglyph game build`. x1: as many latents as the model is wide."
     )
     if not results:
         parts += ["", "No run has been taken up yet."]
@@ -107,11 +109,15 @@ def page(results: dict[str, Any]) -> str:
 
 
 def _facts(dictionaries: dict[str, Any]) -> str:
-    return " ".join(
+    facts = [
         f"{name}: FVE {one['fve']:.0%}, L0 {one['l0']:.1f}, {one['tokens']} held-out tokens of"
         f" {one['sequences']} sequences."
         for name, one in dictionaries.items()
-    )
+    ]
+    seconds = [one["seconds"] for one in dictionaries.values() if "seconds" in one]
+    if seconds:
+        facts.append(f"Measuring took {sum(seconds):.0f} s.")
+    return " ".join(facts)
 
 
 def _row(dictionary: dict[str, Any], name: str) -> dict[str, Any] | None:
