@@ -160,7 +160,8 @@ def test_a_beginning_that_sequences_share_is_shown_once(tmp_path):
     ids = rng.integers(10, 10**6, (10, 6)).astype(np.int32)
     ids[:, :2] = 1, 2
     store = PairedStore.from_arrays(
-        *(values.reshape(-1, 5),) * 2,
+        values.reshape(-1, 5),
+        values.reshape(-1, 5),
         tmp_path / "store",
         sequence_ids=np.repeat(np.arange(10), 6),
         token_ids=ids.ravel(),

@@ -61,8 +61,8 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
         kept = chosen[rows] & fresh[block.tokens]
         sequences.append(rows[kept])
         heldout.append(split[rows[kept]])
-        base.append(block.base[kept].float().numpy())
-        tuned.append(block.tuned[kept].float().numpy())
+        base.append(block.base.float().numpy()[kept])
+        tuned.append(block.tuned.float().numpy()[kept])
     sample = Sample(
         np.concatenate(base),
         np.concatenate(tuned),
