@@ -42,7 +42,11 @@ def main() -> None:
         tokens[share] = int(chosen.sum())
         with tempfile.TemporaryDirectory() as folder:
             part = ag.PairedStore.from_arrays(
-                base[chosen], tuned[chosen], folder, sequence_ids=sequence[chosen]
+                base[chosen],
+                tuned[chosen],
+                folder,
+                sequence_ids=sequence[chosen],
+                token_ids=corpus.token_ids[chosen],
             )
             found[share] = ag.find(part, seed=0)
     whole = found[1.0]
