@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small import arrays, random_dictionary, random_store
 
 from anaglyph.corpus import ROLES
+from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.errors import InputError
 from anaglyph.latents import top_examples
 from anaglyph.latents.examples import Strongest
@@ -85,6 +87,25 @@ def test_examples_show_what_the_dictionary_and_the_models_say(method, tmp_path):
                 centre = np.median(h[side], axis=0)
                 along = (h[side][span] - centre) @ direction
                 assert example[side] == pytest.approx(along.tolist(), abs=1e-5)
+
+
+def test_massive_tokens_do_not_come_first(tmp_path):
+    rng = np.random.default_rng(2)
+    base = np.zeros((40, 3), np.float32)
+    tuned = 0.01 * rng.standard_normal((40, 3)).astype(np.float32)
+    # Of four sequences each begins with a token a thousand times as long; 13, 25 and 34 are meant.
+    tuned[::10, 0] = 1000.0
+    tuned[[13, 25, 34], 0] = [3.0, 2.0, 2.5]
+    store = PairedStore.from_arrays(
+        base, tuned, tmp_path / "store", token_ids=np.arange(40), sequence_ids=np.arange(40) // 10
+    )
+    one = torch.eye(3)[:1]
+    weights = Weights((one,), torch.zeros(1), (one,), (torch.zeros(3),))
+    dic = Dictionary(get_method("diff-sae"), weights, k=1.0, threshold=0.5, radii=(6.0,))
+    (shown,) = top_examples(dic, store, [0], n=3, window=0)
+    assert [example["token_ids"] for example in shown["examples"]] == [[13], [34], [25]]
+    (shown,) = top_examples(dic, store, [0], n=4, window=0)
+    assert shown["examples"][3]["code"] == pytest.approx([1000.0])
 
 
 def test_strips_lie_along_the_decoder_that_the_latent_has(tmp_path):

@@ -38,7 +38,8 @@ def top_examples(
 ) -> list[dict[str, Any]]:
     """Return the strongest examples of some latents, ready for JSON.
 
-    Of a beginning that several sequences share only the first reading is shown.
+    Of a beginning that several sequences share only the first reading is shown. Tokens of massive
+    activation are ranked as if they were of ordinary size (``dictionaries/outliers.py``).
 
     Args:
         dic: The dictionary. A base-SAE is read on the tuned model, as in ``score``.
@@ -149,12 +150,15 @@ def _search(
     sequence_of_token, fresh = store.sequence_of_tokens(), store.first_readings()
     done = 0
     for block in store.blocks():
-        codes = scoring_codes(dic, block.base, block.tuned)
+        inputs = dic.spec.scoring_inputs(block.base, block.tuned)
+        codes, of_token = dic.encode_inputs(inputs), dic.pull_factors(inputs).numpy()
         rows = row_of_latent[codes.indices]
         places = block.tokens[codes.tokens()]
         wanted = (rows >= 0) & (codes.values > 0) & fresh[places]
         tokens = places[wanted]
-        strongest.update(rows[wanted], codes.values[wanted], tokens, sequence_of_token[tokens])
+        # A massive token would be the strongest of every latent that fires there at all.
+        values = (codes.values * of_token[codes.tokens()])[wanted]
+        strongest.update(rows[wanted], values, tokens, sequence_of_token[tokens])
         done += block.tokens.size
         progress("examples", done, store.n_tokens)
     return strongest
