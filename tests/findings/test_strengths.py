@@ -6,6 +6,7 @@ import pytest
 from anaglyph.findings.align import align
 from anaglyph.findings.atoms import Atoms
 from anaglyph.findings.elsewhere import Search
+from anaglyph.findings.kinds import Effect, Triple, ratio_of
 from anaglyph.findings.sample import Sample
 from anaglyph.findings.shift import measure_shift
 from anaglyph.findings.strengths import chosen_noise, jackknife, measure_strengths
@@ -58,8 +59,27 @@ def test_shares_ratios_and_angles(base: np.ndarray, tuned: np.ndarray, share: fl
         assert found.angle.low[0] - 0.5 <= angle <= found.angle.high[0] + 0.5
     elif share not in (0, 1):
         ratio = np.linalg.norm(tuned) / np.linalg.norm(base)
-        assert found.ratio.value[0] == pytest.approx(ratio, rel=0.03)
+        triple = (found.share.value[0], found.share.low[0], found.share.high[0])
+        value, low, high = ratio_of(tuple(map(float, triple)))
+        assert value == pytest.approx(ratio, rel=0.03)
+        assert low is not None
+        assert high is not None
+        assert low < value < high
         assert found.base[0] == pytest.approx(base, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("share", "ratio"),
+    [
+        ((2.0, 1.5, 3.0), (2.0, 1.5, 3.0)),
+        ((-1.0, -3.0, -0.25), (0.5, 0.2, 0.75)),
+        # Across 1 the base's part may be nothing, and the ratio anything above; or the reverse.
+        ((1.25, 0.9, 1.5), (5.0, 3.0, None)),
+        ((-1.0, -1.5, 1.2), (0.5, None, 0.6)),
+    ],
+)
+def test_a_ratio_follows_from_the_share(share: Triple, ratio: Effect):
+    assert ratio_of(share) == pytest.approx(ratio)
 
 
 def test_the_jackknife_of_a_mean_is_the_textbook_interval():

@@ -28,7 +28,7 @@ from anaglyph.findings.limit import detection_limit
 from anaglyph.findings.nil import NOISE
 from anaglyph.findings.sample import Sample, column_medians, load_sample
 from anaglyph.findings.shift import Shift, measure_shift
-from anaglyph.findings.shown_by import shown_by
+from anaglyph.findings.shown_by import cheap_directions, shown_by
 from anaglyph.findings.significance import p_values, q_values
 from anaglyph.findings.stable import stable_atoms
 from anaglyph.findings.strengths import Strengths, measure_strengths
@@ -154,6 +154,7 @@ def _of_atoms(
     counts = support(codes)[1]
     total = float(np.square(delta - column_medians(delta), dtype=np.float64).sum())
     share = np.asarray(codes.multiply(codes).sum(0)).ravel() / max(total, 1e-30)
+    cheap = cheap_directions(delta)
     found: list[tuple[float, Finding, int | None]] = []
     for change in changes(sample, atoms, csc_matrix(codes), strengths, seed):
         rows = list(change.atoms)
@@ -165,7 +166,7 @@ def _of_atoms(
             **_evidence(change, strengths),
         }
         q_value = float(tested.q[rows].max())
-        finding = _finding(change, q_value, facts, atoms, dictionaries, alignment)
+        finding = _finding(change, q_value, facts, atoms, dictionaries, cheap, alignment)
         found.append((facts["difference_share"], finding, rows[0]))
     found.sort(key=lambda row: -row[0])
     return [(finding, atom) for _, finding, atom in found]
@@ -211,13 +212,14 @@ def _finding(
     facts: dict[str, Any],
     atoms: Atoms,
     dictionaries: Mapping[str, Dictionary],
+    cheap: Mapping[str, Float[ndarray, "_ d"]],
     alignment: Alignment | None,
 ) -> Finding:
     base, tuned = change.direction_base, change.direction_tuned
     if base is not None and alignment is not None:
         base = alignment.back(base)
     difference = atoms.directions[change.atoms[0]]
-    latents, seen = shown_by(dictionaries, difference, {"base": base, "tuned": tuned})
+    latents, seen = shown_by(dictionaries, cheap, difference, {"base": base, "tuned": tuned})
     value, low, high = change.effect
     before = change.frequency_base or (None, None, None)
     after = change.frequency_tuned or (None, None, None)

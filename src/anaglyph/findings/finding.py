@@ -57,10 +57,10 @@ class Finding(BaseModel):
         "that in the base. mean-shift: norm of the shift, in units of the activations."
     )
     low: FiniteFloat | None = Field(
-        default=None, description="Lower end of the effect's 95% interval."
+        default=None, description="Lower end of the effect's 95% interval; null if it has no bound."
     )
     high: FiniteFloat | None = Field(
-        default=None, description="Upper end of the effect's 95% interval."
+        default=None, description="Upper end of the effect's 95% interval; null if it has no bound."
     )
     q_value: Share | None = Field(
         default=None, description="False-discovery rate at which it is called; null if not tested."

@@ -38,6 +38,8 @@ BETWEEN = 0.15
 
 Triple = tuple[float, float, float]
 """A value with the low and the high end of its interval."""
+Effect = tuple[float, float | None, float | None]
+"""The same; None where an end has no bound."""
 Look = Callable[[str, int], Elsewhere]
 """Looks for the concept of an atom elsewhere in "base" or "tuned"."""
 
@@ -50,7 +52,7 @@ class Change:
     atoms: tuple[int, ...]
     direction_base: Float[ndarray, " d"] | None
     direction_tuned: Float[ndarray, " d"] | None
-    effect: Triple
+    effect: Effect
     """Value, low, high, in the unit of the kind (``Finding.effect``)."""
     frequency_base: Triple | None
     frequency_tuned: Triple | None
@@ -107,8 +109,19 @@ def _change(atom: int, atoms: Atoms, strengths: Strengths, often: Triple, look: 
             often,
         )
     signed = direction if share > 1 else -direction
-    ratio = _triple(strengths.ratio, atom)
+    ratio = ratio_of(_triple(strengths.share, atom))
     return Change("scaled", (atom,), signed, signed, ratio, often, often, often)
+
+
+def ratio_of(share: Triple) -> Effect:
+    """Return beta^tuned / beta^base = t / (t - 1), which falls as t rises, on either side of 1.
+
+    An interval of t that reaches across 1 leaves the ratio without a bound on that side.
+    """
+    value, low, high = share
+    above = value > 1
+    ends = (t / (t - 1) if (t > 1) == above else None for t in (high, low))
+    return (value / (value - 1), *ends)
 
 
 def _one_sided(

@@ -1,24 +1,45 @@
-"""Which dictionaries see a finding: their latents that point the same way."""
+"""Who else sees a finding: dictionaries whose latents point the same way, and cheap baselines."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.sparse.linalg import eigsh
 
 from anaglyph.dictionaries import Dictionary
+from anaglyph.findings.sample import column_medians
 
 SEEN = 0.7
 """Cosine from which on a latent counts as one that shows the finding."""
 _MOST = 8
+COMPONENTS = 10
+"""Principal components of the difference that a finding is compared with."""
+
+
+def cheap_directions(delta: Float[ndarray, "tokens d"]) -> dict[str, Float[ndarray, "_ d"]]:
+    """Return what needs no dictionary: the mean difference and its first principal components.
+
+    Rows of length one; a mean of nothing is left out.
+    """
+    mean = delta.mean(0, dtype=np.float64)
+    length = float(np.linalg.norm(mean))
+    centred = delta - column_medians(delta)
+    covariance = (centred.T @ centred).astype(np.float64)
+    count = min(COMPONENTS, len(covariance) - 1)
+    # A fixed start: by default it is drawn anew each time.
+    components = eigsh(covariance, count, v0=np.ones(len(covariance)))[1].T
+    found = {"mean difference": mean[None] / length} if length > 0 else {}
+    return found | {"principal components": components}
 
 
 def shown_by(
     dictionaries: Mapping[str, Dictionary],
+    cheap: Mapping[str, Float[ndarray, "_ d"]],
     difference: Float[ndarray, " d"],
     sides: Mapping[str, Float[ndarray, " _"] | None],
 ) -> tuple[tuple[tuple[str, int], ...], dict[str, float]]:
-    """Return the latents that show a finding, closest first, and each dictionary's best cosine.
+    """Return the latents that show a finding, closest first, and everybody's best cosine.
 
     A latent is compared with what its dictionary writes: of a difference, with the finding's part
     of the difference; of one model, with the finding's direction in that model; of a crosscoder,
@@ -26,6 +47,7 @@ def shown_by(
 
     Args:
         dictionaries: By name.
+        cheap: From `cheap_directions`, by name; these have no sign.
         difference: Unit direction of the finding's part of the difference.
         sides: Its unit direction in "base" and "tuned"; None where a model lacks it.
     """
@@ -38,6 +60,9 @@ def shown_by(
         best[name] = float(cosine.max(initial=0.0))
         order = np.argsort(-cosine, kind="stable")[:_MOST]
         latents += [(-float(cosine[j]), name, int(j)) for j in order if cosine[j] >= SEEN]
+    best |= {
+        name: float(np.abs(rows @ difference).max(initial=0.0)) for name, rows in cheap.items()
+    }
     return tuple((name, j) for _, name, j in sorted(latents)), best
 
 

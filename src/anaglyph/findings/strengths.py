@@ -8,8 +8,8 @@ with noise makes every coefficient too small. Then
     beta^m = <R^m, u>,       beta^tuned - beta^base = the difference's own strength,
     common = the part of R^m across u, which both models have,
 
-and the numbers that a kind is decided on follow: the ratio beta^tuned / beta^base, and the angle
-between the two models' vectors, atan2(beta^tuned, |common|) - atan2(beta^base, |common|).
+and the numbers that a kind is decided on follow: the share of beta^tuned in the difference, and the
+angle between the two models' vectors, atan2(beta^tuned, |common|) - atan2(beta^base, |common|).
 Activations are taken relative to what their sequence is like where nothing fires, so that a topic
 which goes with an atom is not taken for it. Values are corrected for bias and given intervals by a
 jackknife over groups of sequences.
@@ -49,8 +49,6 @@ class Strengths:
     share: Estimate
     """beta^tuned / (beta^tuned - beta^base): 1 if only the tuned model has it, 0 if only base has,
     one half for a pure rotation, beyond 0 and 1 for a change of scale."""
-    ratio: Estimate
-    """beta^tuned / beta^base."""
     angle: Estimate
     """Degrees between the two models' vectors."""
     base: Float64[ndarray, "atoms d"]
@@ -83,7 +81,6 @@ def measure_strengths(sample: Sample, atoms: Atoms, codes: csr_matrix) -> Streng
         jackknife(beta_base),
         jackknife(beta_tuned),
         jackknife(_divide(beta_tuned, size)),
-        jackknife(_divide(beta_tuned, beta_base)),
         jackknife(np.degrees(np.abs(turned))),
         base[0],
         tuned[0],

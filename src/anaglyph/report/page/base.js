@@ -65,7 +65,9 @@ function percent(value, digits = 2) {
 }
 
 function interval(low, high, format = number) {
-  return known(low) && known(high) && low !== high ? `${format(low)} to ${format(high)}` : null;
+  if (known(low) && known(high)) return low !== high ? `${format(low)} to ${format(high)}` : null;
+  if (known(low)) return `${format(low)} or more`;
+  return known(high) ? `${format(high)} or less` : null;
 }
 
 function duration(seconds) {

@@ -25,7 +25,7 @@ from anaglyph.truth.organisms.build import build
 from anaglyph.truth.organisms.card import Card
 from anaglyph.truth.organisms.recipe import Organism
 
-_VERSION = 2  # raised by hand when the same play gives another result
+_VERSION = 3  # raised by hand when the same play gives another result
 
 SCHEMA = {
     "organism": pl.String,

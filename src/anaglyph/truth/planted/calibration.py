@@ -4,6 +4,7 @@ A finding is true if its direction of change is that of a planted change (cosine
 earlier finding has taken; every other one is false, a second finding of the same change too.
 """
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,8 +99,11 @@ def compare(found: Sequence[Finding], pair: PlantedPair) -> list[dict[str, Any]]
             if near is not None and _fit(finding, changed[near]) >= FOUND:
                 missed.remove(near)
                 row |= {"truth": changed[near].kind, "true_effect": _effect(changed[near])}
-        if row["truth"] == finding.kind and None not in (row["true_effect"], finding.low):
-            row["covered"] = finding.low <= row["true_effect"] <= finding.high
+        bounded = finding.low is not None or finding.high is not None
+        if row["truth"] == finding.kind and row["true_effect"] is not None and bounded:
+            low = -math.inf if finding.low is None else finding.low
+            high = math.inf if finding.high is None else finding.high
+            row["covered"] = low <= row["true_effect"] <= high
         rows.append(row)
     rows += [dict.fromkeys(_SCHEMA) | {"truth": changed[i].kind} for i in sorted(missed)]
     if shift is not None:
