@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: env demo test test-all lint format bench bench-docs planted-grid clean
+.PHONY: env demo test test-all lint format bench bench-docs planted-grid calibration clean
 
 env: $(VENV)/.ready
 
@@ -53,6 +53,10 @@ bench-docs: $(VENV)/.ready
 # that was killed goes on where it was.
 planted-grid: $(VENV)/.ready
 	$(BIN)/python benchmarks/planted_grid.py
+
+# How often findings are wrong: docs/findings.md, in an hour or two. Goes on where it was killed.
+calibration: $(VENV)/.ready
+	$(BIN)/python benchmarks/calibration.py
 
 clean:
 	rm -rf $(VENV)

@@ -10,6 +10,8 @@ import argparse
 import json
 import os
 import platform
+import resource
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -275,6 +277,24 @@ def table(rows: list[list[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def command(arguments: str) -> dict[str, Any]:
+    """Run an `anaglyph` command that prints JSON rows; return it, its rows and its time."""
+    start, before = time.perf_counter(), _processor_seconds()
+    whole = [sys.executable, "-m", "anaglyph", *shlex.split(arguments), "--json"]
+    done = subprocess.run(whole, check=True, stdout=subprocess.PIPE, text=True)
+    return {
+        "command": f"anaglyph {arguments}",
+        "seconds": time.perf_counter() - start,
+        "processor_seconds": _processor_seconds() - before,
+        "rows": json.loads(done.stdout),
+    }
+
+
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def fill(page: Path, **blocks: str) -> None:

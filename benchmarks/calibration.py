@@ -1,22 +1,145 @@
-"""Write the table of docs/findings.md from what `anaglyph calibrate --out DIR` measured.
+"""How often findings are wrong, as docs/findings.md has it; numbers in docs/performance.
 
-    python benchmarks/calibration.py DIR
+    python benchmarks/calibration.py [--page]
 
-Keeps the numbers in docs/performance/calibration.json. Without DIR only the table is written anew.
+Parts: the claimed rates on every preset, the nulls of every sort, whether the promised detection
+limit holds in fresh runs, and what findings cost. The JSON is written after each part: a run that
+was killed goes on with the part it was at, after a whole one all starts anew. With --page the
+page's tables alone are written, of the parts that are there.
 """
 
-import shutil
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import fill
+import numpy as np
+from bench import ROOT, command, fill, machine, spread, table
 
-from anaglyph.files import read_json
+from anaglyph.dictionaries import train
+from anaglyph.files import read_json, write_json
+from anaglyph.findings import TRIALS, Finding, judge
+from anaglyph.findings.discovery import BATCH, LATENTS_A_DIMENSION, MOST_LATENTS, TOKENS, K
+from anaglyph.findings.limit import A_ROUND, plant
+from anaglyph.store import PairedStore
+from anaglyph.truth.planted import PRESETS, generate, planted_settings
+from anaglyph.truth.planted.matching import FOUND
 
-DOCS = Path(__file__).parents[1] / "docs"
-NUMBERS = DOCS / "performance" / "calibration.json"
+PAGE = ROOT / "docs" / "findings.md"
+NUMBERS = ROOT / "docs" / "performance" / "calibration.json"
 KINDS = ("new", "removed", "scaled", "rotated", "retriggered", "mean-shift")
+SEEDS = 20
+FIRST = 2000
+RATES = (0.1, 0.05, 0.2)
+LIMITS = ("easy", "realistic", "rare", "null")
+LIMIT_SEEDS = 10
+FRESH = 1000
+"""How far the seed of a fresh run lies from the seed of the run that made the promise."""
+COST_SEEDS = 3
+OF_ALL = 8.0
+"""Latents a token in dictionaries of whole activations."""
+
+
+def calibrated(arguments: str) -> dict[str, Any]:
+    """Run ``anaglyph calibrate`` on the published seeds."""
+    return command(f"calibrate {arguments} --seeds {SEEDS} --first-seed {FIRST}")
+
+
+def stored(base: np.ndarray, tuned: np.ndarray, sequences: np.ndarray, folder: str) -> PairedStore:
+    """Put activations into a store."""
+    return PairedStore.from_arrays(base, tuned, Path(folder) / "store", sequence_ids=sequences)
+
+
+def limits() -> dict[str, Any]:
+    """Measure each promised limit, plant features of that size into a fresh pair, and count."""
+    rows = []
+    for preset in LIMITS:
+        for seed in range(FIRST, FIRST + LIMIT_SEEDS):
+            pair = generate(planted_settings(preset), seed)
+            with tempfile.TemporaryDirectory() as folder:
+                store = stored(pair.base, pair.tuned, pair.sequence_ids, folder)
+                limit = judge(store, seed=seed).detection_limit
+            if limit is None:
+                rows.append({"preset": preset, "seed": seed, "size": None, "came": None})
+                continue
+            fresh = generate(planted_settings(preset), seed + FRESH)
+            rng = np.random.default_rng([seed, FRESH])
+            directions = rng.standard_normal((A_ROUND, fresh.tuned.shape[1]))
+            directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+            sizes, often = (np.full(A_ROUND, each) for each in (limit.size, limit.frequency))
+            tuned = plant(fresh.tuned, directions, sizes, often, rng)
+            with tempfile.TemporaryDirectory() as folder:
+                store = stored(fresh.base, tuned, fresh.sequence_ids, folder)
+                found = judge(store, seed=seed + FRESH, trials=0).findings
+            came = np.mean([any(_shows(f, each) for f in found) for each in directions])
+            rows.append({"preset": preset, "seed": seed, "size": limit.size, "came": float(came)})
+            print(rows[-1], flush=True)
+    return {"rows": rows, "probability": 0.9, "planted": A_ROUND}
+
+
+def _shows(finding: Finding, direction: np.ndarray) -> bool:
+    base = np.array(finding.direction_base or np.zeros(len(direction)))
+    tuned = np.array(finding.direction_tuned or np.zeros(len(direction)))
+    change = tuned - base if finding.kind in ("new", "removed", "rotated") else tuned
+    return abs(float(change @ direction)) >= FOUND * float(np.linalg.norm(change))
+
+
+def costs() -> dict[str, Any]:
+    """Time findings against plain training: three dictionaries of the size that findings use."""
+    rows = []
+    for preset in PRESETS:
+        for seed in range(FIRST, FIRST + COST_SEEDS):
+            pair = generate(planted_settings(preset), seed)
+            with tempfile.TemporaryDirectory() as folder:
+                store = stored(pair.base, pair.tuned, pair.sequence_ids, folder)
+                latents = min(MOST_LATENTS, LATENTS_A_DIMENSION * store.d_tuned)
+                start = time.perf_counter()
+                made = {
+                    name: train(store, name, latents, k, TOKENS, seed, batch=BATCH)
+                    for name, k in (("diff-sae", K), ("crosscoder", OF_ALL), ("tuned-sae", OF_ALL))
+                }
+                trained = time.perf_counter()
+                judge(store, seed=seed, dictionaries=made, trials=0)
+                found = time.perf_counter()
+                judge(store, seed=seed, dictionaries=made)
+                limited = time.perf_counter()
+            rows.append(
+                {
+                    "preset": preset,
+                    "seed": seed,
+                    "training": trained - start,
+                    "findings": found - trained,
+                    "with_limit": limited - found,
+                }
+            )
+            print(rows[-1], flush=True)
+    return {"rows": rows, "trials": TRIALS}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "costs": costs,
+    "nulls": lambda: calibrated("--preset easy --preset realistic --null all"),
+    **{
+        f"rate {rate:g}": lambda rate=rate: calibrated(f"--preset all --rate {rate:g}")
+        for rate in RATES
+    },
+    "limits": limits,
+}
+
+
+def measure() -> None:
+    """Play every part that is not there yet."""
+    parts = read_json(NUMBERS)["parts"] if NUMBERS.exists() else {}
+    if set(parts) == set(PARTS):
+        parts = {}
+    for name, play in PARTS.items():
+        if name not in parts:
+            start = time.perf_counter()
+            parts[name] = {"seconds": time.perf_counter() - start} | play()
+            write_json(NUMBERS, {"machine": machine(), "parts": parts})
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def percent(value: float | None) -> str:
@@ -24,34 +147,87 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the numbers as Markdown."""
-    head = ["preset", "pairs", "findings a pair", "false %", "pairs without a false one %"]
-    head += ["recall %", "right kind %", "interval holds the truth %"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for row in rows:
-        false = percent(row["false_share"])
-        if row["false_share_high"] is not None:
-            bounds = (percent(row["false_share_low"]), percent(row["false_share_high"]))
-            false += f" ({bounds[0]} to {bounds[1]})"
-        cells = [row["preset"], str(row["pairs"]), f"{row['findings']:.1f}", false]
-        cells += [percent(row[name]) for name in ("silent", "recall", "right_kind", "covered")]
-        lines.append(f"| {' | '.join(cells)} |")
-    head = ["interval holds the truth %, by kind", *KINDS]
-    lines += ["", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for row in rows:
+def between(row: dict[str, Any], name: str) -> str:
+    """Return a share in percent with its interval."""
+    if row[f"{name}_high"] is None:
+        return percent(row[name])
+    bounds = [percent(row[f"{name}_{end}"]) for end in ("low", "high")]
+    return f"{percent(row[name])} ({bounds[0]} to {bounds[1]})"
+
+
+def rates(parts: dict[str, Any]) -> str:
+    """Return what was found at each claimed rate."""
+    lines = [["claimed %", "preset", "pairs", "findings a pair", "false %"]]
+    lines[0] += ["pairs without a false one %", "recall %", "right kind %"]
+    lines[0] += ["interval holds the truth %"]
+    for rate in sorted(RATES):
+        for row in parts.get(f"rate {rate:g}", {"rows": []})["rows"]:
+            cells = [f"{100 * rate:g}", row["preset"], str(row["pairs"])]
+            cells += [f"{row['findings']:.1f}", between(row, "false_share")]
+            cells += [percent(row[name]) for name in ("silent", "recall", "right_kind", "covered")]
+            lines.append(cells)
+    return table(lines)
+
+
+def kinds(parts: dict[str, Any]) -> str:
+    """Return how often intervals hold the truth, by kind."""
+    lines = [["interval holds the truth %, by kind", *KINDS]]
+    for row in parts["rate 0.1"]["rows"]:
         cells = [row["preset"], *(percent(row.get(f"covered_{kind}")) for kind in KINDS)]
         if any(cell != "–" for cell in cells[1:]):
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return table(lines)
+
+
+def nulls(parts: dict[str, Any]) -> str:
+    """Return how often a pair in which nothing was planted shows nothing."""
+    lines = [["features of, differing by", "pairs", "pairs without a finding %"]]
+    rows = parts["nulls"]["rows"]
+    lines += [[row["preset"], str(row["pairs"]), percent(row["silent"])] for row in rows]
+    return table(lines)
+
+
+def held(parts: dict[str, Any]) -> str:
+    """Return how often features of the promised size came back in fresh runs."""
+    lines = [["preset", "runs", "limit", "came back % (of 90 promised)"]]
+    for preset in LIMITS:
+        rows = [row for row in parts["limits"]["rows"] if row["preset"] == preset]
+        came = [row["came"] for row in rows if row["came"] is not None]
+        if not came:
+            lines.append([preset, str(len(rows)), "cannot be said", "–"])
+            continue
+        size = spread([row["size"] for row in rows if row["size"] is not None])
+        half = 1.96 * np.std(came, ddof=1) / len(came) ** 0.5
+        share = f"{100 * np.mean(came):.1f} ± {100 * half:.1f}"
+        lines.append([preset, str(len(came)), f"{size['median']:.2f}", share])
+    return table(lines)
+
+
+def cost(parts: dict[str, Any]) -> str:
+    """Return what findings cost in trainings."""
+    lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
+    for preset in PRESETS:
+        rows = [row for row in parts["costs"]["rows"] if row["preset"] == preset]
+        training = spread([row["training"] for row in rows])["median"]
+        ratios = [
+            "{median:.2f} ({low:.2f} to {high:.2f})".format(
+                **spread([row[name] / row["training"] for row in rows])
+            )
+            for name in ("findings", "with_limit")
+        ]
+        lines.append([preset, f"{training:.1f}", *ratios])
+    return table(lines)
 
 
 def main() -> None:
-    """Copy the numbers, if a folder is given, and write the table."""
-    if len(sys.argv) > 1:
-        NUMBERS.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(sys.argv[1]) / "summary.json", NUMBERS)
-    fill(DOCS / "findings.md", calibration=table(read_json(NUMBERS)))
+    """Measure unless told otherwise, and write the page's tables."""
+    if "--page" not in sys.argv:
+        measure()
+    parts = read_json(NUMBERS)["parts"]
+    blocks = {"calibration": rates(parts) + "\n\n" + kinds(parts)}
+    for name, block in {"nulls": nulls, "limits": held, "costs": cost}.items():
+        blocks[name] = block(parts) if name in parts else "Not measured yet."
+    fill(PAGE, **blocks)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,10 @@ killed goes on with the part it was at, after a whole one all starts anew. With 
 tables alone are written, of the parts that are there.
 """
 
-import json
-import resource
-import shlex
-import subprocess
 import sys
-import time
 from typing import Any
 
-from bench import ROOT, fill, machine, table
+from bench import ROOT, command, fill, machine, table
 
 from anaglyph.files import read_json, write_json
 
@@ -82,20 +77,8 @@ def measure() -> None:
 
 def play(arguments: str) -> dict[str, Any]:
     """Run one command; return it with the time it took and the means of every cell."""
-    start, before = time.perf_counter(), _processor_seconds()
-    command = [sys.executable, "-m", "anaglyph", *shlex.split(arguments), "--json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return {
-        "command": f"anaglyph {arguments}",
-        "seconds": time.perf_counter() - start,
-        "processor_seconds": _processor_seconds() - before,
-        "rows": [_shortened(row) for row in json.loads(done.stdout)],
-    }
-
-
-def _processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    done = command(arguments)
+    return done | {"rows": [_shortened(row) for row in done["rows"]]}
 
 
 def _shortened(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ def calibrate(
     seeds: Annotated[int, typer.Option(min=1, help="planted pairs of each preset")] = 20,
     first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 0,
     rate: Annotated[float, typer.Option(help="false-discovery rate to keep, 0 to 1")] = 0.1,
+    null: Annotated[
+        str | None,
+        typer.Option(help="plant nothing: identical, noise, rotation, scale, or all in turn"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for findings.parquet and summary.json")
     ] = None,
@@ -31,15 +35,30 @@ def calibrate(
     """Count right and wrong findings on synthetic pairs whose right answer is known."""
     import polars as pl
 
-    from anaglyph.truth.planted import PRESETS, planted_settings, summarise_findings
+    from anaglyph.truth.planted import (
+        NULLS,
+        PRESETS,
+        null_overrides,
+        planted_settings,
+        summarise_findings,
+    )
     from anaglyph.truth.planted import calibrate as run
 
     presets = list(PRESETS) if preset == ["all"] else preset
-    for name in presets:
-        planted_settings(name)
+    cells = [(name, {}) for name in presets]
+    if null is not None:
+        nulls: Any = NULLS if null == "all" else [null]
+        cells = [(name, null_overrides(kind)) for name in presets for kind in nulls]
+    for name, overrides in cells:
+        planted_settings(name, **overrides)
     numbers = range(first_seed, first_seed + seeds)
+    parts = []
     with Bars() as progress:
-        rows = pl.concat([run(name, numbers, rate=rate, progress=progress) for name in presets])
+        for name, overrides in cells:
+            part = run(name, numbers, rate=rate, progress=progress, **overrides)
+            label = f"{name}, {overrides['null']}" if overrides else name
+            parts.append(part.with_columns(preset=pl.lit(label)))
+    rows = pl.concat(parts)
     summary = summarise_findings(rows)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,15 +4,23 @@ from anaglyph.truth.planted.benchmark import run_planted, summarise
 from anaglyph.truth.planted.calibration import calibrate, summarise_findings
 from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
 from anaglyph.truth.planted.scoring import score_planted
-from anaglyph.truth.planted.settings import PRESETS, PlantedSettings, planted_settings
+from anaglyph.truth.planted.settings import (
+    NULLS,
+    PRESETS,
+    PlantedSettings,
+    null_overrides,
+    planted_settings,
+)
 
 __all__ = [
+    "NULLS",
     "PRESETS",
     "PlantedPair",
     "PlantedSettings",
     "TrueFeature",
     "calibrate",
     "generate",
+    "null_overrides",
     "planted_settings",
     "run_planted",
     "score_planted",

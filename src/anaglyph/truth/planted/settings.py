@@ -5,7 +5,7 @@ that the right answer of a diff is known. The presets were written down before a
 on them; change a preset only together with every figure that was measured on it.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -98,6 +98,7 @@ _CHANGES = {
     "retriggered": 0,
     "refrequencied": 0,
 }
+NULLS: tuple[Null, ...] = get_args(Null)
 PRESETS: dict[str, dict[str, object]] = {
     "easy": {},
     "realistic": {
@@ -141,6 +142,16 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     "null": {**_CHANGES, "null": "noise"},
 }
+
+
+def null_overrides(null: Null) -> dict[str, object]:
+    """Return the fields that make a null of any preset: its shared features alone.
+
+    Args:
+        null: How the two models differ all the same: "identical" not at all, "noise" by fresh noise
+            in each, "rotation" and "scale" by one map of the whole space, and noise.
+    """
+    return {**_CHANGES, "mean_shift": 0.0, "subspace_rank": 0, "null": null}
 
 
 def planted_settings(preset: str = "easy", **overrides: object) -> PlantedSettings:
