@@ -8,7 +8,7 @@ from direct_cases import TEMPLATE, make_corpus, save_adapted, slow_hidden
 from tiny_models import make_model, make_tokenizer, save
 
 from anaglyph.direct.lens import _IDENTITY, difference_lens, patchscope
-from anaglyph.direct.null_pair import change_norms, perturbed_base
+from anaglyph.direct.null_pair import change_norms, null_pair
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 
@@ -100,11 +100,29 @@ def test_noise_has_the_norm_of_the_change(whole):
     norms = change_norms(whole)
     with whole.side("base") as model:
         before = {name: p.clone() for name, p in model.named_parameters()}
-        with perturbed_base(whole, norms, 2.0):
-            for name, parameter in model.named_parameters():
-                moved = float((parameter - before[name]).norm())
-                assert moved == pytest.approx(2 * norms[name], rel=1e-3)
-        assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    null = null_pair(whole, norms, 2.0)
+    with null.side("tuned") as model:
+        for name, parameter in model.named_parameters():
+            moved = float((parameter - before[name]).norm())
+            assert moved == pytest.approx(2 * norms[name], rel=1e-3)
+    for pair in (null, whole):
+        with pair.side("base") as model:
+            assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_null_pair_differs_from_where_the_change_begins(whole):
+    norms = change_norms(whole)
+    late = {name: norm for name, norm in norms.items() if ".layers.1." in name}
+    assert late
+    null = null_pair(whole, late)
+    assert null.adapted_from == 1
+    ids = torch.arange(12)[None]
+    both = null.run_both_to(ids, torch.ones_like(ids), [0, 1])
+    assert torch.equal(both["base"][0], both["tuned"][0])
+    assert not torch.equal(both["base"][1], both["tuned"][1])
+    again = null_pair(whole, late, seed=1)
+    assert again.fingerprints["tuned"] != null.fingerprints["tuned"]
+    assert again.fingerprints["base"] == null.fingerprints["base"]
 
 
 def test_a_patchscope_equals_a_plain_hook(pair):

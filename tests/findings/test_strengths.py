@@ -59,8 +59,10 @@ def test_shares_ratios_and_angles(base: np.ndarray, tuned: np.ndarray, share: fl
         assert found.angle.low[0] - 0.5 <= angle <= found.angle.high[0] + 0.5
     elif share not in (0, 1):
         ratio = np.linalg.norm(tuned) / np.linalg.norm(base)
-        triple = (found.share.value[0], found.share.low[0], found.share.high[0])
-        value, low, high = ratio_of(tuple(map(float, triple)))
+        share_of = found.share
+        value, low, high = ratio_of(
+            (float(share_of.value[0]), float(share_of.low[0]), float(share_of.high[0]))
+        )
         assert value == pytest.approx(ratio, rel=0.03)
         assert low is not None
         assert high is not None

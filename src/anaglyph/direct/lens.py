@@ -27,7 +27,7 @@ from anaglyph.direct.generate import (
     reply_texts,
     side_stepper,
 )
-from anaglyph.direct.null_pair import change_norms, perturbed_base
+from anaglyph.direct.null_pair import matched_null_pair
 from anaglyph.direct.predictions import head_logits
 from anaglyph.direct.prompts import all_prompt_ids
 from anaglyph.errors import InputError
@@ -38,8 +38,6 @@ PROMPTS = ("Tell me a story.", "What is on your mind?", "Write about anything yo
 # Each word comes twice; after the patched "?" the model should name what it sees there.
 _IDENTITY = "cat -> cat\n1135 -> 1135\nhello -> hello\n?"
 _BATCH = 32
-_MATCHING = 3
-"""Rounds in which the null pair's shift is brought to the real one's size."""
 
 
 @dataclass(frozen=True)
@@ -180,16 +178,14 @@ def _null_shift(
     pair: ModelPair, ids: Tensor, layer: int, base: Tensor, real: Shift, seed: int
 ) -> Shift:
     """Return the shift of a null pair whose tokens move as far, over all positions, as the real."""
-    norms, scale, shift = change_norms(pair), 1.0, real
+
+    def shift(null: ModelPair) -> Shift:
+        return _shift(base, _hidden(null, "tuned", ids, layer))
+
     wanted = float(real.token_norm.mean())
-    for _ in range(_MATCHING):
-        with perturbed_base(pair, norms, scale, seed):
-            shift = _shift(base, _hidden(pair, "base", ids, layer))
-        found = float(shift.token_norm.mean())
-        if found == 0:
-            break
-        scale *= wanted / found
-    return shift
+    return shift(
+        matched_null_pair(pair, lambda null: float(shift(null).token_norm.mean()), wanted, seed)[0]
+    )
 
 
 def _shift_rows(pair: ModelPair, name: str, shift: Shift) -> list[dict[str, Any]]:

@@ -3,8 +3,7 @@
 What a method says of such a pair it says of noise; only what it says beyond that counts.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ from torch import nn
 
 from anaglyph.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
+
+_MATCHING = 3
+"""Steps to the scale at which a null pair differs as much as the real one: nearly linear."""
 
 
 def change_norms(pair: ModelPair) -> dict[str, float]:
@@ -35,35 +37,78 @@ def change_norms(pair: ModelPair) -> dict[str, float]:
         return norms
 
 
-@contextmanager
-def perturbed_base(
-    pair: ModelPair, norms: dict[str, float], scale: int | float = 1.0, seed: int = 0
-) -> Iterator[None]:
-    """Add Gaussian noise to the base's parameters for a while.
+class Noise:
+    """Gaussian noise in a model's parameters that can be switched on and off (`ModelPair`)."""
 
-    Args:
-        pair: Both models; only the base side may be used meanwhile.
-        norms: From `change_norms`: how far each parameter moves.
-        scale: Multiplies all of them.
-        seed: Of the noise.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    saved: list[tuple[nn.Parameter, torch.Tensor]] = []
-    with pair.side("base") as base:
-        parameters = dict(base.named_parameters())
-    try:
+    def __init__(
+        self, model: nn.Module, norms: Mapping[str, float], scale: int | float, seed: int
+    ) -> None:
+        """Draw the noise; arguments as for `null_pair`."""
+        generator = torch.Generator().manual_seed(seed)
+        parameters = dict(model.named_parameters())
+        self.on = False
+        self._other: list[tuple[nn.Parameter, torch.Tensor]] = []
         for name in sorted(norms):
             parameter = parameters[name]
             noise = torch.randn(parameter.shape, generator=generator)
             noise *= scale * norms[name] / noise.norm()
-            saved.append((parameter, parameter.data))
-            parameter.data = (parameter.data.float() + noise.to(parameter.device)).to(
-                parameter.dtype
-            )
-        yield
-    finally:
-        for parameter, data in saved:
-            parameter.data = data
+            moved = parameter.data.float() + noise.to(parameter.device)
+            self._other.append((parameter, moved.to(parameter.dtype)))
+
+    def switch(self, on: bool) -> None:
+        """Let the noise act, or not."""
+        if on == self.on:
+            return
+        for place, (parameter, other) in enumerate(self._other):
+            self._other[place] = (parameter, parameter.data)
+            parameter.data = other
+        self.on = on
+
+    def first_block(self, blocks: list[nn.Module]) -> int:
+        """Return the first block with noise; 0 where noise lies outside the blocks."""
+        block_of = {id(p): i for i, block in enumerate(blocks) for p in block.parameters()}
+        touched = [block_of.get(id(parameter), 0) for parameter, _ in self._other]
+        return min(touched, default=len(blocks))
+
+
+def null_pair(
+    pair: ModelPair, norms: Mapping[str, float], scale: int | float = 1.0, seed: int = 0
+) -> ModelPair:
+    """Return the base beside the base with noise in its weights.
+
+    Args:
+        pair: Both models; not to be used while the null pair is.
+        norms: From `change_norms`: how far each parameter moves.
+        scale: Multiplies all of them.
+        seed: Of the noise.
+    """
+    with pair.side("base") as base:
+        noise = Noise(base, norms, scale, seed)
+    name = f"{pair.names[0]} with noise of {scale:.6g} the change (seed {seed})"
+    return pair.overlaid(noise, name)
+
+
+def matched_null_pair(
+    pair: ModelPair, moved: Callable[[ModelPair], float], wanted: float, seed: int
+) -> tuple[ModelPair, float]:
+    """Return the null pair whose activations differ as much as the real pair's, and its scale.
+
+    Args:
+        pair: Both models.
+        moved: Measures by how much a pair's activations differ; 0 where they do not.
+        wanted: What it says of the real pair.
+        seed: Of the noise.
+
+    Raises:
+        InputError, ModelError: As in `change_norms`.
+    """
+    norms, scale = change_norms(pair), 1.0
+    for _ in range(_MATCHING):
+        found = moved(null_pair(pair, norms, scale, seed))
+        if found == 0:
+            break
+        scale *= wanted / found
+    return null_pair(pair, norms, scale, seed), scale
 
 
 def _adapter_norms(model: nn.Module) -> dict[str, float]:

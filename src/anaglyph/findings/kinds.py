@@ -119,9 +119,8 @@ def ratio_of(share: Triple) -> Effect:
     An interval of t that reaches across 1 leaves the ratio without a bound on that side.
     """
     value, low, high = share
-    above = value > 1
-    ends = (t / (t - 1) if (t > 1) == above else None for t in (high, low))
-    return (value / (value - 1), *ends)
+    lower, upper = (t / (t - 1) if (t > 1) == (value > 1) else None for t in (high, low))
+    return value / (value - 1), lower, upper
 
 
 def _one_sided(

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from anaglyph.errors import InputError, ModelError
@@ -24,6 +24,21 @@ from anaglyph.pair.sources import Source, locate
 from anaglyph.pair.tokens import shared_tokenizer, token_strings
 
 Side = Literal["base", "tuned"]
+
+
+@runtime_checkable
+class Overlay(Protocol):
+    """What makes a tuned model of the base in place, and the base of that again."""
+
+    on: bool
+
+    def switch(self, on: bool) -> None:
+        """Let it act, or not."""
+        ...
+
+    def first_block(self, blocks: list[nn.Module]) -> int:
+        """Return the first decoder block whose output can differ, or one before it."""
+        ...
 
 
 class ModelPair:
@@ -50,7 +65,7 @@ class ModelPair:
         self,
         base: BlockModel,
         tuned: BlockModel,
-        adapter: Adapter | None,
+        adapter: Overlay | None,
         tokenizer: Any,
         *,
         names: tuple[str, str],
@@ -117,6 +132,27 @@ class ModelPair:
             names=(str(base), str(tuned)),
             fingerprints=_fingerprints(*sources, tokenizer, tokenizer_fingerprint),
             notes=notes,
+        )
+
+    def overlaid(self, overlay: Overlay, name: str) -> "ModelPair":
+        """Return the base beside itself under an overlay, with the same tokenizer.
+
+        Both pairs then share the base's weights: use one at a time.
+
+        Args:
+            overlay: Made for the base of this pair, switched off.
+            name: Of the model that it makes; unlike any other overlay's on this base.
+        """
+        base = self._models["base"]
+        tuned = digest({"base": self.fingerprints["base"], "overlay": name})
+        return ModelPair(
+            base,
+            base,
+            overlay,
+            self.tokenizer,
+            names=(self.names[0], name),
+            fingerprints=self.fingerprints | {"tuned": tuned},
+            notes=self.notes,
         )
 
     def resolve_layer(self, layer: int | float) -> int:
