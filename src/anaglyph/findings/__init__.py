@@ -12,6 +12,7 @@ from anaglyph.findings.finding import (
     read_verdict,
     write_verdict,
 )
+from anaglyph.findings.models import discover_in_models
 from anaglyph.findings.nil import difference_is_nil
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "conclude",
     "difference_is_nil",
     "discover",
+    "discover_in_models",
     "find",
     "findings_schema",
     "foremost",

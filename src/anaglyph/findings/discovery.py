@@ -57,6 +57,11 @@ class Discovery:
     alignment: Alignment | None
     limit: DetectionLimit | None
     """What could have been seen; None if it was not asked for or cannot be said."""
+    as_noise: int | None = None
+    """Findings left out as no more than noise in the weights shows (``decoys.py``); None where that
+    was not asked."""
+    unasked: str | None = None
+    """Why it could not be."""
 
 
 def discover(
@@ -115,7 +120,9 @@ def discover(
     )
     findings = _of_atoms(sample, delta, tested, given, alignment, seed)
     if shift is not None and q[-1] <= rate:
-        findings.append((_shift_finding(shift, float(q[-1])), None))
+        share = shift.norm[0] ** 2 / max(float(np.square(delta).sum(1).mean()), 1e-30)
+        findings.append((_shift_finding(shift, float(q[-1]), share), None))
+        findings.sort(key=lambda row: -row[0].evidence["difference_share"])
     plain = None
     if alignment is None and len(tested.atoms.directions):
         plain = _as_dictionary(store, tested.atoms, seed)
@@ -261,7 +268,7 @@ def _evidence(change: Change, strengths: Strengths) -> dict[str, Any]:
     return facts
 
 
-def _shift_finding(shift: Shift, q_value: float) -> Finding:
+def _shift_finding(shift: Shift, q_value: float, share: float) -> Finding:
     value, low, high = shift.norm
     return Finding(
         kind="mean-shift",
@@ -272,7 +279,11 @@ def _shift_finding(shift: Shift, q_value: float) -> Finding:
         high=high,
         q_value=q_value,
         frequency_tuned=1.0,
-        evidence={"p_value": shift.p_value, "relative_norm": shift.relative},
+        evidence={
+            "p_value": shift.p_value,
+            "relative_norm": shift.relative,
+            "difference_share": share,
+        },
     )
 
 

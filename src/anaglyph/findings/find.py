@@ -7,6 +7,7 @@ import polars as pl
 
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
+from anaglyph.findings.alone import Closed
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.finding import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
@@ -88,7 +89,7 @@ def conclude(
     rate: float,
     seed: int,
     *,
-    recovered: Mapping[int, float | None] | None = None,
+    recovered: Mapping[int, Closed] | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """Return the verdict with the chosen findings, in that order, and where they are strongest.
@@ -110,7 +111,8 @@ def conclude(
         windows = {each["latent"]: tuple(each["examples"]) for each in shown}
     for i in chosen:
         atom = found.atoms[i]
-        update: dict[str, Any] = {"kl_recovered": (recovered or {}).get(i)}
+        closed = (recovered or {}).get(i)
+        update: dict[str, Any] = {"kl_recovered": None if closed is None else closed.value}
         if atom is not None:
             update["examples"] = windows.get(atom, ())
         findings.append(found.findings[i].model_copy(update=update))
@@ -122,10 +124,16 @@ def conclude(
             f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
         )
     reason = f"at layer {store.layer} the two models' activations differ{where}"
+    if found.as_noise:
+        rest = "more" if found.findings else "changes stand out, all of them"
+        reason += f"; {found.as_noise} {rest} no more than random noise in the weights shows"
+    if found.unasked:
+        reason += f"; what random noise in the weights would show is not known ({found.unasked})"
     if not found.findings:
-        said = f"{reason}; no change stands out of the noise at a false-discovery rate of {rate:g}"
+        if not found.as_noise:
+            reason += f"; no change stands out of the noise at a false-discovery rate of {rate:g}"
         return Verdict(
-            verdict=NO_DIFFERENCE, reason=said, rate=rate, seed=seed, detection_limit=found.limit
+            verdict=NO_DIFFERENCE, reason=reason, rate=rate, seed=seed, detection_limit=found.limit
         )
     return Verdict(
         verdict=DIFFERENCE,

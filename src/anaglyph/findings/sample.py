@@ -78,11 +78,17 @@ def column_medians(values: Float[ndarray, "tokens d"]) -> Float32[ndarray, " d"]
     return np.median(values[::step], axis=0).astype(np.float32)
 
 
-def _without_massive(sample: Sample) -> Sample:
-    kept = np.ones(len(sample.base), bool)
-    for values in (sample.base, sample.tuned):
+def is_ordinary(*sides: Float[ndarray, "tokens _"]) -> Bool[ndarray, " tokens"]:
+    """Return which tokens are of no massive activation in any of the models."""
+    kept = np.ones(len(sides[0]), bool)
+    for values in sides:
         lengths = np.linalg.norm(values - column_medians(values), axis=1)
         kept &= lengths <= MASSIVE * max(float(np.quantile(lengths, 0.95)), 1e-30)
+    return kept
+
+
+def _without_massive(sample: Sample) -> Sample:
+    kept = is_ordinary(sample.base, sample.tuned)
     if kept.all():
         return sample
     numbers = np.unique(sample.sequences[kept], return_inverse=True)[1].astype(np.int64)

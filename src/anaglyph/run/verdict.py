@@ -9,10 +9,9 @@ from anaglyph.findings import (
     TRIALS,
     Verdict,
     conclude,
-    discover,
+    discover_in_models,
     foremost,
     nothing,
-    recovered_alone,
 )
 
 if TYPE_CHECKING:
@@ -30,22 +29,16 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
     if bench.is_nil:
         verdict = nothing(bench.store, rate, seed)
     else:
-        found = discover(
+        found, recovered = discover_in_models(
+            bench.pair,
+            bench.corpus,
             bench.store,
             rate,
             seed,
+            most=bench.config.candidates,
+            max_tokens=bench.config.causal_tokens,
             dictionaries={name: bench.dictionary(name) for name in names},
             trials=TRIALS,
-            progress=bench.progress,
-        )
-        recovered = recovered_alone(
-            bench.pair,
-            bench.corpus,
-            bench.run.state.layer,
-            found,
-            most=bench.config.candidates,
-            seed=seed,
-            max_tokens=bench.config.causal_tokens,
             progress=bench.progress,
         )
         order = foremost(found, recovered)

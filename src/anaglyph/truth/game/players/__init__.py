@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from anaglyph.dictionaries import list_methods
 from anaglyph.errors import InputError
 from anaglyph.truth.game.players import black_box, cheap, findings
-from anaglyph.truth.game.players.base import Answer, Player, baselines
-from anaglyph.truth.game.players.dictionary import dictionary_player
+from anaglyph.truth.game.players.base import Answer, Player, baseline_version, baselines
+from anaglyph.truth.game.players.dictionary import VERSION, dictionary_player
 
-__all__ = ["Answer", "Player", "black_box", "cheap", "findings", "get_player", "player_names"]
+__all__ = [
+    "Answer",
+    "Player",
+    "black_box",
+    "cheap",
+    "findings",
+    "get_player",
+    "player_names",
+    "player_version",
+]
 
 POST = ("crosscoder", "crosscoder:l1", "tuned-sae", "diff-sae")
 """The dictionaries that the post compares."""
@@ -47,3 +56,8 @@ def get_player(name: str) -> Player:
     except InputError as error:
         others = ", ".join(known)
         raise InputError(f"{error}; players that are no dictionaries: {others}") from error
+
+
+def player_version(name: str) -> int:
+    """Return a number that changes when a player plays otherwise."""
+    return baseline_version(name) or VERSION

@@ -25,18 +25,29 @@ class Answer:
 Player = Callable[[Arena], Answer]
 
 _BASELINES: dict[str, Player] = {}
+_VERSIONS: dict[str, int] = {}
 
 
-def baseline(name: str) -> Callable[[Player], Player]:
-    """Register a player that is no dictionary method."""
+def baseline(name: str, version: int = 1) -> Callable[[Player], Player]:
+    """Register a player that is no dictionary method.
+
+    Args:
+        name: What it is called.
+        version: Raised by hand when it plays otherwise; its plays are then played anew.
+    """
 
     def put(player: Player) -> Player:
         if name in _BASELINES:
             raise InputError(f"player {name!r} is registered already")
-        _BASELINES[name] = player
+        _BASELINES[name], _VERSIONS[name] = player, version
         return player
 
     return put
+
+
+def baseline_version(name: str) -> int | None:
+    """Return the version of a player, None for one that is a dictionary method."""
+    return _VERSIONS.get(name)
 
 
 def baselines() -> dict[str, Player]:

@@ -6,29 +6,27 @@ from anaglyph.findings import (
     Finding,
     conclude,
     difference_is_nil,
-    discover,
+    discover_in_models,
     foremost,
-    recovered_alone,
 )
 from anaglyph.truth.game.arena import Arena
 from anaglyph.truth.game.claims import MOST_CLAIMS, Claim
 from anaglyph.truth.game.players.base import Answer, baseline
 
 
-@baseline("findings")
+@baseline("findings", version=3)
 def play(arena: Arena) -> Answer:
     """Show the findings as `anaglyph diff` orders them: by the KL that each closes alone."""
     if difference_is_nil(arena.store):
         return Answer([])
     rate, seed = arena.settings.rate, arena.seed
-    found = discover(arena.store, rate, seed, trials=0, progress=arena.progress)
-    recovered = recovered_alone(
+    found, recovered = discover_in_models(
         arena.pair,
         arena.corpus,
-        arena.layer,
-        found,
+        arena.store,
+        rate,
+        seed,
         most=MOST_CLAIMS,
-        seed=seed,
         max_tokens=arena.settings.causal_tokens,
         progress=arena.progress,
     )

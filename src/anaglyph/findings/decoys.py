@@ -1,0 +1,229 @@
+"""What random noise in the weights shows: decoys that a finding has to outdo.
+
+Change every weight matrix at random and features come out a little stronger or weaker, everywhere
+the same way: real differences of the activations, which no test on activations calls noise. So the
+run makes a null pair: the base beside itself with noise in the weights that a fine-tune changed, as
+much of it as moves the activations as far as the fine-tune did. The same search in it finds decoys.
+A finding is called if it is a larger share of the difference than decoys are, or closes more of the
+KL gap than they do: each number is held against the decoys' own by the predictive t-distribution
+
+    t = (x - mean) / (s sqrt(1 + 1/n)),  n - 1 degrees of freedom,  n decoys,
+
+of a normal sample (shares by their logarithms, which are spread over orders of magnitude; to the
+variance of the KL a finding's own is added). The smaller of the two p-values counts double, and
+Benjamini and Hochberg's procedure makes q-values.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy.stats import t as student
+
+from anaglyph.corpus import TokenCorpus, padded_batches
+from anaglyph.direct.null_pair import matched_null_pair
+from anaglyph.findings.alone import Closed, recovered_alone
+from anaglyph.findings.discovery import Discovery, discover
+from anaglyph.findings.finding import Finding
+from anaglyph.findings.sample import is_ordinary
+from anaglyph.findings.significance import q_values
+from anaglyph.pair import ModelPair
+from anaglyph.progress import Progress, silent
+from anaglyph.store import PairedStore
+from anaglyph.store.collecting import TOKEN_BUDGETS
+
+MOST_TOKENS = 100_000
+"""Tokens the null pair reads at most, in whole sequences."""
+MATCHED_ON = 2000
+"""Tokens on which the noise is made to move activations as far as the fine-tune."""
+FEWEST = 4
+"""With fewer decoys, noise shows nothing to speak of, and there is nothing to hold findings to."""
+_STREAM = 0x6465636F
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """What the search finds in the null pair."""
+
+    shares: tuple[float, ...]
+    """Of the difference, one a decoy."""
+    recovered: tuple[float, ...]
+    """Share of the KL gap that each of the largest closes alone."""
+    scale: float
+    """Norm of the noise in each weight matrix over that of the fine-tune's change."""
+
+
+def find_decoys(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    store: PairedStore,
+    rate: float,
+    seed: int,
+    *,
+    most: int,
+    max_tokens: int,
+    progress: Progress = silent,
+) -> Decoys:
+    """Search the null pair of a run.
+
+    Args:
+        pair: Both models, of one width.
+        corpus: The text that the store was collected from.
+        store: Their activations at one layer.
+        rate: As in the run.
+        seed: As in the run.
+        most: How many of the largest are put through the model, as in the run.
+        max_tokens: Held-out tokens for that at most, as in the run.
+        progress: Told of tokens read and batches measured.
+
+    Raises:
+        InputError, ModelError: As in `change_norms` and `latent_kl`.
+    """
+    layer = store.layer
+    order = np.random.default_rng([seed, _STREAM]).permutation(corpus.n_sequences)
+    read_so_far = np.cumsum(corpus.lengths[order])
+    some = np.sort(order[: max(int(np.searchsorted(read_so_far, MATCHED_ON)), 1)])
+    tokens = _tokens(corpus, some)
+    base, tuned = (each.float().numpy() for each in store.gather(tokens))
+
+    def moved(null: ModelPair) -> float:
+        return _distance(base, _read(null, corpus, some, layer))
+
+    null, scale = matched_null_pair(pair, moved, _distance(base, tuned), seed)
+    chosen = np.sort(order[: max(int(np.searchsorted(read_so_far, MOST_TOKENS)), 1)])
+    tokens = _tokens(corpus, chosen)
+    base = store.gather(tokens)[0].float().numpy()
+    noised = _read(null, corpus, chosen, layer, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        pretended = PairedStore.from_arrays(
+            base,
+            noised,
+            Path(folder) / "null",
+            token_ids=corpus.token_ids[tokens],
+            sequence_ids=np.repeat(chosen, corpus.lengths[chosen]),
+        )
+        found = discover(pretended, rate, seed, progress=progress)
+        recovered = recovered_alone(
+            null, corpus, layer, found, most=most, seed=seed, max_tokens=max_tokens
+        )
+    return Decoys(
+        tuple(share_of(finding) for finding in found.findings),
+        tuple(closed.value for closed in recovered.values()),
+        scale,
+    )
+
+
+def held_against(
+    found: Discovery, recovered: Mapping[int, Closed], decoys: Decoys, rate: float
+) -> tuple[Discovery, dict[int, Closed]]:
+    """Return the findings that are more than decoys, and what each of them closes of the KL gap.
+
+    Args:
+        found: What the run found.
+        recovered: Share of the KL gap that a finding closes alone, by index. Where it was not
+            measured, the share of the difference alone speaks.
+        decoys: What the null pair shows.
+        rate: False-discovery rate to keep.
+    """
+    p, q = beyond(found.findings, recovered, decoys)
+    kept = np.flatnonzero(q <= rate).tolist()
+    findings = [
+        found.findings[i].model_copy(
+            update={
+                "q_value": max(float(q[i]), found.findings[i].q_value or 0.0),
+                "evidence": found.findings[i].evidence | {"p_value_among_decoys": float(p[i])},
+            }
+        )
+        for i in kept
+    ]
+    held = replace(
+        found,
+        findings=tuple(findings),
+        atoms=tuple(found.atoms[i] for i in kept),
+        as_noise=len(found.findings) - len(kept),
+    )
+    return held, {new: recovered[old] for new, old in enumerate(kept) if old in recovered}
+
+
+def beyond(
+    findings: tuple[Finding, ...], recovered: Mapping[int, Closed], decoys: Decoys
+) -> tuple[Float64[ndarray, " findings"], Float64[ndarray, " findings"]]:
+    """Return each finding's p-value and q-value for being no more than a decoy.
+
+    Args:
+        findings: What the run found.
+        recovered: As in `held_against`.
+        decoys: What the null pair shows.
+    """
+    by_share = chance(
+        np.log(np.maximum([share_of(f) for f in findings], 1e-30)),
+        np.log(np.maximum(decoys.shares, 1e-30)),
+    )
+    by_kl = np.ones(len(findings))
+    measured = list(recovered)
+    closed = np.array([recovered[i] for i in measured], np.float64).reshape(-1, 2)
+    by_kl[measured] = chance(closed[:, 0], np.array(decoys.recovered), closed[:, 1])
+    p = np.minimum(2 * np.minimum(by_share, by_kl), 1.0)
+    return p, q_values(p)
+
+
+def chance(
+    values: Float64[ndarray, " values"],
+    decoys: Float64[ndarray, " decoys"],
+    errors: Float64[ndarray, " values"] | float = 0.0,
+) -> Float64[ndarray, " values"]:
+    """Return the chance that one more decoy is at least as large as each value.
+
+    Args:
+        values: What is measured of findings.
+        decoys: The same of decoys.
+        errors: Standard errors of the values. Those of the decoys are within their spread; a value
+            that is known less well than they are must lie further out.
+    """
+    count = len(decoys)
+    if count < FEWEST:
+        return np.zeros(len(values))
+    variance = float(decoys.var(ddof=1)) * (1 + 1 / count) + np.square(errors)
+    return student.sf((values - decoys.mean()) / np.sqrt(np.maximum(variance, 1e-24)), count - 1)
+
+
+def share_of(finding: Finding) -> float:
+    """Return the share of the difference that a finding is."""
+    return float(finding.evidence["difference_share"])
+
+
+def _tokens(corpus: TokenCorpus, sequences: ndarray) -> ndarray:
+    return np.concatenate([np.arange(*corpus.offsets[i : i + 2]) for i in sequences])
+
+
+def _read(
+    null: ModelPair,
+    corpus: TokenCorpus,
+    sequences: ndarray,
+    layer: int,
+    progress: Progress = silent,
+) -> ndarray:
+    """Return the null pair's tuned activations, in the order of `_tokens`."""
+    starts = np.cumsum(corpus.lengths[sequences]) - corpus.lengths[sequences]
+    out = np.empty((int(corpus.lengths[sequences].sum()), null.d_tuned), np.float32)
+    with null.side("tuned") as model:
+        budget = TOKEN_BUDGETS[model.device.type]
+    done = 0
+    for rows, input_ids, mask in padded_batches(corpus, sequences, budget):
+        stream = null.run_to("tuned", input_ids, mask, [layer])[layer]
+        for row, sequence in enumerate(rows):
+            length, at = int(corpus.lengths[sequence]), np.searchsorted(sequences, sequence)
+            out[starts[at] : starts[at] + length] = stream[row, :length].float().cpu().numpy()
+            done += length
+        progress("read the null pair", done, len(out))
+    return out
+
+
+def _distance(base: ndarray, other: ndarray) -> float:
+    """Return the root mean square length of the difference at ordinary tokens."""
+    kept = is_ordinary(base, other)
+    return float(np.sqrt(np.square(other[kept] - base[kept]).sum(1).mean()))
