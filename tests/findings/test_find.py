@@ -13,7 +13,7 @@ from anaglyph.findings.nil import NOISE, relative_difference
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted import PlantedPair, calibrate, generate, planted_settings
 from anaglyph.truth.planted import summarise_findings as summarise
-from anaglyph.truth.planted.calibration import compare
+from anaglyph.truth.planted.calibration import at_rate, compare
 
 WIDTH, LENGTH, SEQUENCES = 8, 10, 60
 TOKENS = LENGTH * SEQUENCES
@@ -180,6 +180,25 @@ def test_a_summary_counts_by_hand():
     assert summary["recall_scaled"] == 0
     assert summary["kind_scaled"] is None
     assert summary["covered"] == 1
+
+
+def test_a_lower_rate_calls_less():
+    columns = ("seed", "truth", "kind", "q_value", "covered")
+    rows = [
+        (0, "new", "new", 0.01, True),
+        (0, "scaled", "scaled", 0.08, True),
+        (0, None, "new", 0.07, None),
+        (1, None, "new", 0.15, None),
+    ]
+    frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(preset=pl.lit("p"))
+    assert at_rate(frame, 0.2).equals(frame)
+    summary = summarise(at_rate(frame, 0.05)).row(0, named=True)
+    assert summary["pairs"] == 2
+    assert summary["findings"] == 0.5
+    assert summary["silent"] == 1
+    assert summary["recall"] == 0.5
+    assert summary["recall_scaled"] == 0
+    assert summarise(at_rate(frame, 0.1))["silent"].to_list() == [0.5]
 
 
 def test_candidates_are_alive_and_specific():

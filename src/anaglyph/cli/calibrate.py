@@ -12,7 +12,7 @@ from anaglyph.files import atomic_path, write_json
 from anaglyph.terminal import Bars, say, table_text
 
 SHOWN = (
-    *("preset", "pairs", "findings", "false_share", "false_share_low", "false_share_high"),
+    *("rate", "preset", "pairs", "findings", "false_share", "false_share_low", "false_share_high"),
     *("silent", "recall", "right_kind", "covered"),
 )
 
@@ -22,7 +22,13 @@ def calibrate(
     preset: Annotated[list[str], typer.Option(help="preset of the generator, repeatable, or all")],
     seeds: Annotated[int, typer.Option(min=1, help="planted pairs of each preset")] = 20,
     first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 0,
-    rate: Annotated[float, typer.Option(help="false-discovery rate to keep, 0 to 1")] = 0.1,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="false-discovery rate to keep (left out: 0.1); repeatable: looked for at the "
+            "highest, and read off at the others by q-value"
+        ),
+    ] = None,
     null: Annotated[
         str | None,
         typer.Option(help="plant nothing: identical, noise, rotation, scale, or all in turn"),
@@ -38,6 +44,7 @@ def calibrate(
     from anaglyph.truth.planted import (
         NULLS,
         PRESETS,
+        at_rate,
         null_overrides,
         planted_settings,
         summarise_findings,
@@ -51,15 +58,22 @@ def calibrate(
         cells = [(name, null_overrides(kind)) for name in presets for kind in nulls]
     for name, overrides in cells:
         planted_settings(name, **overrides)
+    rates = sorted(rate or [0.1])
     numbers = range(first_seed, first_seed + seeds)
     parts = []
     with Bars() as progress:
         for name, overrides in cells:
-            part = run(name, numbers, rate=rate, progress=progress, **overrides)
+            part = run(name, numbers, rate=rates[-1], progress=progress, **overrides)
             label = f"{name}, {overrides['null']}" if overrides else name
             parts.append(part.with_columns(preset=pl.lit(label)))
     rows = pl.concat(parts)
-    summary = summarise_findings(rows)
+    summary = pl.concat(
+        [
+            summarise_findings(at_rate(rows, each)).insert_column(0, pl.lit(each).alias("rate"))
+            for each in rates
+        ],
+        how="diagonal",
+    )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(out / "findings.parquet") as temporary:

@@ -1,7 +1,7 @@
 """Planted pairs: synthetic activations whose every difference is known, and scores against them."""
 
 from anaglyph.truth.planted.benchmark import run_planted, summarise
-from anaglyph.truth.planted.calibration import calibrate, summarise_findings
+from anaglyph.truth.planted.calibration import at_rate, calibrate, summarise_findings
 from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import (
@@ -18,6 +18,7 @@ __all__ = [
     "PlantedPair",
     "PlantedSettings",
     "TrueFeature",
+    "at_rate",
     "calibrate",
     "generate",
     "null_overrides",

@@ -145,6 +145,18 @@ def _effect(feature: TrueFeature) -> float | None:
     return None
 
 
+def at_rate(rows: pl.DataFrame, rate: float) -> pl.DataFrame:
+    """Return the rows as they are at a lower rate than the findings were looked for.
+
+    A finding is called at every rate from its q-value on; what is not called was missed.
+    """
+    uncalled = pl.col("q_value") > rate
+    of_findings = [name for name in rows.columns if name not in ("preset", "seed", "truth")]
+    return rows.with_columns(
+        pl.when(uncalled).then(None).otherwise(pl.col(name)).alias(name) for name in of_findings
+    )
+
+
 def summarise_findings(rows: pl.DataFrame) -> pl.DataFrame:
     """Average over pairs: one row a preset.
 
