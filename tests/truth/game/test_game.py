@@ -11,6 +11,7 @@ from game_cases import PLAYERS, SETTINGS, identical, lantern
 from anaglyph.demo import tiny_pair
 from anaglyph.errors import InputError
 from anaglyph.truth.game import leaderboard, matches, play, player_names
+from anaglyph.truth.game.players import base
 from anaglyph.truth.game.playing import SCHEMA
 from anaglyph.truth.game.table import grid, wilson
 from anaglyph.truth.organisms.card import read_card
@@ -82,6 +83,26 @@ def test_a_game_that_was_killed_goes_on(
     assert gone.is_file()
     same = [name for name in SCHEMA if name not in ("seconds", "peak_mib")]
     assert again.select(same).equals(plays.select(same))
+
+
+def test_a_player_that_changed_is_played_anew(
+    plays: pl.DataFrame, game_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(game_folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "plays" / "identical-0" / "pca.json"
+    before = json.loads(file.read_text())["key"]
+    other = tmp_path / "plays" / "identical-0" / "random.json"
+    untouched = other.stat().st_mtime_ns
+    monkeypatch.setitem(base._VERSIONS, "pca", base._VERSIONS["pca"] + 1)
+    play(
+        matches([identical()], [0]),
+        ["pca", "random"],
+        tiny_pair().base,
+        tmp_path,
+        settings=SETTINGS,
+    )
+    assert json.loads(file.read_text())["key"] != before
+    assert other.stat().st_mtime_ns == untouched
 
 
 def test_other_settings_are_played_anew(plays: pl.DataFrame, game_folder: Path, tmp_path: Path):
