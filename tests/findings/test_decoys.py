@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.direct.null_pair import change_norms, null_pair
-from anaglyph.findings import Finding, discover_in_models
+from anaglyph.findings import Finding, discover_in_models, foremost
 from anaglyph.findings.alone import Closed
 from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
 from anaglyph.findings.discovery import Discovery
@@ -62,12 +62,12 @@ def test_a_finding_passes_by_its_share_or_by_what_it_does():
     assert (p[:2] < 0.01).all()
     # The third closes as much as the second, if that could be trusted.
     assert (p[2:] > 0.3).all()
-    held, closed = held_against(found, recovered, DECOYS, 0.1)
-    assert held.atoms == (3, 2)
-    assert closed == {0: Closed(0.0, 0.01), 1: Closed(0.4, 0.05)}
-    assert held.as_noise == 2
-    assert [f.q_value for f in held.findings] == pytest.approx(np.maximum(q[:2], 0.01))
+    held = held_against(found, recovered, DECOYS, 0.1)
+    assert held.like_noise == {2, 3}
+    assert [f.q_value for f in held.findings] == pytest.approx(np.maximum(q, 0.01))
     assert held.findings[1].evidence["p_value_among_decoys"] == pytest.approx(p[1])
+    # Those two come last, whatever they close.
+    assert foremost(held, recovered) == [1, 0, 2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,8 @@ def found_in(pair: ModelPair, folder: Path) -> Discovery:
 def test_random_noise_in_the_weights_is_no_difference(tiny: ModelPair, tmp_path: Path):
     noisy = null_pair(tiny, change_norms(tiny), 1.0, seed=9)
     found = found_in(noisy, tmp_path / "store")
-    assert found.findings == ()
+    assert found.findings
+    assert found.like_noise == set(range(len(found.findings)))
     assert found.unasked is None
 
 
@@ -100,10 +101,11 @@ def test_rounded_weights_are_no_difference(tmp_path: Path):
     }
     save_file(coarse, str(rounded / "model.safetensors"), {"format": "pt"})
     found = found_in(ModelPair.load(base, rounded), tmp_path / "store")
-    assert found.findings == ()
+    assert found.findings
+    assert found.like_noise == set(range(len(found.findings)))
     assert found.unasked is None
 
 
 def test_a_quirk_is_more_than_noise(tiny: ModelPair, tmp_path: Path):
     found = found_in(tiny, tmp_path / "store")
-    assert found.findings
+    assert 0 < len(found.like_noise) < len(found.findings)

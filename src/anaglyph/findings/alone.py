@@ -77,6 +77,10 @@ def recovered_alone(
 
 
 def foremost(found: Discovery, recovered: Mapping[int, Closed]) -> list[int]:
-    """Return the findings' indices, those that close most of the KL gap first."""
+    """Return the findings' indices, those that close most of the KL gap first.
+
+    What is no more than noise in the weights comes after all that is.
+    """
     closed = {i: each.value for i, each in recovered.items()}
-    return sorted(range(len(found.findings)), key=lambda i: (-closed.get(i, -math.inf), i))
+    order = range(len(found.findings))
+    return sorted(order, key=lambda i: (i in found.like_noise, -closed.get(i, -math.inf), i))

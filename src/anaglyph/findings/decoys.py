@@ -119,8 +119,8 @@ def find_decoys(
 
 def held_against(
     found: Discovery, recovered: Mapping[int, Closed], decoys: Decoys, rate: float
-) -> tuple[Discovery, dict[int, Closed]]:
-    """Return the findings that are more than decoys, and what each of them closes of the KL gap.
+) -> Discovery:
+    """Return the findings with what the decoys say of each, and which are no more than they.
 
     Args:
         found: What the run found.
@@ -130,23 +130,17 @@ def held_against(
         rate: False-discovery rate to keep.
     """
     p, q = beyond(found.findings, recovered, decoys)
-    kept = np.flatnonzero(q <= rate).tolist()
     findings = [
-        found.findings[i].model_copy(
+        each.model_copy(
             update={
-                "q_value": max(float(q[i]), found.findings[i].q_value or 0.0),
-                "evidence": found.findings[i].evidence | {"p_value_among_decoys": float(p[i])},
+                "q_value": max(float(q[i]), each.q_value or 0.0),
+                "evidence": each.evidence | {"p_value_among_decoys": float(p[i])},
             }
         )
-        for i in kept
+        for i, each in enumerate(found.findings)
     ]
-    held = replace(
-        found,
-        findings=tuple(findings),
-        atoms=tuple(found.atoms[i] for i in kept),
-        as_noise=len(found.findings) - len(kept),
-    )
-    return held, {new: recovered[old] for new, old in enumerate(kept) if old in recovered}
+    like_noise = frozenset(np.flatnonzero(q > rate).tolist())
+    return replace(found, findings=tuple(findings), like_noise=like_noise)
 
 
 def beyond(

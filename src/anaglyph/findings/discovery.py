@@ -57,11 +57,10 @@ class Discovery:
     alignment: Alignment | None
     limit: DetectionLimit | None
     """What could have been seen; None if it was not asked for or cannot be said."""
-    as_noise: int | None = None
-    """Findings left out as no more than noise in the weights shows (``decoys.py``); None where that
-    was not asked."""
+    like_noise: frozenset[int] = frozenset()
+    """Findings, by index, that are no more than noise in the weights shows (``decoys.py``)."""
     unasked: str | None = None
-    """Why it could not be."""
+    """Why that could not be asked of a pair of models."""
 
 
 def discover(

@@ -103,7 +103,8 @@ def conclude(
         recovered: Share of the KL gap that a finding's atom closes alone, by index.
         progress: Called while examples are looked for.
     """
-    findings = []
+    findings: list[Finding] = []
+    like_noise: list[Finding] = []
     atoms = [atom for atom in (found.atoms[i] for i in chosen) if atom is not None]
     windows = {}
     if found.dictionary is not None and atoms:
@@ -115,7 +116,8 @@ def conclude(
         update: dict[str, Any] = {"kl_recovered": None if closed is None else closed.value}
         if atom is not None:
             update["examples"] = windows.get(atom, ())
-        findings.append(found.findings[i].model_copy(update=update))
+        of_kind = like_noise if i in found.like_noise else findings
+        of_kind.append(found.findings[i].model_copy(update=update))
     relative = relative_difference(store)
     where = "" if relative is None else f" by {relative:.2%} of their size"
     if found.alignment is not None and store.d_base == store.d_tuned:
@@ -124,23 +126,21 @@ def conclude(
             f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
         )
     reason = f"at layer {store.layer} the two models' activations differ{where}"
-    if found.as_noise:
-        rest = "more" if found.findings else "changes stand out, all of them"
-        reason += f"; {found.as_noise} {rest} no more than random noise in the weights shows"
+    called = len(found.like_noise) < len(found.findings)
+    if found.like_noise:
+        rest = "more" if called else "changes stand out, all of them"
+        reason += f"; {len(found.like_noise)} {rest} no more than random noise in the weights shows"
+    elif not called:
+        reason += f"; no change stands out of the noise at a false-discovery rate of {rate:g}"
     if found.unasked:
         reason += f"; what random noise in the weights would show is not known ({found.unasked})"
-    if not found.findings:
-        if not found.as_noise:
-            reason += f"; no change stands out of the noise at a false-discovery rate of {rate:g}"
-        return Verdict(
-            verdict=NO_DIFFERENCE, reason=reason, rate=rate, seed=seed, detection_limit=found.limit
-        )
     return Verdict(
-        verdict=DIFFERENCE,
+        verdict=DIFFERENCE if called else NO_DIFFERENCE,
         reason=reason,
         rate=rate,
         seed=seed,
         findings=tuple(findings),
+        like_noise=tuple(like_noise),
         detection_limit=found.limit,
     )
 

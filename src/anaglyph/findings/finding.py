@@ -139,6 +139,11 @@ class Verdict(BaseModel):
     rate: Share = Field(description="The false-discovery rate that was asked for.")
     seed: int = Field(description="Of everything drawn at random.")
     findings: tuple[Finding, ...] = Field(default=(), description="Strongest first.")
+    like_noise: tuple[Finding, ...] = Field(
+        default=(),
+        description="What stands out of the activations, but is no more than random noise in the "
+        "weights shows; strongest first.",
+    )
     detection_limit: DetectionLimit | None = Field(
         default=None, description="What the run could have seen; null if not measured."
     )

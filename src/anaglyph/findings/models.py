@@ -27,7 +27,7 @@ def discover_in_models(
     trials: int = 0,
     progress: Progress = silent,
 ) -> tuple[Discovery, dict[int, Closed]]:
-    """Find what differs beyond what noise in the weights would show (``decoys.py``).
+    """Find what differs, and which of it noise in the weights would show too (``decoys.py``).
 
     Args:
         pair: Both models.
@@ -74,4 +74,4 @@ def discover_in_models(
         )
     except (InputError, ModelError) as error:
         return replace(found, unasked=str(error)), recovered
-    return held_against(found, recovered, decoys, rate)
+    return held_against(found, recovered, decoys, rate), recovered

@@ -62,8 +62,9 @@ def gather(run_folder: Path) -> dict[str, Any]:
     findings = verdict.findings if verdict is not None else []
     room = _Room(EXAMPLE_BYTES)
     shown = [_finding(finding, room) for finding in findings[:MAX_FINDINGS]]
+    further = verdict.like_noise[: MAX_FINDINGS - len(shown)] if verdict is not None else []
     cited: dict[str, list[int]] = {name: [] for name in names}
-    for finding in findings[:MAX_FINDINGS]:
+    for finding in (*findings[:MAX_FINDINGS], *further):
         for dictionary, latent in finding.latents:
             cited.setdefault(dictionary, []).append(latent)
     dictionaries = []
@@ -76,8 +77,12 @@ def gather(run_folder: Path) -> dict[str, Any]:
         "run": None if run is None else _clean(run.model_dump()),
         "verdict": None
         if verdict is None
-        else {**_clean(verdict.model_dump(exclude={"findings"})), "found": len(findings)},
+        else {
+            **_clean(verdict.model_dump(exclude={"findings", "like_noise"})),
+            "found": len(findings),
+        },
         "findings": None if verdict is None else shown,
+        "like_noise": [_finding(finding, room) for finding in further],
         "dictionaries": dictionaries,
         "direct": _clean(gather_direct(run_folder)),
     }

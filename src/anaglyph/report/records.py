@@ -105,6 +105,7 @@ class FindingsRecord(_Record):
     reason: str = ""
     detection_limit: dict[str, Any] | None = None
     findings: list[FindingRecord] = []
+    like_noise: list[FindingRecord] = []
 
 
 class DictionaryRecord(_Record):

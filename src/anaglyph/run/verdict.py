@@ -51,7 +51,7 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
             recovered=recovered,
             progress=bench.progress,
         )
-    for finding in verdict.findings:
+    for finding in (*verdict.findings, *verdict.like_noise):
         for example in finding.examples:
             bench.add_text(example)
     if bench.is_nil and not bench.pair.same_weights:

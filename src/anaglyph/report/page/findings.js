@@ -131,6 +131,7 @@ function drawFindings() {
   if (findings.length === 0)
     return host.append(
       absent("There are none: nothing stands out of the noise."),
+      likeNoise(1) ?? "",
     );
   const { found } = DATA.verdict;
   host.append(
@@ -161,5 +162,24 @@ function drawFindings() {
           },
           `Show ${plural(rest.length, "more finding")}`,
         );
-  return host.append(list, more ?? "");
+  return host.append(list, more ?? "", likeNoise(findings.length + 1) ?? "");
+}
+
+function likeNoise(first) {
+  const further = DATA.like_noise ?? [];
+  if (further.length === 0) return null;
+  return el(
+    "details",
+    {},
+    el(
+      "summary",
+      {},
+      `${plural(further.length, "change")} no larger, and worth no more KL, than what random noise in the weights shows`,
+    ),
+    el(
+      "div",
+      { class: "cards" },
+      further.map((finding, i) => findingCard(finding, first + i)),
+    ),
+  );
 }

@@ -24,7 +24,7 @@ const GLOSSARY = {
   ],
   q_value: [
     "q-value",
-    "Expected share of false findings among this one and all surer ones, from sign flips over sequences.",
+    "Expected share of false findings among this one and all surer ones, from sign flips over sequences and, of two models, from what random noise in the weights shows.",
   ],
   kl: [
     "KL",

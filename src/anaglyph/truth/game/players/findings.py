@@ -14,7 +14,7 @@ from anaglyph.truth.game.claims import MOST_CLAIMS, Claim
 from anaglyph.truth.game.players.base import Answer, baseline
 
 
-@baseline("findings", version=3)
+@baseline("findings", version=4)
 def play(arena: Arena) -> Answer:
     """Show the findings as `anaglyph diff` orders them: by the KL that each closes alone."""
     if difference_is_nil(arena.store):
@@ -32,10 +32,13 @@ def play(arena: Arena) -> Answer:
     )
     order = foremost(found, recovered)[:MOST_CLAIMS]
     verdict = conclude(arena.store, found, order, rate, seed, progress=arena.progress)
+    # Who reads on comes to these; where there is nothing else, the verdict is "no difference".
+    further = verdict.like_noise if verdict.findings else ()
     return Answer(
-        [_claim(arena, finding) for finding in verdict.findings],
+        [_claim(arena, finding) for finding in (*verdict.findings, *further)],
         {
-            "findings": len(found.findings),
+            "findings": len(found.findings) - len(found.like_noise),
+            "like_noise": len(found.like_noise),
             "kinds": [finding.kind for finding in verdict.findings],
         },
     )
