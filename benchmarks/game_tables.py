@@ -1,8 +1,9 @@
 """Write the tables of docs/game.md from what `anaglyph game play --out DIR` left.
 
-    python benchmarks/game_tables.py DIR
+    python benchmarks/game_tables.py DIR/leaderboard.json [OTHER/leaderboard.json ...]
 
-Keeps the numbers in docs/performance/game.json. Without DIR only the tables are written anew.
+Several games are laid out together: the last command of each is named. Keeps the numbers in
+docs/performance/game.json. Without a file only the tables are written anew.
 """
 
 import sys
@@ -97,7 +98,8 @@ def post(plays: pl.DataFrame) -> list[str]:
 def page(result: dict[str, Any]) -> str:
     """Return the generated part of the page."""
     plays = pl.DataFrame(result["plays"], schema=SCHEMA)
-    parts = [f"Made by `{result['command']}`.", "", "Organisms:", ""]
+    commands = ["```sh", *result["commands"], "```"]
+    parts = ["Made by", "", *commands, "", "Organisms:", ""]
     parts.append(organisms(result["cards"], plays))
     for dilution in sorted(plays["dilution"].unique()):
         some = plays.filter((pl.col("dilution") == dilution) | pl.col("is_control"))
@@ -119,9 +121,17 @@ def page(result: dict[str, Any]) -> str:
 def main() -> None:
     """Copy the numbers, if a folder is given, and write the tables."""
     if len(sys.argv) > 1:
-        folder = Path(sys.argv[1])
-        result = read_json(folder / "leaderboard.json")
-        write_json(NUMBERS, result | {"cards": cards(folder / "organisms")})
+        games = [read_json(Path(name)) for name in sys.argv[1:]]
+        played = [row for game in games for row in game["plays"]]
+        write_json(
+            NUMBERS,
+            {
+                "commands": [game["command"] for game in games],
+                "settings": games[0]["settings"],
+                "plays": played,
+                "cards": cards(Path(sys.argv[1]).parent / "organisms"),
+            },
+        )
     fill(DOCS / "game.md", game=page(read_json(NUMBERS)))
 
 

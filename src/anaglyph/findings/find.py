@@ -128,8 +128,9 @@ def conclude(
     reason = f"at layer {store.layer} the two models' activations differ{where}"
     called = len(found.like_noise) < len(found.findings)
     if found.like_noise:
-        rest = "more" if called else "changes stand out, all of them"
-        reason += f"; {len(found.like_noise)} {rest} no more than random noise in the weights shows"
+        count = len(found.like_noise)
+        what = f"{count} further changes are" if called else f"{count} changes stand out, but are"
+        reason += f"; {what} no more than what random noise in the weights shows"
     elif not called:
         reason += f"; no change stands out of the noise at a false-discovery rate of {rate:g}"
     if found.unasked:
