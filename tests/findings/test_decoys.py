@@ -12,7 +12,6 @@ from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.direct.null_pair import change_norms, null_pair
 from anaglyph.findings import Finding, discover_in_models, foremost
-from anaglyph.findings.alone import Closed
 from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
 from anaglyph.findings.discovery import Discovery
 from anaglyph.findings.significance import q_values
@@ -57,10 +56,9 @@ def test_noise_is_called_as_rarely_as_promised():
 def test_a_finding_passes_by_its_share_or_by_what_it_does():
     findings = (finding(0.9), finding(0.015), finding(0.015), finding(0.015))
     found = Discovery(findings, None, (3, 2, 1, 0), None, None)
-    recovered = {0: Closed(0.0, 0.01), 1: Closed(0.4, 0.05), 2: Closed(0.4, 0.4)}
+    recovered = {0: 0.0, 1: 0.4, 2: 0.01}
     p, q = beyond(findings, recovered, DECOYS)
     assert (p[:2] < 0.01).all()
-    # The third closes as much as the second, if that could be trusted.
     assert (p[2:] > 0.3).all()
     held = held_against(found, recovered, DECOYS, 0.1)
     assert held.like_noise == {2, 3}

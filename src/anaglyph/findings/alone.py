@@ -2,24 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from anaglyph.causal import latent_kl
 from anaglyph.corpus import ROLES, TokenCorpus
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress, silent
-
-NORMAL = 1.96
-"""Half the width of a 95% interval, in standard errors."""
-
-
-class Closed(NamedTuple):
-    """The share of the KL gap that a finding closes alone."""
-
-    value: float
-    error: float
-    """Standard error over sequences."""
 
 
 def recovered_alone(
@@ -32,10 +20,10 @@ def recovered_alone(
     seed: int,
     max_tokens: int,
     progress: Progress = silent,
-) -> dict[int, Closed]:
+) -> dict[int, float]:
     """Return the share of the KL gap that each of the largest findings closes alone, by index.
 
-    Left out is what cannot be said: where there is no gap, or where a single sequence has one.
+    Nothing can be said where the layer has no gap to close.
 
     Judged where the assistant speaks, if it does anywhere: what a model expects inside the chat
     template is no behaviour, and nobody trained it.
@@ -68,19 +56,14 @@ def recovered_alone(
         max_tokens=max_tokens,
         progress=progress,
     )
-    columns = table.select("recovered", "recovered_low", "recovered_high").rows()
-    return {
-        i: Closed(value, (high - low) / (2 * NORMAL))
-        for (i, _), (value, low, high) in zip(atoms, columns, strict=True)
-        if None not in (value, low, high)
-    }
+    closed = zip((i for i, _ in atoms), table["recovered"].to_list(), strict=True)
+    return {i: value for i, value in closed if value is not None}
 
 
-def foremost(found: Discovery, recovered: Mapping[int, Closed]) -> list[int]:
+def foremost(found: Discovery, recovered: Mapping[int, float]) -> list[int]:
     """Return the findings' indices, those that close most of the KL gap first.
 
     What is no more than noise in the weights comes after all that is.
     """
-    closed = {i: each.value for i, each in recovered.items()}
     order = range(len(found.findings))
-    return sorted(order, key=lambda i: (i in found.like_noise, -closed.get(i, -math.inf), i))
+    return sorted(order, key=lambda i: (i in found.like_noise, -recovered.get(i, -math.inf), i))

@@ -9,9 +9,8 @@ KL gap than they do: each number is held against the decoys' own by the predicti
 
     t = (x - mean) / (s sqrt(1 + 1/n)),  n - 1 degrees of freedom,  n decoys,
 
-of a normal sample (shares by their logarithms, which are spread over orders of magnitude; to the
-variance of the KL a finding's own is added). The smaller of the two p-values counts double, and
-Benjamini and Hochberg's procedure makes q-values.
+of a normal sample (shares by their logarithms, which are spread over orders of magnitude). The
+smaller of the two p-values counts double, and Benjamini and Hochberg's procedure makes q-values.
 """
 
 import tempfile
@@ -26,7 +25,7 @@ from scipy.stats import t as student
 
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.direct.null_pair import matched_null_pair
-from anaglyph.findings.alone import Closed, recovered_alone
+from anaglyph.findings.alone import recovered_alone
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.finding import Finding
 from anaglyph.findings.sample import is_ordinary
@@ -112,13 +111,13 @@ def find_decoys(
         )
     return Decoys(
         tuple(share_of(finding) for finding in found.findings),
-        tuple(closed.value for closed in recovered.values()),
+        tuple(recovered.values()),
         scale,
     )
 
 
 def held_against(
-    found: Discovery, recovered: Mapping[int, Closed], decoys: Decoys, rate: float
+    found: Discovery, recovered: Mapping[int, float], decoys: Decoys, rate: float
 ) -> Discovery:
     """Return the findings with what the decoys say of each, and which are no more than they.
 
@@ -144,7 +143,7 @@ def held_against(
 
 
 def beyond(
-    findings: tuple[Finding, ...], recovered: Mapping[int, Closed], decoys: Decoys
+    findings: tuple[Finding, ...], recovered: Mapping[int, float], decoys: Decoys
 ) -> tuple[Float64[ndarray, " findings"], Float64[ndarray, " findings"]]:
     """Return each finding's p-value and q-value for being no more than a decoy.
 
@@ -159,30 +158,24 @@ def beyond(
     )
     by_kl = np.ones(len(findings))
     measured = list(recovered)
-    closed = np.array([recovered[i] for i in measured], np.float64).reshape(-1, 2)
-    by_kl[measured] = chance(closed[:, 0], np.array(decoys.recovered), closed[:, 1])
+    closed = np.array([recovered[i] for i in measured], np.float64)
+    by_kl[measured] = chance(closed, np.array(decoys.recovered))
     p = np.minimum(2 * np.minimum(by_share, by_kl), 1.0)
     return p, q_values(p)
 
 
 def chance(
-    values: Float64[ndarray, " values"],
-    decoys: Float64[ndarray, " decoys"],
-    errors: Float64[ndarray, " values"] | float = 0.0,
+    values: Float64[ndarray, " values"], decoys: Float64[ndarray, " decoys"]
 ) -> Float64[ndarray, " values"]:
     """Return the chance that one more decoy is at least as large as each value.
 
-    Args:
-        values: What is measured of findings.
-        decoys: The same of decoys.
-        errors: Standard errors of the values. Those of the decoys are within their spread; a value
-            that is known less well than they are must lie further out.
+    What a value was measured with needs no allowance: the decoys were measured in the same way.
     """
     count = len(decoys)
     if count < FEWEST:
         return np.zeros(len(values))
-    variance = float(decoys.var(ddof=1)) * (1 + 1 / count) + np.square(errors)
-    return student.sf((values - decoys.mean()) / np.sqrt(np.maximum(variance, 1e-24)), count - 1)
+    spread = max(float(decoys.std(ddof=1)), 1e-12) * np.sqrt(1 + 1 / count)
+    return student.sf((values - decoys.mean()) / spread, count - 1)
 
 
 def share_of(finding: Finding) -> float:

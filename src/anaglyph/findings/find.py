@@ -7,7 +7,6 @@ import polars as pl
 
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
-from anaglyph.findings.alone import Closed
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.finding import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
@@ -89,7 +88,7 @@ def conclude(
     rate: float,
     seed: int,
     *,
-    recovered: Mapping[int, Closed] | None = None,
+    recovered: Mapping[int, float] | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """Return the verdict with the chosen findings, in that order, and where they are strongest.
@@ -112,8 +111,7 @@ def conclude(
         windows = {each["latent"]: tuple(each["examples"]) for each in shown}
     for i in chosen:
         atom = found.atoms[i]
-        closed = (recovered or {}).get(i)
-        update: dict[str, Any] = {"kl_recovered": None if closed is None else closed.value}
+        update: dict[str, Any] = {"kl_recovered": (recovered or {}).get(i)}
         if atom is not None:
             update["examples"] = windows.get(atom, ())
         of_kind = like_noise if i in found.like_noise else findings

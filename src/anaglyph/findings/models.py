@@ -6,7 +6,7 @@ from dataclasses import replace
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError, ModelError
-from anaglyph.findings.alone import Closed, recovered_alone
+from anaglyph.findings.alone import recovered_alone
 from anaglyph.findings.decoys import find_decoys, held_against
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.pair import ModelPair
@@ -26,7 +26,7 @@ def discover_in_models(
     dictionaries: Mapping[str, Dictionary] | None = None,
     trials: int = 0,
     progress: Progress = silent,
-) -> tuple[Discovery, dict[int, Closed]]:
+) -> tuple[Discovery, dict[int, float]]:
     """Find what differs, and which of it noise in the weights would show too (``decoys.py``).
 
     Args:
