@@ -188,6 +188,10 @@ def nulls(parts: dict[str, Any]) -> str:
 
 def held(parts: dict[str, Any]) -> str:
     """Return how often features of the promised size came back in fresh runs."""
+    said = (
+        "The detection limit is a promise for runs to come. Features of exactly the promised size\n"
+        f"were planted into fresh pairs, {A_ROUND} in each, and looked for:"
+    )
     lines = [["preset", "runs", "limit", "came back % (of 90 promised)"]]
     for preset in LIMITS:
         rows = [row for row in parts["limits"]["rows"] if row["preset"] == preset]
@@ -199,11 +203,16 @@ def held(parts: dict[str, Any]) -> str:
         half = 1.96 * np.std(came, ddof=1) / len(came) ** 0.5
         share = f"{100 * np.mean(came):.1f} ± {100 * half:.1f}"
         lines.append([preset, str(len(came)), f"{size['median']:.2f}", share])
-    return table(lines)
+    return f"{said}\n\n{table(lines)}"
 
 
 def cost(parts: dict[str, Any]) -> str:
     """Return what findings cost in trainings."""
+    said = (
+        "What it costs, in plain trainings of three dictionaries (difference, crosscoder, tuned)\n"
+        "of the size that findings use (four latents a dimension, 300,000 tokens). With the limit,\n"
+        "four such searches run, one on what the pair holds and three on what was planted:"
+    )
     lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
     for preset in PRESETS:
         rows = [row for row in parts["costs"]["rows"] if row["preset"] == preset]
@@ -215,7 +224,7 @@ def cost(parts: dict[str, Any]) -> str:
             for name in ("findings", "with_limit")
         ]
         lines.append([preset, f"{training:.1f}", *ratios])
-    return table(lines)
+    return f"{said}\n\n{table(lines)}"
 
 
 def main() -> None:
@@ -228,7 +237,7 @@ def main() -> None:
     fill(
         PAGE,
         **{
-            name: block(parts) if needs.get(name, name) in parts else "Not measured yet."
+            name: block(parts) if needs.get(name, name) in parts else ""
             for name, block in shown.items()
         },
     )
