@@ -210,8 +210,8 @@ def cost(parts: dict[str, Any]) -> str:
     """Return what findings cost in trainings."""
     said = (
         "What it costs, in plain trainings of three dictionaries (difference, crosscoder, tuned)\n"
-        "of the size that findings use (four latents a dimension, 300,000 tokens). With the limit,\n"
-        "four such searches run, one on what the pair holds and three on what was planted:"
+        "of the size that findings use (four latents a dimension, 300,000 tokens). With\n"
+        "the limit, four such searches run, one on what the pair holds and three on what was planted:"
     )
     lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
     for preset in PRESETS:
