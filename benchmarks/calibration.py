@@ -211,7 +211,8 @@ def cost(parts: dict[str, Any]) -> str:
     said = (
         "What it costs, in plain trainings of three dictionaries (difference, crosscoder, tuned)\n"
         "of the size that findings use (four latents a dimension, 300,000 tokens). With\n"
-        "the limit, four such searches run, one on what the pair holds and three on what was planted:"
+        "the limit, four such searches run: on what the pair holds, and on three sets of planted\n"
+        "features:"
     )
     lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
     for preset in PRESETS:
