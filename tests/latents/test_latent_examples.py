@@ -89,23 +89,30 @@ def test_examples_show_what_the_dictionary_and_the_models_say(method, tmp_path):
                 assert example[side] == pytest.approx(along.tolist(), abs=1e-5)
 
 
-def test_massive_tokens_do_not_come_first(tmp_path):
+@pytest.mark.parametrize("side", [0, 1])
+def test_massive_tokens_do_not_come_first(side: int, tmp_path):
     rng = np.random.default_rng(2)
-    base = np.zeros((40, 3), np.float32)
-    tuned = 0.01 * rng.standard_normal((40, 3)).astype(np.float32)
-    # Of four sequences each begins with a token a thousand times as long; 13, 25 and 34 are meant.
-    tuned[::10, 0] = 1000.0
-    tuned[[13, 25, 34], 0] = [3.0, 2.0, 2.5]
+    both = [0.1 * rng.standard_normal((100, 3)).astype(np.float32) for _ in range(2)]
+    # Each of four sequences begins with a token a thousand times as long, in one model or both,
+    # where the difference is the largest, if not massive. Tokens 38, 63 and 84 are meant.
+    both[1][:, 0] = 0
+    both[0][:, 0] = 0
+    both[side][::25, 1] = 1000.0
+    both[1 - side][::25, 1] = 995.0
+    both[1][::25, 0] = 5.0
+    both[1][[38, 63, 84], 0] = [3.0, 2.0, 2.5]
     store = PairedStore.from_arrays(
-        base, tuned, tmp_path / "store", token_ids=np.arange(40), sequence_ids=np.arange(40) // 10
+        *both, tmp_path / "store", token_ids=np.arange(100), sequence_ids=np.arange(100) // 25
     )
     one = torch.eye(3)[:1]
     weights = Weights((one,), torch.zeros(1), (one,), (torch.zeros(3),))
-    dic = Dictionary(get_method("diff-sae"), weights, k=1.0, threshold=0.5, radii=(6.0,))
+    dic = Dictionary(get_method("diff-sae"), weights, k=1.0, threshold=0.5)
     (shown,) = top_examples(dic, store, [0], n=3, window=0)
-    assert [example["token_ids"] for example in shown["examples"]] == [[13], [34], [25]]
+    assert [example["token_ids"] for example in shown["examples"]] == [[38], [84], [63]]
+    # What fires nowhere else is still shown, with its own code.
     (shown,) = top_examples(dic, store, [0], n=4, window=0)
-    assert shown["examples"][3]["code"] == pytest.approx([1000.0])
+    assert shown["examples"][3]["token_ids"] == [0]
+    assert shown["examples"][3]["code"] == pytest.approx([5.0])
 
 
 def test_strips_lie_along_the_decoder_that_the_latent_has(tmp_path):

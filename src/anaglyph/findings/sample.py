@@ -6,12 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 from numpy import ndarray
 
+from anaglyph.latents.ordinary import MASSIVE
 from anaglyph.store import PairedStore
 
 # Of each model; a longer store is represented by whole sequences drawn at random.
 MOST_BYTES = 2**29
-# Far beyond any feature: the first token of a sequence can stand at 160 times all others.
-MASSIVE = 15.0
 MEDIAN_ROWS = 8192
 _STREAM = 0x73616D70
 

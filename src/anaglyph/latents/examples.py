@@ -18,6 +18,7 @@ from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
 from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
+from anaglyph.latents.ordinary import ordinary_sizes
 from anaglyph.latents.reading import check_widths, decoders_of, renumbered, scoring_codes
 from anaglyph.latents.scaling import SIDES
 from anaglyph.progress import Progress, silent
@@ -39,7 +40,7 @@ def top_examples(
     """Return the strongest examples of some latents, ready for JSON.
 
     Of a beginning that several sequences share only the first reading is shown. Tokens of massive
-    activation are ranked as if they were of ordinary size (``dictionaries/outliers.py``).
+    activation are ranked as if they were of ordinary size (``ordinary.py``).
 
     Args:
         dic: The dictionary. A base-SAE is read on the tuned model, as in ``score``.
@@ -72,8 +73,9 @@ def top_examples(
     check_widths(dic, store)
     row_of_latent = np.full(dic.n_latents, -1, dtype=np.int64)
     row_of_latent[chosen] = np.arange(chosen.size)
-    strongest = _search(dic, store, row_of_latent, chosen.size, n, progress)
     directions, centres = _directions(dic, chosen), typical_activations(store)
+    sizes = ordinary_sizes(store, centres)
+    strongest = _search(dic, store, row_of_latent, sizes, chosen.size, n, progress)
     found: list[dict[str, Any]] = []
     step = max(1, _WINDOW_TOKENS // (n * (2 * window + 1)))
     for start in range(0, chosen.size, step):
@@ -142,6 +144,7 @@ def _search(
     dic: Dictionary,
     store: PairedStore,
     row_of_latent: Int64[ndarray, " latents"],
+    sizes: Float64[ndarray, " tokens"],
     n_rows: int,
     n: int,
     progress: Progress,
@@ -150,14 +153,13 @@ def _search(
     sequence_of_token, fresh = store.sequence_of_tokens(), store.first_readings()
     done = 0
     for block in store.blocks():
-        inputs = dic.spec.scoring_inputs(block.base, block.tuned)
-        codes, of_token = dic.encode_inputs(inputs), dic.pull_factors(inputs).numpy()
+        codes = scoring_codes(dic, block.base, block.tuned)
         rows = row_of_latent[codes.indices]
         places = block.tokens[codes.tokens()]
         wanted = (rows >= 0) & (codes.values > 0) & fresh[places]
         tokens = places[wanted]
         # A massive token would be the strongest of every latent that fires there at all.
-        values = (codes.values * of_token[codes.tokens()])[wanted]
+        values = codes.values[wanted] * sizes[tokens].astype(np.float32)
         strongest.update(rows[wanted], values, tokens, sequence_of_token[tokens])
         done += block.tokens.size
         progress("examples", done, store.n_tokens)

@@ -1,4 +1,4 @@
-"""A latent's share of the difference over ordinary tokens, those of massive activation left out.
+"""Ordinary tokens and those of massive activation: shares of the difference, and sizes.
 
 The first token of a sequence soaks up attention. In SmolLM2-135M its activation is 160 times as
 long as any other, and so is what a fine-tune does to it: in the demo 98% of the difference's energy
@@ -6,11 +6,34 @@ stood on 1% of the tokens, and a ranking by energy would have ranked nothing els
 """
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 
 from anaglyph.dictionaries import Dictionary
 from anaglyph.store import PairedStore
+
+MASSIVE = 15.0
+"""Times the 95th percentile of the lengths: far beyond any feature."""
+
+
+def ordinary_sizes(
+    store: PairedStore,
+    centres: tuple[Float32[ndarray, " d_base"], Float32[ndarray, " d_tuned"]],
+) -> Float64[ndarray, " tokens"]:
+    """Return what makes every token one of ordinary size: 1, less where activation is massive.
+
+    Of a token whose distance from the centre is more than fifteen times the 95th percentile in
+    either model, it is that percentile over its distance.
+    """
+    distances = np.empty((2, store.n_tokens))
+    for block in store.blocks():
+        for side, values in enumerate((block.base, block.tuned)):
+            distances[side, block.tokens] = np.linalg.norm(
+                values.float().numpy() - centres[side], axis=1
+            )
+    usual = np.quantile(distances, 0.95, axis=1, keepdims=True)
+    massive = distances > MASSIVE * usual
+    return np.where(massive, usual / np.where(massive, distances, 1.0), 1.0).min(axis=0)
 
 
 def ordinary_difference_share(

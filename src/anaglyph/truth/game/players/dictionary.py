@@ -18,7 +18,7 @@ from anaglyph.truth.planted.benchmark import Entrant
 SPECIFIC = 0.3
 """Ratio of the base's strength to the tuned model's below which a latent is the latter's own."""
 
-VERSION = 3
+VERSION = 4
 """Of all dictionary players; raised by hand when they play otherwise."""
 
 
