@@ -1,11 +1,13 @@
 """Settings of the whole suite: shapes are checked, threads are few, nothing reaches a network."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -30,3 +32,22 @@ install_import_hook(_checked_modules(), "beartype.beartype")
 
 settings.register_profile("anaglyph", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("anaglyph")
+
+
+@pytest.fixture(scope="session")
+def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with its weights rounded: nothing was learned, and every activation differs."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from anaglyph.demo import tiny_pair
+
+    base, folder = tiny_pair().base, tmp_path_factory.mktemp("rounded") / "model"
+    shutil.copytree(base, folder)
+    # Five bits of mantissa: bfloat16 has seven, and these weights are stored as that already.
+    coarse = {
+        name: (weight.float().view(torch.int32) + 2**17 >> 18 << 18).view(torch.float32)
+        for name, weight in load_file(str(base / "model.safetensors")).items()
+    }
+    save_file(coarse, str(folder / "model.safetensors"), {"format": "pt"})
+    return folder

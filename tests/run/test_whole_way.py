@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,21 @@ def test_a_pair_with_itself_has_no_difference(tmp_path, anaglyph, tiny_arguments
     assert said.json["verdict"] == "no difference found"
     assert said.json["findings"] == []
     assert (tmp_path / "run" / "report" / "index.html").is_file()
+
+
+def test_rounded_weights_are_no_difference_but_what_they_do_is_said(
+    tmp_path, anaglyph, quick, tiny_arguments, rounded
+):
+    base, _, *data = tiny_arguments
+    said = anaglyph(
+        "diff", base, rounded, *data, "--out", tmp_path / "run", "--layer", "1", *quick, "--json"
+    )
+    assert said.code == 0, said.err
+    assert said.json["verdict"] == "no difference found"
+    assert said.json["findings"] == []
+    assert said.json["like_noise"]
+    assert "no more than what random noise in the weights shows" in said.json["reason"]
+    assert re.search(r"predictions differ by [\d.e-]*[1-9][\d.e-]* nats", said.json["reason"])
 
 
 def test_a_change_in_later_layers_is_not_called_no_difference(tmp_path, anaglyph):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from anaglyph.causal import output_kl
 from anaglyph.findings import (
     DIFFERENCE,
+    NO_DIFFERENCE,
     TRIALS,
     Verdict,
     conclude,
@@ -56,11 +57,15 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
             bench.add_text(example)
     if bench.is_nil and not bench.pair.same_weights:
         return _after_the_layer(bench, verdict)
+    if verdict.verdict == NO_DIFFERENCE and not bench.is_nil:
+        # A silence over few texts can be want of power; how much behaviour differs says what for.
+        said = f"{verdict.reason}; their predictions differ by {_kl(bench):.3g} nats a token"
+        return verdict.model_copy(update={"reason": said})
     return verdict
 
 
-def _after_the_layer(bench: "Workbench", verdict: Verdict) -> Verdict:
-    """Where the layer shows nothing, ask whether the models still predict differently."""
+def _kl(bench: "Workbench") -> float:
+    """Return the KL between the models' predictions on held-out text, nats a token."""
     kl = output_kl(
         bench.pair,
         bench.corpus,
@@ -68,11 +73,17 @@ def _after_the_layer(bench: "Workbench", verdict: Verdict) -> Verdict:
         max_tokens=bench.config.causal_tokens,
         progress=bench.progress,
     )
-    if kl.value is None or kl.value <= OUTPUT_NOISE:
-        said = f"{verdict.reason}, and so are their predictions (KL {kl.value or 0.0:.1g} nats)"
+    return kl.value or 0.0
+
+
+def _after_the_layer(bench: "Workbench", verdict: Verdict) -> Verdict:
+    """Where the layer shows nothing, ask whether the models still predict differently."""
+    kl = _kl(bench)
+    if kl <= OUTPUT_NOISE:
+        said = f"{verdict.reason}, and so are their predictions (KL {kl:.1g} nats)"
         return verdict.model_copy(update={"reason": said})
     said = (
-        f"{verdict.reason}, yet their predictions differ by {kl.value:.3g} nats a token: "
+        f"{verdict.reason}, yet their predictions differ by {kl:.3g} nats a token: "
         "the change lies in later layers; diff a later one"
     )
     return verdict.model_copy(update={"verdict": DIFFERENCE, "reason": said})
