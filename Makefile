@@ -54,7 +54,7 @@ bench-docs: $(VENV)/.ready
 planted-grid: $(VENV)/.ready
 	$(BIN)/python benchmarks/planted_grid.py
 
-# How often findings are wrong: docs/findings.md, in an hour or two. Goes on where it was killed.
+# How often findings are wrong: docs/findings.md. Takes long; goes on where it was killed.
 calibration: $(VENV)/.ready
 	$(BIN)/python benchmarks/calibration.py
 

@@ -135,9 +135,10 @@ def measure() -> None:
     for name, play in PARTS.items():
         if name not in parts:
             start = time.perf_counter()
-            parts[name] = {"seconds": time.perf_counter() - start} | play()
+            part = play()
+            parts[name] = part | {"seconds": time.perf_counter() - start}
             write_json(NUMBERS, {"machine": machine(), "parts": parts})
-            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"{name}: {parts[name]['seconds']:.0f} s", flush=True)
 
 
 def percent(value: float | None) -> str:

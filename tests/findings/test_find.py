@@ -10,6 +10,7 @@ import pytest
 from anaglyph.errors import InputError
 from anaglyph.findings import Finding, candidates, difference_is_nil, find, judge
 from anaglyph.findings.nil import NOISE, relative_difference
+from anaglyph.findings.shown_by import cheap_directions
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted import PlantedPair, calibrate, generate, planted_settings
 from anaglyph.truth.planted import summarise_findings as summarise
@@ -132,6 +133,18 @@ def test_a_difference_without_any_noise_is_no_harder(tmp_path: Path):
     rows = compare(find(store), pair)
     assert len(rows) == 12
     assert all(row["truth"] == row["kind"] for row in rows)
+
+
+@pytest.mark.parametrize("width", [1, 3, 30])
+def test_cheap_directions_are_the_mean_and_the_widest(width: int):
+    delta = 0.1 * noise(8, width=width)
+    delta[:, -1] *= 5
+    delta[:, 0] += 2
+    found = cheap_directions(delta)
+    assert abs(found["mean difference"][0, 0]) > 0.99
+    assert len(found["principal components"]) == min(width, 10)
+    # In ascending order of variance, without a sign.
+    assert abs(found["principal components"][-1, -1]) > 0.99
 
 
 def test_the_same_seed_finds_the_same(store: PairedStore, found: list[Finding]):

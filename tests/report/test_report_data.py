@@ -103,6 +103,16 @@ def test_the_rest_is_cut_but_never_what_a_finding_cites(run: Path, monkeypatch: 
     assert (shown["total"], shown["alive"], shown["ranked_by"]) == (6, 5, "frequency")
 
 
+def test_what_is_like_noise_is_kept_apart(run: Path):
+    verdict = read_json(run / "findings.json")
+    first, *others = verdict["findings"]
+    write_json(run / "findings.json", verdict | {"findings": [first], "like_noise": others})
+    gathered = gather(run)
+    assert gathered["verdict"]["found"] == len(gathered["findings"]) == 1
+    assert [f["kind"] for f in gathered["like_noise"]] == [f["kind"] for f in others]
+    assert "like_noise" not in gathered["verdict"]
+
+
 def test_examples_that_do_not_fit_are_left_out_from_the_end(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ):

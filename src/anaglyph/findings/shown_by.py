@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.sparse.linalg import eigsh
+from scipy.linalg import eigh
 
 from anaglyph.dictionaries import Dictionary
 from anaglyph.findings.sample import column_medians
@@ -26,9 +26,9 @@ def cheap_directions(delta: Float[ndarray, "tokens d"]) -> dict[str, Float[ndarr
     length = float(np.linalg.norm(mean))
     centred = delta - column_medians(delta)
     covariance = (centred.T @ centred).astype(np.float64)
-    count = min(COMPONENTS, len(covariance) - 1)
-    # A fixed start: by default it is drawn anew each time.
-    components = eigsh(covariance, count, v0=np.ones(len(covariance)))[1].T
+    width = len(covariance)
+    wanted = (max(width - COMPONENTS, 0), width - 1)
+    components = eigh(covariance, subset_by_index=wanted)[1].T
     found = {"mean difference": mean[None] / length} if length > 0 else {}
     return found | {"principal components": components}
 
