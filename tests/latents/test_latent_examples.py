@@ -102,7 +102,11 @@ def test_massive_tokens_do_not_come_first(side: int, tmp_path):
     both[1][::25, 0] = 5.0
     both[1][[38, 63, 84], 0] = [3.0, 2.0, 2.5]
     store = PairedStore.from_arrays(
-        *both, tmp_path / "store", token_ids=np.arange(100), sequence_ids=np.arange(100) // 25
+        both[0],
+        both[1],
+        tmp_path / "store",
+        token_ids=np.arange(100),
+        sequence_ids=np.arange(100) // 25,
     )
     one = torch.eye(3)[:1]
     weights = Weights((one,), torch.zeros(1), (one,), (torch.zeros(3),))
