@@ -299,6 +299,7 @@ def test_single_latents_equal_subsets_of_one(method: str, pair: ModelPair, corpu
         ).sum()
         assert row["kl"] == pytest.approx(total / tokens, rel=1e-4)
         assert row["recovered"] == pytest.approx(1 - total / none, abs=1e-4)
+        assert row["closed"] == pytest.approx((none - total) / tokens, abs=1e-4 * none / tokens)
         assert row["n_latents"] == 1
 
 

@@ -9,13 +9,14 @@ from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.direct.null_pair import change_norms, null_pair
 from anaglyph.findings import Finding, discover_in_models, foremost
+from anaglyph.findings.alone import Closed
 from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
 from anaglyph.findings.discovery import Discovery
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
 
-DECOYS = Decoys(shares=(0.01, 0.02, 0.01, 0.02, 0.01), recovered=(0.0, 0.02, -0.02, 0.0), scale=1.0)
+DECOYS = Decoys(shares=(0.01, 0.02, 0.01, 0.02, 0.01), closed=(0.0, 0.02, -0.02, 0.0), scale=1.0)
 
 
 def finding(share: float) -> Finding:
@@ -53,16 +54,17 @@ def test_noise_is_called_as_rarely_as_promised():
 def test_a_finding_passes_by_its_share_or_by_what_it_does():
     findings = (finding(0.9), finding(0.015), finding(0.015), finding(0.015))
     found = Discovery(findings, None, (3, 2, 1, 0), None, None)
-    recovered = {0: 0.0, 1: 0.4, 2: 0.01}
-    p, q = beyond(findings, recovered, DECOYS)
+    # A small share of a wide gap can be more nats than decoys close of theirs.
+    closed = {0: Closed(0.0, 0.0), 1: Closed(0.1, 0.4), 2: Closed(0.9, 0.01)}
+    p, q = beyond(findings, closed, DECOYS)
     assert (p[:2] < 0.01).all()
     assert (p[2:] > 0.3).all()
-    held = held_against(found, recovered, DECOYS, 0.1)
+    held = held_against(found, closed, DECOYS, 0.1)
     assert held.like_noise == {2, 3}
     assert [f.q_value for f in held.findings] == pytest.approx(np.maximum(q, 0.01))
     assert held.findings[1].evidence["p_value_among_decoys"] == pytest.approx(p[1])
     # Those two come last, whatever they close.
-    assert foremost(held, recovered) == [1, 0, 2, 3]
+    assert foremost(held, {i: each.share for i, each in closed.items()}) == [1, 0, 2, 3]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anaglyph.findings.atoms import Atoms
-from anaglyph.findings.limit import SPREAD, detection_limit, logistic, plant
+from anaglyph.findings.limit import A_ROUND, SPREAD, detection_limit, logistic, plant
 from anaglyph.findings.sample import Sample
 
 TOKENS, WIDTH = 8000, 24
@@ -51,9 +51,9 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen():
     def start(activations: np.ndarray) -> np.ndarray:
         return (activations - base)[:32]
 
-    limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 48, start)
+    limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert limit is not None
-    assert limit.trials == 48
+    assert limit.trials == 2 * A_ROUND
     assert 4 < limit.size / atoms.noise < 15
-    again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 48, start)
+    again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert again == limit

@@ -144,7 +144,8 @@ def latent_kl(
     """Add each latent alone to h_base; one row a latent, in the order given.
 
     Works for every method: a latent adds its decoder, or the difference of its two. Columns as in
-    `kl_recovered`, and ``latent``. A latent that fires in none of the sequences has recovered 0
+    `kl_recovered`, and ``latent`` and ``closed`` (KL_none - KL_patch, nats a token). A latent that
+    fires in none of the sequences has recovered 0
     exactly. Arguments and errors as in `kl_recovered`; the sequences are the same for the same seed
     and max_tokens.
 
@@ -164,7 +165,10 @@ def latent_kl(
     (found,) = measure(pair, corpus, heldout, [plan], positions, token_budget, progress)
     floor = noise(pair, "tuned", found.exact_kl)
     frame = frame_of(pair, plan, found, positions, seed, floor)
+    none = frame.filter(pl.col("intervention") == "none").select("positions", none="kl")
     own = frame.filter(pl.col("intervention").str.starts_with("latent "))
+    own = own.join(none, on="positions", how="left", maintain_order="left")
+    own = own.with_columns(closed=pl.col("none") - pl.col("kl")).drop("none")
     return own.insert_column(0, pl.Series("latent", list(latents) * len(positions), pl.Int64))
 
 

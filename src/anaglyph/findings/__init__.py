@@ -1,6 +1,6 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
-from anaglyph.findings.alone import foremost, recovered_alone
+from anaglyph.findings.alone import closed_alone, foremost
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.find import TRIALS, candidates, conclude, find, judge, nothing
 from anaglyph.findings.finding import (
@@ -23,6 +23,7 @@ __all__ = [
     "Finding",
     "Verdict",
     "candidates",
+    "closed_alone",
     "conclude",
     "difference_is_nil",
     "discover",
@@ -33,6 +34,5 @@ __all__ = [
     "judge",
     "nothing",
     "read_verdict",
-    "recovered_alone",
     "write_verdict",
 ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from anaglyph.causal import latent_kl
 from anaglyph.corpus import ROLES, TokenCorpus
@@ -10,7 +11,16 @@ from anaglyph.pair import ModelPair
 from anaglyph.progress import Progress, silent
 
 
-def recovered_alone(
+class Closed(NamedTuple):
+    """How much of the KL between the models one finding closes alone."""
+
+    share: float
+    """Of the gap at the layer."""
+    nats: float
+    """A token."""
+
+
+def closed_alone(
     pair: ModelPair,
     corpus: TokenCorpus,
     layer: int | float,
@@ -20,8 +30,8 @@ def recovered_alone(
     seed: int,
     max_tokens: int,
     progress: Progress = silent,
-) -> dict[int, float]:
-    """Return the share of the KL gap that each of the largest findings closes alone, by index.
+) -> dict[int, Closed]:
+    """Return how much of the KL gap each of the largest findings closes alone, by index.
 
     Nothing can be said where the layer has no gap to close.
 
@@ -56,8 +66,12 @@ def recovered_alone(
         max_tokens=max_tokens,
         progress=progress,
     )
-    closed = zip((i for i, _ in atoms), table["recovered"].to_list(), strict=True)
-    return {i: value for i, value in closed if value is not None}
+    index = dict(zip((atom for _, atom in atoms), (i for i, _ in atoms), strict=True))
+    return {
+        index[row["latent"]]: Closed(row["recovered"], row["closed"])
+        for row in table.iter_rows(named=True)
+        if row["recovered"] is not None
+    }
 
 
 def foremost(found: Discovery, recovered: Mapping[int, float]) -> list[int]:

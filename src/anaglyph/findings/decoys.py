@@ -4,8 +4,10 @@ Change every weight matrix at random and features come out a little stronger or 
 the same way: real differences of the activations, which no test on activations calls noise. So the
 run makes a null pair: the base beside itself with noise in the weights that a fine-tune changed, as
 much of it as moves the activations as far as the fine-tune did. The same search in it finds decoys.
-A finding is called if it is a larger share of the difference than decoys are, or closes more of the
-KL gap than they do: each number is held against the decoys' own by the predictive t-distribution
+A finding is called if it is a larger share of the difference than decoys are, or if it closes more
+KL between the two models than they do, in nats a token: what was learned changes predictions more
+than noise that moves activations as far. Each number is held against the decoys' own by the
+predictive t-distribution
 
     t = (x - mean) / (s sqrt(1 + 1/n)),  n - 1 degrees of freedom,  n decoys,
 
@@ -25,7 +27,7 @@ from scipy.stats import t as student
 
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.direct.null_pair import matched_null_pair
-from anaglyph.findings.alone import recovered_alone
+from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.finding import Finding
 from anaglyph.findings.sample import is_ordinary
@@ -50,8 +52,8 @@ class Decoys:
 
     shares: tuple[float, ...]
     """Of the difference, one a decoy."""
-    recovered: tuple[float, ...]
-    """Share of the KL gap that each of the largest closes alone."""
+    closed: tuple[float, ...]
+    """KL, nats a token, that each of the largest closes alone."""
     scale: float
     """Norm of the noise in each weight matrix over that of the fine-tune's change."""
 
@@ -106,34 +108,36 @@ def find_decoys(
             sequence_ids=np.repeat(chosen, corpus.lengths[chosen]),
         )
         found = discover(pretended, rate, seed, progress=progress)
-        recovered = recovered_alone(
+        closed = closed_alone(
             null, corpus, layer, found, most=most, seed=seed, max_tokens=max_tokens
         )
     return Decoys(
         tuple(share_of(finding) for finding in found.findings),
-        tuple(recovered.values()),
+        tuple(each.nats for each in closed.values()),
         scale,
     )
 
 
 def held_against(
-    found: Discovery, recovered: Mapping[int, float], decoys: Decoys, rate: float
+    found: Discovery, closed: Mapping[int, Closed], decoys: Decoys, rate: float
 ) -> Discovery:
     """Return the findings with what the decoys say of each, and which are no more than they.
 
     Args:
         found: What the run found.
-        recovered: Share of the KL gap that a finding closes alone, by index. Where it was not
-            measured, the share of the difference alone speaks.
+        closed: How much KL a finding closes alone, by index. Where it was not measured, the share
+            of the difference alone speaks.
         decoys: What the null pair shows.
         rate: False-discovery rate to keep.
     """
-    p, q = beyond(found.findings, recovered, decoys)
+    p, q = beyond(found.findings, closed, decoys)
     findings = [
         each.model_copy(
             update={
                 "q_value": max(float(q[i]), each.q_value or 0.0),
-                "evidence": each.evidence | {"p_value_among_decoys": float(p[i])},
+                "evidence": each.evidence
+                | {"p_value_among_decoys": float(p[i])}
+                | ({"kl_closed": closed[i].nats} if i in closed else {}),
             }
         )
         for i, each in enumerate(found.findings)
@@ -143,13 +147,13 @@ def held_against(
 
 
 def beyond(
-    findings: tuple[Finding, ...], recovered: Mapping[int, float], decoys: Decoys
+    findings: tuple[Finding, ...], closed: Mapping[int, Closed], decoys: Decoys
 ) -> tuple[Float64[ndarray, " findings"], Float64[ndarray, " findings"]]:
     """Return each finding's p-value and q-value for being no more than a decoy.
 
     Args:
         findings: What the run found.
-        recovered: As in `held_against`.
+        closed: As in `held_against`.
         decoys: What the null pair shows.
     """
     by_share = chance(
@@ -157,9 +161,9 @@ def beyond(
         np.log(np.maximum(decoys.shares, 1e-30)),
     )
     by_kl = np.ones(len(findings))
-    measured = list(recovered)
-    closed = np.array([recovered[i] for i in measured], np.float64)
-    by_kl[measured] = chance(closed, np.array(decoys.recovered))
+    measured = list(closed)
+    nats = np.array([closed[i].nats for i in measured], np.float64)
+    by_kl[measured] = chance(nats, np.array(decoys.closed))
     p = np.minimum(2 * np.minimum(by_share, by_kl), 1.0)
     return p, q_values(p)
 

@@ -20,12 +20,13 @@ from anaglyph.findings.stable import stable_atoms
 
 PROBABILITY = 0.9
 FREQUENCY = 0.01
-A_ROUND = 24
+A_ROUND = 36
 """Features planted at once; few enough not to get in each other's way."""
 SIZES = (4.0, 12.0)
 """Smallest and largest planted size, in deviations of the run's noise."""
 FEW, LARGER = 0.2, 2.5
-"""If a smaller share than the first came back, the next round plants so much larger ones."""
+"""If a smaller share than the first came back, the next round plants so much larger ones; if it did
+of all, there is one round more."""
 FREQUENCIES = (0.005, 0.02)
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
@@ -51,7 +52,8 @@ def detection_limit(
         rate: False-discovery rate, as in the run.
         floor: Least noise to assume, as in the run.
         seed: Of the planted features.
-        trials: How many to plant, in rounds of ``A_ROUND``.
+        trials: How many to plant, in rounds of ``A_ROUND``, and one more round where hardly any of
+            them came back.
         start: Gives the starting points of a fit for the tuned activations with what was planted,
             as in the run: a detection is one of the whole way.
 
@@ -62,7 +64,10 @@ def detection_limit(
     delta = sample.tuned - sample.base
     sizes, often, seen = [], [], []
     unit = atoms.noise
-    for round_ in range(-(-trials // A_ROUND)):
+    rounds = -(-trials // A_ROUND)
+    for round_ in range(rounds + 1):
+        if round_ == rounds and np.concatenate(seen).mean() >= FEW:
+            break
         size = unit * _log_uniform(rng, *SIZES)
         frequency = _log_uniform(rng, *FREQUENCIES)
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))

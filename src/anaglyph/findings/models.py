@@ -6,7 +6,7 @@ from dataclasses import replace
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError, ModelError
-from anaglyph.findings.alone import recovered_alone
+from anaglyph.findings.alone import closed_alone
 from anaglyph.findings.decoys import find_decoys, held_against
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.pair import ModelPair
@@ -49,7 +49,7 @@ def discover_in_models(
         InputError: As in `latent_kl`.
     """
     found = discover(store, rate, seed, dictionaries=dictionaries, trials=trials, progress=progress)
-    recovered = recovered_alone(
+    closed = closed_alone(
         pair,
         corpus,
         store.layer,
@@ -59,6 +59,7 @@ def discover_in_models(
         max_tokens=max_tokens,
         progress=progress,
     )
+    recovered = {i: each.share for i, each in closed.items()}
     if not found.findings:
         return found, recovered
     try:
@@ -74,4 +75,4 @@ def discover_in_models(
         )
     except (InputError, ModelError) as error:
         return replace(found, unasked=str(error)), recovered
-    return held_against(found, recovered, decoys, rate), recovered
+    return held_against(found, closed, decoys, rate), recovered

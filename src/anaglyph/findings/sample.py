@@ -11,7 +11,7 @@ from anaglyph.store import PairedStore
 
 # Of each model; a longer store is represented by whole sequences drawn at random.
 MOST_BYTES = 2**29
-MEDIAN_ROWS = 8192
+MEDIAN_ROWS = 4096
 _STREAM = 0x73616D70
 
 

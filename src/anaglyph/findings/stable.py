@@ -31,7 +31,8 @@ def stable_atoms(
     """
     delta = _dithered(delta, seed)
     draws = [_drawn(delta, seed, draw) for draw in range(max(FITS - len(starts), 2))]
-    fits = [fit_atoms(delta, rows, floor) for rows in (*starts, *draws)]
+    # Rough fits do for a vote: what two of them agree on is fitted to the end together.
+    fits = [fit_atoms(delta, rows, floor, roughly=True) for rows in (*starts, *draws)]
     joint = fit_atoms(delta, np.concatenate([fit.directions for fit in fits]), floor)
     share = np.mean([_has(fit, joint.directions) for fit in fits], axis=0)
     kept = share > 0.5
