@@ -31,7 +31,7 @@ FREQUENCIES = (0.005, 0.02)
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
 _STREAM = 0x7370696B
-_RIDGE = 0.01
+_RIDGE = 0.001
 _STEPS = 50
 
 
