@@ -35,7 +35,7 @@ FIRST = 2000
 RATES = (0.05, 0.1, 0.2)
 DEFAULT = 0.1
 LIMITS = ("easy", "realistic", "rare", "null")
-LIMIT_SEEDS = 6
+LIMIT_SEEDS = 8
 FRESH = 1000
 """How far the seed of a fresh run lies from the seed of the run that made the promise."""
 COST_SEEDS = 3
@@ -211,9 +211,9 @@ def cost(parts: dict[str, Any]) -> str:
     """Return what findings cost in trainings."""
     said = (
         "What it costs, in plain trainings of three dictionaries (difference, crosscoder, tuned)\n"
-        "of the size that findings use (four latents a dimension, 300,000 tokens). With\n"
-        "the limit, four such searches run: on what the pair holds, and on three sets of planted\n"
-        "features:"
+        "of the size that findings use (four latents a dimension, 300,000 tokens), two threads\n"
+        "each. With the limit, at least three such searches run: on what the pair holds, and on\n"
+        "two sets of planted features, for each of which a dictionary is trained too:"
     )
     lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
     for preset in PRESETS:

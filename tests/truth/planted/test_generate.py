@@ -111,6 +111,16 @@ def test_nulls_differ_only_as_named():
     assert np.abs(turned.base - turned.tuned).max() > 0.1
 
 
+@pytest.mark.parametrize(("null", "factor"), [("rotation", 1.0), ("scale", 1.5)])
+def test_a_null_of_one_map_maps_all_that_the_base_has(null: str, factor: float):
+    settings = {**SMALL, "null": null, "noise": 0.0, "background": 1.0}
+    pair = generate(planted_settings("null", **settings), 0)
+    # A rotation keeps all inner products, a scale multiplies them.
+    before, after = (each[:50].astype(float) for each in (pair.base, pair.tuned))
+    assert after @ after.T == pytest.approx(factor**2 * (before @ before.T), abs=1e-4)
+    assert np.abs(pair.tuned - pair.base).max() > 0.1
+
+
 def test_a_child_fires_only_where_its_parent_does():
     pair = lone("shared", shared=2, children=1, background=0.0)
     # The parent stands before its child.

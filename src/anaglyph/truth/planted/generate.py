@@ -64,6 +64,11 @@ def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
     geometry, contexts, firing, dense = (np.random.default_rng(stream) for stream in streams)
     kinds: list[FeatureKind] = [kind for kind in KINDS for _ in range(getattr(settings, kind))]
     base_directions, tuned_directions, ratios = _directions(settings, kinds, geometry)
+    whole = _map_of_all(settings, geometry)
+    if whole is not None:
+        mapped = tuned_directions @ whole
+        ratios = np.linalg.norm(mapped, axis=1)
+        tuned_directions = _unit(mapped)
     rates_base, rates_tuned = _rates(settings, kinds, contexts)
     sequences = -(-settings.tokens // settings.sequence)
     sequence_ids = np.repeat(np.arange(sequences), settings.sequence)[: settings.tokens]
@@ -82,7 +87,7 @@ def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
         fired_tuned += (strengths_tuned > 0).sum(0)
         base[rows] = strengths_base @ base_directions
         tuned[rows] = strengths_tuned @ tuned_directions
-    shift, subspace = _dense_parts(settings, base, tuned, geometry, dense)
+    shift, subspace = _dense_parts(settings, base, tuned, whole, geometry, dense)
     return PlantedPair(
         base,
         tuned,
@@ -125,12 +130,16 @@ def _directions(
         larger, smaller = sorted((settings.d_tuned, settings.width), reverse=True)
         frame = np.linalg.qr(rng.standard_normal((larger, smaller)))[0].astype(np.float32)
         tuned = _unit(tuned @ (frame.T if settings.d_tuned == larger else frame))
-    if settings.null == "rotation":
-        frame = np.linalg.qr(rng.standard_normal((settings.width, settings.width)))[0]
-        tuned = (tuned @ frame).astype(np.float32)
-    if settings.null == "scale":
-        ratios[:] = 1.5
     return base, tuned, ratios
+
+
+def _map_of_all(settings: PlantedSettings, rng: np.random.Generator) -> np.ndarray | None:
+    """Return the map of the whole space by which the models of a null pair differ, if by one."""
+    if settings.null == "rotation":
+        return np.linalg.qr(rng.standard_normal((settings.width, settings.width)))[0]
+    if settings.null == "scale":
+        return 1.5 * np.eye(settings.width)
+    return None
 
 
 def _rates(
@@ -204,6 +213,7 @@ def _dense_parts(
     settings: PlantedSettings,
     base: np.ndarray,
     tuned: np.ndarray,
+    whole: np.ndarray | None,
     geometry: np.random.Generator,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -217,7 +227,7 @@ def _dense_parts(
         sizes *= settings.background / np.linalg.norm(sizes)
         part = ((rng.standard_normal((tokens, rank)) * sizes) @ axes).astype(np.float32)
         base[:, :narrow] += part
-        tuned[:, :narrow] += part
+        tuned[:, :narrow] += part if whole is None else (part @ whole).astype(np.float32)
     if settings.subspace_rank:
         rank = min(settings.subspace_rank, settings.d_tuned)
         frame = np.linalg.qr(geometry.standard_normal((settings.d_tuned, rank)))[0]
