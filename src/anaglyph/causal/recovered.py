@@ -145,9 +145,8 @@ def latent_kl(
 
     Works for every method: a latent adds its decoder, or the difference of its two. Columns as in
     `kl_recovered`, and ``latent`` and ``closed`` (KL_none - KL_patch, nats a token). A latent that
-    fires in none of the sequences has recovered 0
-    exactly. Arguments and errors as in `kl_recovered`; the sequences are the same for the same seed
-    and max_tokens.
+    fires in none of the sequences has recovered 0 exactly. Arguments and errors as in
+    `kl_recovered`; the sequences are the same for the same seed and max_tokens.
 
     Raises:
         InputError: As in `kl_recovered`, or a latent is out of range.

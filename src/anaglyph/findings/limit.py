@@ -25,8 +25,8 @@ A_ROUND = 36
 SIZES = (4.0, 12.0)
 """Smallest and largest planted size, in deviations of the run's noise."""
 FEW, LARGER = 0.2, 2.5
-"""If a smaller share than the first came back, the next round plants so much larger ones; if it did
-of all, there is one round more."""
+"""If a smaller share than the first came back, the next round plants so much larger ones; if so
+small a share of all rounds' came back, there is one round more."""
 FREQUENCIES = (0.005, 0.02)
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
