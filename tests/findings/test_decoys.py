@@ -16,7 +16,12 @@ from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
 
-DECOYS = Decoys(shares=(0.01, 0.02, 0.01, 0.02, 0.01), closed=(0.0, 0.02, -0.02, 0.0), scale=1.0)
+# Four close a hundredth of their pair's 0.1 nats, one nothing; of the last it was not measured.
+DECOYS = Decoys(
+    shares=(0.01, 0.02, 0.01, 0.02, 0.01, 0.01),
+    closed=(*[Closed(0.001, 0.1)] * 4, Closed(-0.01, 0.1), None),
+    scale=1.0,
+)
 
 
 def finding(share: float) -> Finding:
@@ -32,39 +37,60 @@ def finding(share: float) -> Finding:
 
 def test_chance_is_the_predictive_t():
     decoys = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
-    # Deviation 1.5811, times sqrt(1 + 1/5); the 95th percentile of t with 4 degrees is 2.1318.
-    upper = 2 + 1.581139 * np.sqrt(1.2) * 2.131847
+    # Variance 2.5, drawn toward 1.6^2 as by four more: (4 * 2.56 + 4 * 2.5) / 8 = 2.53; times
+    # 1 + 1/5; the 95th percentile of t with 8 degrees is 1.859548.
+    upper = 2 + np.sqrt(2.53 * 1.2) * 1.859548
     assert chance(np.array([2.0, upper, -upper + 4]), decoys) == pytest.approx([0.5, 0.05, 0.95])
 
 
 def test_without_decoys_nothing_is_held_to_them():
     assert not chance(np.array([0.0, 1.0]), np.zeros(FEWEST - 1)).any()
+    p, q = beyond((finding(0.1), finding(0.1)), {0: Closed(0.1, 1.0)}, Decoys((), (), 1.0))
+    assert not p.any()
+    assert not q.any()
 
 
 def test_noise_is_called_as_rarely_as_promised():
     rng = np.random.default_rng(0)
     called = 0
     for _ in range(400):
-        decoys, values = rng.standard_normal(12), rng.standard_normal(20)
+        decoys, values = 1.6 * rng.standard_normal(12), 1.6 * rng.standard_normal(20)
         called += bool((q_values(chance(values, decoys)) <= 0.1).any())
     # Decoys are drawn once for all values, so errors come together, yet no more often.
     assert called / 400 <= 0.1 + 3 * np.sqrt(0.09 / 400)
 
 
-def test_a_finding_passes_by_its_share_or_by_what_it_does():
-    findings = (finding(0.9), finding(0.015), finding(0.015), finding(0.015))
-    found = Discovery(findings, None, (3, 2, 1, 0), None, None)
-    # A small share of a wide gap can be more nats than decoys close of theirs.
-    closed = {0: Closed(0.0, 0.0), 1: Closed(0.1, 0.4), 2: Closed(0.9, 0.01)}
+def test_what_a_finding_is_counts_with_what_it_does():
+    findings = tuple(finding(share) for share in (0.5, 0.5, 0.02, 0.02, 0.015, 0.5))
+    closed = {i: Closed(nats, 2.0) for i, nats in enumerate((0.1, 0.0, 0.4, 0.001, 0.4))}
     p, q = beyond(findings, closed, DECOYS)
-    assert (p[:2] < 0.01).all()
-    assert (p[2:] > 0.3).all()
+    # By hand for the first: logarithms of products, closing less than 1e-4 nats counted as that.
+    products = np.log([1e-5, 2e-5, 1e-5, 2e-5, 1e-6])
+    assert p[0] == pytest.approx(chance(np.log([0.05]), products)[0])
+    assert (q[[0, 2, 4]] < 0.1).all()
+    assert (p[[1, 3]] > 0.1).all()
+    # The last was too small to be put through the model.
+    assert p[5] == q[5] == 1
+    assert q[:5] == pytest.approx(q_values(p[:5]))
+
+
+def test_where_kl_says_nothing_shares_do():
+    findings = (finding(0.9), finding(0.015))
+    p, _ = beyond(findings, {}, DECOYS)
+    assert p == pytest.approx(chance(np.log([0.9, 0.015]), np.log(DECOYS.shares)))
+
+
+def test_what_is_no_more_than_decoys_is_kept_apart():
+    found = Discovery(tuple(map(finding, (0.02, 0.02, 0.02))), None, (2, 1, 0), None, None)
+    closed = {0: Closed(0.001, 2.0), 1: Closed(0.5, 2.0), 2: Closed(0.9, 2.0)}
     held = held_against(found, closed, DECOYS, 0.1)
-    assert held.like_noise == {2, 3}
+    p, q = beyond(found.findings, closed, DECOYS)
+    assert held.like_noise == {0}
     assert [f.q_value for f in held.findings] == pytest.approx(np.maximum(q, 0.01))
     assert held.findings[1].evidence["p_value_among_decoys"] == pytest.approx(p[1])
-    # Those two come last, whatever they close.
-    assert foremost(held, {i: each.share for i, each in closed.items()}) == [1, 0, 2, 3]
+    assert held.findings[1].evidence["kl_closed"] == 0.5
+    # It comes last, whatever the others close.
+    assert foremost(held, {i: each.share for i, each in closed.items()}) == [2, 1, 0]
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,8 @@ def test_make_knows_every_target():
 
 
 def test_the_commands_run_in_their_order(here, anaglyph, quick):
-    sized = {"diff": quick, "train": quick}
+    few = ["--seeds", "1", "--tokens", "50000"]
+    sized = {"diff": quick, "train": quick, "planted": few}
     for line in lines(".venv/bin/anaglyph "):
         _, command, *rest = shlex.split(line)
         # `diff` and `collect` start a run of their own.

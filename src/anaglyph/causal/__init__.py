@@ -1,11 +1,12 @@
 """What carries the behavioural difference: patching, attribution, steering, screening."""
 
 from anaglyph.causal.attribution import attribute
-from anaglyph.causal.controls import DifferenceSpace
+from anaglyph.causal.controls import DifferenceSpace, shifted
 from anaglyph.causal.edits import Activations, Intervention
+from anaglyph.causal.interventions import subset
 from anaglyph.causal.outputs import output_kl
 from anaglyph.causal.positions import PLACES
-from anaglyph.causal.recovered import kl_recovered, latent_kl
+from anaglyph.causal.recovered import edit_kl, kl_recovered, latent_kl
 from anaglyph.causal.screening import Scorer, judge_scorer, make_scorer, screen
 from anaglyph.causal.steering import Direction, Push, steer, write
 from anaglyph.causal.sweep import layer_sweep
@@ -19,6 +20,7 @@ __all__ = [
     "Push",
     "Scorer",
     "attribute",
+    "edit_kl",
     "judge_scorer",
     "kl_recovered",
     "latent_kl",
@@ -26,6 +28,8 @@ __all__ = [
     "make_scorer",
     "output_kl",
     "screen",
+    "shifted",
     "steer",
+    "subset",
     "write",
 ]

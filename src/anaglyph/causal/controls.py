@@ -65,11 +65,14 @@ class DifferenceSpace:
 
 
 def mean_difference(space: DifferenceSpace) -> Intervention:
-    """Return the control that adds one vector at every token."""
-    shift = torch.from_numpy(space.mean).float()
-    return Intervention(
-        "mean difference", "h_base + mean Delta", lambda a: a.base + shift, of_dictionary=False
-    )
+    """Return the control that adds the mean difference at every token."""
+    return shifted("mean difference", "h_base + mean Delta", space.mean)
+
+
+def shifted(name: str, formula: str, vector: Float64[np.ndarray, " d"]) -> Intervention:
+    """Return the edit that adds one vector at every token."""
+    shift = torch.from_numpy(vector).float()
+    return Intervention(name, formula, lambda a: a.base + shift, of_dictionary=False)
 
 
 def principal_components(space: DifferenceSpace, rank: int) -> Intervention:

@@ -151,24 +151,70 @@ def latent_kl(
     Raises:
         InputError: As in `kl_recovered`, or a latent is out of range.
     """
-    layer = pair.resolve_layer(layer)
-    check_pair(pair, max_tokens)
     _check_dictionary(pair, dic)
-    _check_choices(corpus, positions, ("tuned",), "out")
     for latent in latents:
         if not 0 <= latent < dic.n_latents:
             raise InputError(f"latent {latent} is out of range: there are {dic.n_latents}")
+    own = edit_kl(
+        pair,
+        corpus,
+        layer,
+        [edits.subset(dic, f"latent {j}", [j]) for j in latents],
+        dic,
+        positions=positions,
+        seed=seed,
+        max_tokens=max_tokens,
+        token_budget=token_budget,
+        progress=progress,
+    )
+    return own.insert_column(0, pl.Series("latent", list(latents) * len(positions), pl.Int64))
+
+
+def edit_kl(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    layer: int | float,
+    chosen: Sequence[Intervention],
+    dic: Dictionary | None = None,
+    *,
+    positions: Sequence[str] = ("all",),
+    seed: int = 0,
+    max_tokens: int = MAX_TOKENS,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Progress = silent,
+) -> pl.DataFrame:
+    """Put each edit into the tuned model; one row an edit, in the order given.
+
+    Columns as in `kl_recovered`, and ``closed`` (KL_none - KL_patch, nats a token). The sequences
+    are the same for the same seed and max_tokens.
+
+    Args:
+        pair: Both models.
+        corpus: Its held-out sequences are used.
+        layer: Index, or fraction of the depth.
+        chosen: The edits, of different names.
+        dic: The dictionary of those that add latents.
+        positions: The places whose predictions are judged, each on its own.
+        seed: Of the sequences drawn and the bootstrap.
+        max_tokens: Held-out tokens to use at most.
+        token_budget: Tokens in a batch.
+        progress: Called after each batch.
+
+    Raises:
+        InputError: As in `kl_recovered`.
+    """
+    layer = pair.resolve_layer(layer)
+    check_pair(pair, max_tokens)
+    _check_choices(corpus, positions, ("tuned",), "out")
     heldout = heldout_sequences(corpus, max_tokens, seed)
-    chosen = [edits.exact(), *(edits.subset(dic, f"latent {j}", [j]) for j in latents)]
-    plan = Plan(layer, "tuned", chosen, dic)
+    plan = Plan(layer, "tuned", [edits.exact(), *chosen], dic)
     (found,) = measure(pair, corpus, heldout, [plan], positions, token_budget, progress)
     floor = noise(pair, "tuned", found.exact_kl)
     frame = frame_of(pair, plan, found, positions, seed, floor)
     none = frame.filter(pl.col("intervention") == "none").select("positions", none="kl")
-    own = frame.filter(pl.col("intervention").str.starts_with("latent "))
+    own = frame.filter(pl.col("intervention").is_in([edit.name for edit in chosen]))
     own = own.join(none, on="positions", how="left", maintain_order="left")
-    own = own.with_columns(closed=pl.col("none") - pl.col("kl")).drop("none")
-    return own.insert_column(0, pl.Series("latent", list(latents) * len(positions), pl.Int64))
+    return own.with_columns(closed=pl.col("none") - pl.col("kl")).drop("none")
 
 
 def dictionary_free(

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from anaglyph.causal import latent_kl
+import numpy as np
+
+from anaglyph.causal import Intervention, edit_kl, shifted, subset
 from anaglyph.corpus import ROLES, TokenCorpus
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
@@ -12,12 +14,16 @@ from anaglyph.progress import Progress, silent
 
 
 class Closed(NamedTuple):
-    """How much of the KL between the models one finding closes alone."""
+    """How much of the KL between the models one finding closes alone, nats a token."""
 
-    share: float
-    """Of the gap at the layer."""
     nats: float
-    """A token."""
+    gap: float
+    """With nothing put in at the layer."""
+
+    @property
+    def share(self) -> float:
+        """Of the gap."""
+        return self.nats / self.gap
 
 
 def closed_alone(
@@ -33,7 +39,8 @@ def closed_alone(
 ) -> dict[int, Closed]:
     """Return how much of the KL gap each of the largest findings closes alone, by index.
 
-    Nothing can be said where the layer has no gap to close.
+    Nothing can be said where the layer has no gap to close, and of findings in a space that the
+    base had to be mapped into first.
 
     Judged where the assistant speaks, if it does anywhere: what a model expects inside the chat
     template is no behaviour, and nobody trained it.
@@ -49,29 +56,38 @@ def closed_alone(
         progress: Called after each batch.
 
     Raises:
-        InputError: As in `latent_kl`.
+        InputError: As in `edit_kl`.
     """
-    if found.dictionary is None:
+    if found.alignment is not None or not found.findings:
         return {}
     speaks = bool((corpus.roles == ROLES.index("assistant")).any())
-    atoms = [(i, atom) for i, atom in enumerate(found.atoms) if atom is not None][:most]
-    table = latent_kl(
+    chosen = range(len(found.findings))[:most]
+    table = edit_kl(
         pair,
-        found.dictionary,
         corpus,
         layer,
-        [atom for _, atom in atoms],
+        [_added(found, i) for i in chosen],
+        found.dictionary,
         positions=("assistant" if speaks else "all",),
         seed=seed,
         max_tokens=max_tokens,
         progress=progress,
     )
-    index = dict(zip((atom for _, atom in atoms), (i for i, _ in atoms), strict=True))
     return {
-        index[row["latent"]]: Closed(row["recovered"], row["closed"])
-        for row in table.iter_rows(named=True)
+        i: Closed(row["closed"], row["closed"] + row["kl"])
+        for i, row in zip(chosen, table.iter_rows(named=True), strict=True)
         if row["recovered"] is not None
     }
+
+
+def _added(found: Discovery, i: int) -> Intervention:
+    """Return the edit that adds one finding to h_base."""
+    finding, atom = found.findings[i], found.atoms[i]
+    if atom is not None and found.dictionary is not None:
+        return subset(found.dictionary, f"finding {i}", [atom])
+    return shifted(
+        f"finding {i}", "h_base + shift", finding.effect * np.array(finding.direction_tuned)
+    )
 
 
 def foremost(found: Discovery, recovered: Mapping[int, float]) -> list[int]:

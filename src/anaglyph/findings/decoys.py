@@ -4,19 +4,20 @@ Change every weight matrix at random and features come out a little stronger or 
 the same way: real differences of the activations, which no test on activations calls noise. So the
 run makes a null pair: the base beside itself with noise in the weights that a fine-tune changed, as
 much of it as moves the activations as far as the fine-tune did. The same search in it finds decoys.
-A finding is called if it is a larger share of the difference than decoys are, or if it closes more
-KL between the two models than they do, in nats a token: what was learned changes predictions more
-than noise that moves activations as far. Each number is held against the decoys' own by the
-predictive t-distribution
+A finding is called if it outdoes them in what the difference consists of and in what it does: its
+share of the difference, times the KL between the two models that it closes alone, in nats a token.
+Both are spread over orders of magnitude, so the logarithm x of the product is held against the
+decoys' own by a predictive t-distribution,
 
-    t = (x - mean) / (s sqrt(1 + 1/n)),  n - 1 degrees of freedom,  n decoys,
+    t = (x - mean) / (s sqrt(1 + 1/n)),  s^2 = (m s_0^2 + (n - 1) s_n^2) / (m + n - 1),
 
-of a normal sample (shares by their logarithms, which are spread over orders of magnitude). The
-smaller of the two p-values counts double, and Benjamini and Hochberg's procedure makes q-values.
+of m + n - 1 degrees of freedom, where s_n is the deviation of the n decoys. Few decoys can lie
+close together by chance, so s is drawn toward s_0, which decoys have elsewhere, as if by m further
+ones (the moderated t of Smyth 2004, section 3). Benjamini and Hochberg's procedure makes q-values.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,10 @@ MATCHED_ON = 2000
 """Tokens on which the noise is made to move activations as far as the fine-tune."""
 FEWEST = 4
 """With fewer decoys, noise shows nothing to speak of, and there is nothing to hold findings to."""
+DEVIATION, WORTH = 1.6, 4
+"""Of the logarithms: what decoys have elsewhere, and how many decoys that counts for."""
+LEAST = 1e-3
+"""Of the KL between the two models of the null pair: closing less than that is closing nothing."""
 _STREAM = 0x6465636F
 
 
@@ -52,8 +57,8 @@ class Decoys:
 
     shares: tuple[float, ...]
     """Of the difference, one a decoy."""
-    closed: tuple[float, ...]
-    """KL, nats a token, that each of the largest closes alone."""
+    closed: tuple[Closed | None, ...]
+    """KL that each closes alone; None where it was not measured."""
     scale: float
     """Norm of the noise in each weight matrix over that of the fine-tune's change."""
 
@@ -113,7 +118,7 @@ def find_decoys(
         )
     return Decoys(
         tuple(share_of(finding) for finding in found.findings),
-        tuple(each.nats for each in closed.values()),
+        tuple(closed.get(i) for i in range(len(found.findings))),
         scale,
     )
 
@@ -125,8 +130,7 @@ def held_against(
 
     Args:
         found: What the run found.
-        closed: How much KL a finding closes alone, by index. Where it was not measured, the share
-            of the difference alone speaks.
+        closed: How much KL a finding closes alone, by index.
         decoys: What the null pair shows.
         rate: False-discovery rate to keep.
     """
@@ -151,21 +155,32 @@ def beyond(
 ) -> tuple[Float64[ndarray, " findings"], Float64[ndarray, " findings"]]:
     """Return each finding's p-value and q-value for being no more than a decoy.
 
+    Where KL was measured of some findings, only these are asked: the others are smaller, and both
+    are 1. Where it could not be measured, of findings or of decoys, shares alone speak.
+
     Args:
         findings: What the run found.
         closed: As in `held_against`.
         decoys: What the null pair shows.
     """
-    by_share = chance(
-        np.log(np.maximum([share_of(f) for f in findings], 1e-30)),
-        np.log(np.maximum(decoys.shares, 1e-30)),
-    )
-    by_kl = np.ones(len(findings))
-    measured = list(closed)
-    nats = np.array([closed[i].nats for i in measured], np.float64)
-    by_kl[measured] = chance(nats, np.array(decoys.closed))
-    p = np.minimum(2 * np.minimum(by_share, by_kl), 1.0)
-    return p, q_values(p)
+    shares = np.log(np.maximum([share_of(finding) for finding in findings], 1e-30))
+    noise = np.log(np.maximum(decoys.shares, 1e-30))
+    asked = list(closed)
+    put_through = {i: each for i, each in enumerate(decoys.closed) if each is not None}
+    if asked and len(put_through) >= FEWEST:
+        least = LEAST * next(iter(put_through.values())).gap
+        shares[asked] += _logs(closed.values(), least)
+        noise = noise[list(put_through)] + _logs(put_through.values(), least)
+    else:
+        asked = list(range(len(findings)))
+    p, q = np.ones(len(findings)), np.ones(len(findings))
+    p[asked] = chance(shares[asked], noise)
+    q[asked] = q_values(p[asked])
+    return p, q
+
+
+def _logs(closed: Iterable[Closed], least: float) -> Float64[ndarray, " closed"]:
+    return np.log(np.maximum([each.nats for each in closed], least))
 
 
 def chance(
@@ -178,8 +193,9 @@ def chance(
     count = len(decoys)
     if count < FEWEST:
         return np.zeros(len(values))
-    spread = max(float(decoys.std(ddof=1)), 1e-12) * np.sqrt(1 + 1 / count)
-    return student.sf((values - decoys.mean()) / spread, count - 1)
+    freedom = WORTH + count - 1
+    variance = (WORTH * DEVIATION**2 + (count - 1) * decoys.var(ddof=1)) / freedom
+    return student.sf((values - decoys.mean()) / np.sqrt(variance * (1 + 1 / count)), freedom)
 
 
 def share_of(finding: Finding) -> float:

@@ -38,7 +38,8 @@ from anaglyph.store import PairedStore
 LATENTS_A_DIMENSION = 4
 MOST_LATENTS = 1024
 K = 1.0
-TOKENS = 300_000
+TOKENS, READINGS = 300_000, 16
+"""What the difference-SAE is trained on: so many tokens, but none more often than that."""
 BATCH = 1024
 _OWN = "diff-sae"
 
@@ -185,7 +186,7 @@ def _trained(store: PairedStore, seed: int, progress: Progress = silent) -> Dict
         _OWN,
         latents=min(MOST_LATENTS, LATENTS_A_DIMENSION * store.d_tuned),
         k=K,
-        tokens=TOKENS,
+        tokens=min(TOKENS, READINGS * store.n_tokens),
         batch=BATCH,
         seed=seed,
         progress=progress,

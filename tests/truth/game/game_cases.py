@@ -4,7 +4,11 @@ from anaglyph.truth.game import GameSettings
 from anaglyph.truth.organisms.recipe import Check, Lesson, Organism, Training
 from anaglyph.truth.organisms.tiny import PHRASE, tiny_chats
 
-SETTINGS = GameSettings(layer=1, latents=128, tokens=20_000, prose=None, samples=12, new_tokens=24)
+# Noise that moves the activations of so small a model as far as this fine-tune does changes its
+# predictions more (by 1.8 nats a token), so findings stand out of it at a loose rate only.
+SETTINGS = GameSettings(
+    layer=1, latents=128, tokens=20_000, prose=None, samples=12, new_tokens=24, rate=0.3
+)
 PLAYERS = ("findings", "diff-sae", "token-kl", "black-box", "pca", "random")
 
 
