@@ -32,12 +32,16 @@ def _checked_modules() -> list[str]:
 
 install_import_hook(_checked_modules(), "beartype.beartype")
 
-from anaglyph.dictionaries.threads import set_threads
-
-set_threads(1)
 
 settings.register_profile("anaglyph", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("anaglyph")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    from anaglyph.dictionaries.threads import set_threads
+
+    set_threads(1)
 
 
 @pytest.fixture(scope="session")

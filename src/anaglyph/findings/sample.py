@@ -74,7 +74,12 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
 def column_medians(values: Float[ndarray, "tokens d"]) -> Float32[ndarray, " d"]:
     """Return the median of each column, over evenly spaced rows where there are very many."""
     step = max(len(values) // MEDIAN_ROWS, 1)
-    return np.median(values[::step], axis=0).astype(np.float32)
+    # Sorted rows are twice as fast as `np.median`, which selects in strided columns.
+    ordered = np.sort(np.ascontiguousarray(values[::step].T), axis=1)
+    count = ordered.shape[1]
+    if count == 0:
+        return np.zeros(len(ordered), np.float32)
+    return ((ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2).astype(np.float32)
 
 
 def is_ordinary(*sides: Float[ndarray, "tokens _"]) -> Bool[ndarray, " tokens"]:

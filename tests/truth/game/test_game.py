@@ -114,6 +114,7 @@ def test_other_settings_are_played_anew(plays: pl.DataFrame, game_folder: Path, 
     assert json.loads(file.read_text())["key"] != before["key"]
 
 
+@pytest.mark.slow
 def test_a_diluted_organism_stays_nearer_to_the_base(
     plays: pl.DataFrame, game_folder: Path, tmp_path: Path
 ):
