@@ -9,9 +9,9 @@ from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.direct.null_pair import change_norms, null_pair
 from anaglyph.findings import Finding, discover_in_models, foremost
-from anaglyph.findings.alone import Closed
-from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
-from anaglyph.findings.discovery import Discovery
+from anaglyph.findings.alone import Closed, closed_alone
+from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against, share_of
+from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
@@ -111,6 +111,28 @@ def test_random_noise_in_the_weights_is_no_difference(tiny: ModelPair, tmp_path:
     assert found.findings
     assert found.like_noise == set(range(len(found.findings)))
     assert found.unasked is None
+
+
+@pytest.mark.slow
+def test_noise_does_not_outdo_other_noise_more_often_than_promised(tiny: ModelPair, tmp_path: Path):
+    corpus = load_corpus(tiny_pair().corpus[0], tiny.tokenizer)
+    norms, searched = change_norms(tiny), []
+    for seed in range(10):
+        pair = null_pair(tiny, norms, 1.0, seed=seed)
+        store = collect(pair, corpus, [1], tmp_path / str(seed))
+        found = discover(store, 0.1, 0)
+        closed = closed_alone(pair, corpus, 1, found, most=8, seed=0, max_tokens=1000)
+        searched.append((found, closed))
+    alarms = []
+    for i, (found, closed) in enumerate(searched):
+        for j, (other, of_other) in enumerate(searched):
+            if i == j:
+                continue
+            shares = tuple(share_of(each) for each in other.findings)
+            decoys = Decoys(shares, tuple(of_other.get(n) for n in range(len(shares))), 1.0)
+            alarms.append(bool((beyond(found.findings, closed, decoys)[1] <= 0.1).any()))
+    # Ten pairs: one that stands out of all others is a tenth of the alarms.
+    assert np.mean(alarms) <= 0.1 + 0.1
 
 
 def test_rounded_weights_are_no_difference(rounded: Path, tmp_path: Path):
