@@ -12,21 +12,23 @@ from anaglyph.findings import Finding, discover_in_models, foremost
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against, share_of
 from anaglyph.findings.discovery import Discovery, discover
+from anaglyph.findings.finding import Kind
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
 
 # Four close a hundredth of their pair's 0.1 nats, one nothing; of the last it was not measured.
 DECOYS = Decoys(
+    kinds=("scaled",) * 6,
     shares=(0.01, 0.02, 0.01, 0.02, 0.01, 0.01),
     closed=(*[Closed(0.001, 0.1)] * 4, Closed(-0.01, 0.1), None),
     scale=1.0,
 )
 
 
-def finding(share: float) -> Finding:
+def finding(share: float, kind: Kind = "new") -> Finding:
     return Finding(
-        kind="new",
+        kind=kind,
         direction_base=None,
         direction_tuned=(1.0, 0.0),
         effect=0.0,
@@ -45,7 +47,7 @@ def test_chance_is_the_predictive_t():
 
 def test_without_decoys_nothing_is_held_to_them():
     assert not chance(np.array([0.0, 1.0]), np.zeros(FEWEST - 1)).any()
-    p, q = beyond((finding(0.1), finding(0.1)), {0: Closed(0.1, 1.0)}, Decoys((), (), 1.0))
+    p, q = beyond((finding(0.1), finding(0.1)), {0: Closed(0.1, 1.0)}, Decoys((), (), (), 1.0))
     assert not p.any()
     assert not q.any()
 
@@ -72,6 +74,18 @@ def test_what_a_finding_is_counts_with_what_it_does():
     # The last was too small to be put through the model.
     assert p[5] == q[5] == 1
     assert q[:5] == pytest.approx(q_values(p[:5]))
+
+
+def test_a_shift_counts_against_shifts_only():
+    kinds: tuple[Kind, ...] = ("mean-shift", *DECOYS.kinds)
+    shifted = Decoys(kinds, (0.2, *DECOYS.shares), (Closed(0.05, 0.1), *DECOYS.closed), 1.0)
+    findings = (finding(0.5), finding(0.5, "mean-shift"))
+    closed = {0: Closed(0.1, 2.0), 1: Closed(0.1, 2.0)}
+    p, _ = beyond(findings, closed, shifted)
+    alone, _ = beyond(findings[:1], {0: closed[0]}, DECOYS)
+    assert p[0] == pytest.approx(alone[0])
+    products = np.log([1e-2, 1e-5, 2e-5, 1e-5, 2e-5, 1e-6])
+    assert p[1] == pytest.approx(chance(np.log([0.05]), products)[0])
 
 
 def test_where_kl_says_nothing_shares_do():
@@ -129,7 +143,9 @@ def test_noise_does_not_outdo_other_noise_more_often_than_promised(tiny: ModelPa
             if i == j:
                 continue
             shares = tuple(share_of(each) for each in other.findings)
-            decoys = Decoys(shares, tuple(of_other.get(n) for n in range(len(shares))), 1.0)
+            kinds = tuple(each.kind for each in other.findings)
+            nats = tuple(of_other.get(n) for n in range(len(shares)))
+            decoys = Decoys(kinds, shares, nats, 1.0)
             alarms.append(bool((beyond(found.findings, closed, decoys)[1] <= 0.1).any()))
     # Ten pairs: one that stands out of all others is a tenth of the alarms.
     assert np.mean(alarms) <= 0.1 + 0.1

@@ -30,7 +30,7 @@ from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.direct.null_pair import matched_null_pair
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import Finding
+from anaglyph.findings.finding import Finding, Kind
 from anaglyph.findings.sample import is_ordinary
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
@@ -55,8 +55,10 @@ _STREAM = 0x6465636F
 class Decoys:
     """What the search finds in the null pair."""
 
+    kinds: tuple[Kind, ...]
+    """What each decoy looks like."""
     shares: tuple[float, ...]
-    """Of the difference, one a decoy."""
+    """Of the difference."""
     closed: tuple[Closed | None, ...]
     """KL that each closes alone; None where it was not measured."""
     scale: float
@@ -117,6 +119,7 @@ def find_decoys(
             null, corpus, layer, found, most=most, seed=seed, max_tokens=max_tokens
         )
     return Decoys(
+        tuple(finding.kind for finding in found.findings),
         tuple(share_of(finding) for finding in found.findings),
         tuple(closed.get(i) for i in range(len(found.findings))),
         scale,
@@ -156,25 +159,32 @@ def beyond(
     """Return each finding's p-value and q-value for being no more than a decoy.
 
     Where KL was measured of some findings, only these are asked: the others are smaller, and both
-    are 1. Where it could not be measured, of findings or of decoys, shares alone speak.
+    are 1. Where it could not be measured, of findings or of decoys, shares alone speak. What shifts
+    every token is larger than what some tokens have: a shift among the decoys counts against
+    shifts only.
 
     Args:
         findings: What the run found.
         closed: As in `held_against`.
         decoys: What the null pair shows.
     """
-    shares = np.log(np.maximum([share_of(finding) for finding in findings], 1e-30))
+    values = np.log(np.maximum([share_of(finding) for finding in findings], 1e-30))
     noise = np.log(np.maximum(decoys.shares, 1e-30))
-    asked = list(closed)
+    shift = np.array([finding.kind == "mean-shift" for finding in findings], bool)
+    noise_shift = np.array([kind == "mean-shift" for kind in decoys.kinds], bool)
+    asked = np.zeros(len(findings), bool)
+    asked[list(closed)] = True
     put_through = {i: each for i, each in enumerate(decoys.closed) if each is not None}
-    if asked and len(put_through) >= FEWEST:
+    if asked.any() and len(put_through) >= FEWEST:
         least = LEAST * next(iter(put_through.values())).gap
-        shares[asked] += _logs(closed.values(), least)
+        values[list(closed)] += _logs(closed.values(), least)
         noise = noise[list(put_through)] + _logs(put_through.values(), least)
+        noise_shift = noise_shift[list(put_through)]
     else:
-        asked = list(range(len(findings)))
+        asked[:] = True
     p, q = np.ones(len(findings)), np.ones(len(findings))
-    p[asked] = chance(shares[asked], noise)
+    p[asked & shift] = chance(values[asked & shift], noise)
+    p[asked & ~shift] = chance(values[asked & ~shift], noise[~noise_shift])
     q[asked] = q_values(p[asked])
     return p, q
 
