@@ -110,6 +110,7 @@ def test_a_pair_with_itself_has_no_difference(tmp_path, anaglyph, tiny_arguments
     assert (tmp_path / "run" / "report" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_rounded_weights_are_no_difference_but_what_they_do_is_said(
     tmp_path, anaglyph, quick, tiny_arguments, rounded
 ):
