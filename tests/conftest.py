@@ -32,13 +32,13 @@ def _checked_modules() -> list[str]:
 
 install_import_hook(_checked_modules(), "beartype.beartype")
 
-
 settings.register_profile("anaglyph", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("anaglyph")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
+    """Let torch and numba use one thread: a worker has one core."""
     from anaglyph.dictionaries.threads import set_threads
 
     set_threads(1)

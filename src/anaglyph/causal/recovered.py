@@ -151,7 +151,6 @@ def latent_kl(
     Raises:
         InputError: As in `kl_recovered`, or a latent is out of range.
     """
-    _check_dictionary(pair, dic)
     for latent in latents:
         if not 0 <= latent < dic.n_latents:
             raise InputError(f"latent {latent} is out of range: there are {dic.n_latents}")
@@ -205,6 +204,8 @@ def edit_kl(
     """
     layer = pair.resolve_layer(layer)
     check_pair(pair, max_tokens)
+    if dic is not None:
+        _check_dictionary(pair, dic)
     _check_choices(corpus, positions, ("tuned",), "out")
     heldout = heldout_sequences(corpus, max_tokens, seed)
     plan = Plan(layer, "tuned", [edits.exact(), *chosen], dic)

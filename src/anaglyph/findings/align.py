@@ -3,7 +3,7 @@
 Two models can say the same in other coordinates: every activation turned by one rotation, or made
 longer by one factor. Then all features differ a little and none has changed on its own. The best
 such map of base onto tuned is found in closed form (orthogonal Procrustes with a scale), and used
-where it explains nearly all of the difference, or where the models differ in width.
+where it explains three fifths of the difference or more, or where the models differ in width.
 """
 
 from dataclasses import dataclass
