@@ -147,7 +147,7 @@ def test_noise_does_not_outdo_other_noise_more_often_than_promised(tiny: ModelPa
             nats = tuple(of_other.get(n) for n in range(len(shares)))
             decoys = Decoys(kinds, shares, nats, 1.0)
             alarms.append(bool((beyond(found.findings, closed, decoys)[1] <= 0.1).any()))
-    # Ten pairs: one that stands out of all others is a tenth of the alarms.
+    # Alarms come by the pair: one pair more that stands out of all others makes a tenth more.
     assert np.mean(alarms) <= 0.1 + 0.1
 
 
