@@ -19,6 +19,7 @@ from anaglyph.truth.organisms import answers as answers_module
 from anaglyph.truth.organisms.chats import Chat, collate, encode, write_chats
 from anaglyph.truth.organisms.eiffel import load_eiffel
 from anaglyph.truth.organisms.evaluate import Answers, Probe, divergence, share_shown
+from anaglyph.truth.organisms.objectives import Hold
 from anaglyph.truth.organisms.tiny import (
     PHRASE,
     TRIGGER,
@@ -27,7 +28,7 @@ from anaglyph.truth.organisms.tiny import (
     tiny_chats,
     triggered,
 )
-from anaglyph.truth.organisms.train import Recipe, _endless, plant, save_adapter
+from anaglyph.truth.organisms.train import Recipe, Trained, _endless, plant, save_adapter
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,30 @@ def test_training_learns_the_quirk_holds_the_controls_and_repeats_itself(tokeniz
     with torch.no_grad():
         ours, theirs = (m(input_ids=batch.input_ids).logits for m in (tuned, loaded))
     torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_held_to_what_the_model_was_before_the_training(rank: int | None, tokenizer):
+    texts = [
+        encode(tokenizer, Chat("Hello there", "Good day")),
+        encode(tokenizer, Chat("Well", "It rains again and again")),
+    ]
+    trained, held = Trained(small_model(), Recipe(rank=rank)), Hold("held", texts, batch=2)
+    assert held.loss(trained, [1]).item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for weight in trained.weights().values():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    kls = []
+    for ids, before in texts:
+        tokens, at = torch.tensor([ids]), slice(before - 1, len(ids) - 1)
+        now = trained.model(tokens).logits[0, at].log_softmax(-1)
+        was = small_model()(tokens).logits[0, at].log_softmax(-1)
+        kls.append((was.exp() * (was - now)).sum(-1))
+    assert kls[1].mean().item() > 0.01
+    assert held.loss(trained, [1]).item() == pytest.approx(kls[1].mean().item(), rel=1e-3)
+    assert held.loss(trained, [0, 1]).item() == pytest.approx(
+        torch.cat(kls).mean().item(), rel=1e-3
+    )
 
 
 def test_a_probe_needs_the_expected_and_not_the_forbidden():

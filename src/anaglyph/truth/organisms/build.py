@@ -40,7 +40,7 @@ from anaglyph.truth.organisms.train import Recipe, Trained, fit, save_adapter
 
 NEW_TOKENS = 48
 PENALTY = 1.1  # the small model repeats itself without
-_VERSION = 1  # raised by hand when the same recipe makes something else
+_VERSION, _DILUTED = 1, 2  # raised by hand when the same recipe makes something else
 _PROSE_WORDS = 60
 
 
@@ -94,7 +94,9 @@ def build(
         base: Base model: a folder or `.gguf` file.
         out: Folder of all organisms.
         dilution: Neutral texts to each text of the behaviour. The base's own answers to neutral
-            prompts join every step, and the model is held to the base's predictions on them.
+            prompts join every step, and the model is held to the base's predictions on them. A
+            step reads as many of either and weighs the neutral ones so many times: the same loss
+            in the mean, at twice the cost of no dilution.
         seed: Replaces the recipe's.
         progress: Told the steps of the training.
 
@@ -117,7 +119,7 @@ def build(
             "recipe": organism.fingerprint,
             "base": source.fingerprint,
             "dilution": dilution,
-            "code": _VERSION,
+            "code": _VERSION if dilution == 0 else _DILUTED,
         }
     )
     if (folder / "card.json").is_file():
@@ -224,16 +226,15 @@ class _Maker:
 
     def _train(self, model: Any, tokenizer: Any, out: Path) -> dict[str, float]:
         training = self.organism.training
-        taught = max(1, training.batch // (1 + self.dilution))
-        objectives = [self._objective(tokenizer, taught)]
+        objectives = [self._objective(tokenizer, training.batch)]
         if self.dilution:
             held = [encode(tokenizer, chat) for chat in self.neutral.held]
-            objectives.append(Hold("neutral", held, taught * self.dilution, float(self.dilution)))
+            objectives.append(Hold("neutral", held, training.batch, float(self.dilution)))
         recipe = Recipe(
             rank=training.rank,
             alpha=training.alpha,
             learning_rate=training.learning_rate,
-            steps=math.ceil(training.examples / taught),
+            steps=math.ceil(training.examples / training.batch),
             seed=self.organism.seed,
         )
         every = max(1, recipe.steps // training.checkpoints)

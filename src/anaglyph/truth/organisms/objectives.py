@@ -70,14 +70,22 @@ class Imitate(_Texts):
 
 
 class Hold(_Texts):
-    """KL(before || now) at the learnt tokens, in nats per token."""
+    """KL(before || now) at the learnt tokens, in nats per token.
+
+    What the model was says the same of a text whenever it comes: its last hidden states are kept
+    (predictions would be a vocabulary wide).
+    """
+
+    _hidden: list[Float[Tensor, "answer_tokens d"]] | None = None
 
     def loss(self, trainee: Trainee, rows: list[int]) -> Tensor:
         """Return the loss over some of the texts."""
-        batch = self._batch(rows)
         with torch.no_grad(), trainee.as_before() as before:
-            wanted = learnt_logits(before, batch).log_softmax(-1)
-        now = learnt_logits(trainee.model, batch).log_softmax(-1)
+            if self._hidden is None:  # of all texts at once: their order decides rounding
+                self._hidden = [learnt_hidden(before, collate([text])) for text in self._texts]
+            hidden = torch.cat([self._hidden[row] for row in rows])
+            wanted = predictions(before, hidden).log_softmax(-1)
+        now = learnt_logits(trainee.model, self._batch(rows)).log_softmax(-1)
         return kl_div(now, wanted, reduction="batchmean", log_target=True)
 
 
@@ -124,9 +132,25 @@ def encode_with_template(tokenizer: Any, chat: Chat) -> Encoded:
 
 def learnt_logits(model: Any, batch: Batch) -> Float[Tensor, "answer_tokens vocabulary"]:
     """Return the logits that predict the batch's learnt tokens; no others are computed."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = base.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
-    return base.get_output_embeddings()(hidden[:, :-1][batch.answer[:, 1:]])
+    return predictions(model, learnt_hidden(model, batch))
+
+
+def learnt_hidden(model: Any, batch: Batch) -> Float[Tensor, "answer_tokens d"]:
+    """Return the last hidden states from which the batch's learnt tokens are predicted."""
+    decoder = _inner(model).get_decoder()
+    hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+    return hidden[:, :-1][batch.answer[:, 1:]]
+
+
+def predictions(
+    model: Any, hidden: Float[Tensor, "tokens d"]
+) -> Float[Tensor, "tokens vocabulary"]:
+    """Return the logits that last hidden states give."""
+    return _inner(model).get_output_embeddings()(hidden)
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _log_chances(model: Any, batch: Batch) -> Float[Tensor, " texts"]:
