@@ -130,9 +130,10 @@ def test_held_to_what_the_model_was_before_the_training(rank: int | None, tokeni
     ]
     trained, held = Trained(small_model(), Recipe(rank=rank)), Hold("held", texts, batch=2)
     assert held.loss(trained, [1]).item() == pytest.approx(0, abs=1e-6)
+    noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in trained.weights().values():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+            weight.add_(0.05 * torch.randn(weight.shape, generator=noise))
     kls = []
     for ids, before in texts:
         tokens, at = torch.tensor([ids]), slice(before - 1, len(ids) - 1)
