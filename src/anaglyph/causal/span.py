@@ -17,7 +17,7 @@ from anaglyph.causal.interventions import exact
 from anaglyph.causal.patching import Plan, measure
 from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair, heldout_sequences
 from anaglyph.corpus import TokenCorpus
-from anaglyph.direct.generate import Stepper, hooked, side_stepper
+from anaglyph.direct.generate import Stepper, hooked, layer_stepper, side_stepper
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
 from anaglyph.progress import Progress, silent
@@ -78,17 +78,15 @@ def span_stepper(
 ) -> Stepper:
     """Return a stepper of model ``into`` with the other's part along the directions.
 
-    Both models read every token, each with a key-value cache of its own.
+    Both models read every token, each with a key-value cache of its own, the other one up to the
+    layer.
     """
     layer = pair.resolve_layer(layer)
     other: Side = "base" if into == "tuned" else "tuned"
-    patched, plain = side_stepper(pair, into), side_stepper(pair, other)
+    patched, plain = side_stepper(pair, into), layer_stepper(pair, other, layer)
 
     def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        with hooked(pair, other, layer, lambda hidden: seen.append(hidden)):
-            plain(ids, mask, positions)
-        there = seen[0]
+        there = plain(ids, mask, positions)
         rows = basis.to(there)
         with hooked(pair, into, layer, lambda hidden: hidden + (there - hidden) @ rows.T @ rows):
             return patched(ids, mask, positions)

@@ -7,7 +7,7 @@ on its neighbours beyond rounding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,33 @@ def side_stepper(pair: ModelPair, side: Side) -> Stepper:
             return inner(ids, mask, positions)
 
     return step
+
+
+def layer_stepper(
+    pair: ModelPair, side: Side, layer: int
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return what a stepper over one side has at the output of a block, at the new tokens.
+
+    No later block is computed.
+    """
+    step = side_stepper(pair, side)
+
+    def read(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        reached: list[Tensor] = []
+
+        def stop(hidden: Tensor) -> None:
+            reached.append(hidden)
+            raise _LayerReached
+
+        with suppress(_LayerReached), hooked(pair, side, layer, stop):
+            step(ids, mask, positions)
+        return reached[0]
+
+    return read
+
+
+class _LayerReached(BaseException):
+    """Ends a model's run; no error, so nothing in between may catch it."""
 
 
 def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:

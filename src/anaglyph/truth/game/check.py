@@ -46,10 +46,10 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
         return empty | {"kl_span": kl}
     neutral = card.neutral[: max(1, arena.settings.checked // 2)]
     plain = arena.once("neutral", lambda: arena.replies(neutral, "base"))
-    moved = _replies(arena, neutral, "base", basis)
+    added, moved = _shown(arena, card, "base", basis, neutral)
     return {
-        "shown_removed": _shown(arena, card, "tuned", basis),
-        "shown_added": _shown(arena, card, "base", basis),
+        "shown_removed": _shown(arena, card, "tuned", basis)[0],
+        "shown_added": added,
         "neutral_same": sum(a == b for a, b in zip(plain, moved, strict=True)) / len(neutral),
         "kl_span": kl,
         **arena.once("whole", lambda: _whole(arena, card)),
@@ -59,20 +59,24 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
 def _whole(arena: Arena, card: Card) -> dict[str, float | None]:
     everything = torch.eye(arena.pair.d_tuned)
     return {
-        "whole_removed": _shown(arena, card, "tuned", everything),
-        "whole_added": _shown(arena, card, "base", everything),
+        "whole_removed": _shown(arena, card, "tuned", everything)[0],
+        "whole_added": _shown(arena, card, "base", everything)[0],
     }
 
 
-def _shown(arena: Arena, card: Card, into: Side, basis: Float[Tensor, "n d"]) -> float:
+def _shown(
+    arena: Arena,
+    card: Card,
+    into: Side,
+    basis: Float[Tensor, "n d"],
+    further: Sequence[str] = (),
+) -> tuple[float, list[str]]:
+    """Return the share of the first probes that show the behaviour, and replies to more prompts."""
     probes = card.probes[: arena.settings.checked]
     prompts = [probe.prompt for probe in probes]
-    replies = _replies(arena, prompts, into, basis)
-    chats = [Chat(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    return share_shown(probes, Answers(chats, 0.0))
-
-
-def _replies(
-    arena: Arena, prompts: Sequence[str], into: Side, basis: Float[Tensor, "n d"]
-) -> list[str]:
-    return arena.replies(prompts, into, lambda: span_stepper(arena.pair, into, arena.layer, basis))
+    replies = arena.replies(
+        [*prompts, *further], into, lambda: span_stepper(arena.pair, into, arena.layer, basis)
+    )
+    asked, rest = replies[: len(prompts)], replies[len(prompts) :]
+    chats = [Chat(prompt, reply) for prompt, reply in zip(prompts, asked, strict=True)]
+    return share_shown(probes, Answers(chats, 0.0)), rest
