@@ -125,6 +125,20 @@ def test_findings_hold_what_they_promise(found: list[Finding]):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_strengths_are_shown_along_the_findings_direction(found: list[Finding]):
+    shown = {finding.kind: finding for finding in found if finding.kind != "mean-shift"}
+    assert {"new", "removed", "scaled"} <= set(shown)
+    for kind, finding in shown.items():
+        peak = [(e["base"][e["position"]], e["tuned"][e["position"]]) for e in finding.examples]
+        base, tuned = np.mean(peak, axis=0)
+        if kind == "new":
+            assert tuned > 3 * abs(base)
+        elif kind == "removed":
+            assert base > 3 * abs(tuned)
+        elif kind == "scaled":
+            assert (tuned > base > 0) == (finding.effect > 1)
+
+
 def test_a_difference_without_any_noise_is_no_harder(tmp_path: Path):
     pair = generate(planted_settings("easy", **SMALL, noise=0.0), 4)
     store = PairedStore.from_arrays(

@@ -5,11 +5,17 @@ import pytest
 
 from anaglyph.findings.align import align
 from anaglyph.findings.atoms import Atoms
-from anaglyph.findings.elsewhere import Search
-from anaglyph.findings.kinds import Effect, Triple, ratio_of
+from anaglyph.findings.elsewhere import Elsewhere, Search
+from anaglyph.findings.kinds import Effect, Triple, _change, ratio_of
 from anaglyph.findings.sample import Sample
 from anaglyph.findings.shift import measure_shift
-from anaglyph.findings.strengths import chosen_noise, jackknife, measure_strengths
+from anaglyph.findings.strengths import (
+    Estimate,
+    Strengths,
+    chosen_noise,
+    jackknife,
+    measure_strengths,
+)
 
 TOKENS, WIDTH, LENGTH = 12_000, 16, 20
 SEQUENCES = np.arange(TOKENS) // LENGTH
@@ -36,6 +42,30 @@ def make(base_vector: np.ndarray, tuned_vector: np.ndarray) -> tuple[Sample, Ato
 
 def axis(number: int, length: float = 1.0) -> np.ndarray:
     return length * np.eye(WIDTH)[number]
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "kind"),
+    [
+        (-0.08, 0.02, "scaled"),
+        (-0.08, 0.2, "removed"),
+        (-0.2, 0.4, "scaled"),
+        (1.08, 0.02, "scaled"),
+        (1.08, 0.2, "new"),
+        (1.2, 0.4, "scaled"),
+    ],
+)
+def test_a_rest_that_may_be_none_is_none(value: float, half: float, kind: str):
+    def estimate(middle: float) -> Estimate:
+        return Estimate(*(np.array([middle + x]) for x in (0, -half, half)))
+
+    share, nothing = estimate(value), Estimate(*(np.zeros(1) for _ in range(3)))
+    vectors = np.ones((1, 2))
+    strengths = Strengths(estimate(value - 1), share, share, nothing, vectors, vectors)
+    atoms = Atoms(np.eye(2, dtype=np.float32)[:1], np.zeros(2, np.float32), 0.1)
+    absent = Elsewhere(nothing, 0.0, None)
+    found = _change(0, atoms, strengths, (0.1, 0.1, 0.1), lambda _side, _atom: absent)
+    assert found.kind == kind
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
+from numpy import ndarray
 
 from anaglyph.dictionaries import Dictionary
 from anaglyph.errors import InputError
@@ -112,8 +115,9 @@ def conclude(
     for i in chosen:
         atom = found.atoms[i]
         update: dict[str, Any] = {"kl_recovered": (recovered or {}).get(i)}
-        if atom is not None:
-            update["examples"] = windows.get(atom, ())
+        if atom is not None and found.dictionary is not None:
+            direction = found.dictionary.decoder[0][atom].numpy()
+            update["examples"] = _along(found.findings[i], direction, windows.get(atom, ()))
         of_kind = like_noise if i in found.like_noise else findings
         of_kind.append(found.findings[i].model_copy(update=update))
     relative = relative_difference(store)
@@ -142,6 +146,20 @@ def conclude(
         like_noise=tuple(like_noise),
         detection_limit=found.limit,
     )
+
+
+def _along(
+    finding: Finding, atom: Float[ndarray, " d"], windows: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any], ...]:
+    """Return windows with both models' strengths along the finding's direction.
+
+    What left the model lies against the atom, which is a direction of the difference.
+    """
+    own = [each for each in (finding.direction_base, finding.direction_tuned) if each is not None]
+    if any(np.dot(each, atom) >= 0 for each in own):
+        return tuple(windows)
+    sides = ("base", "tuned")
+    return tuple(each | {side: [-x for x in each[side]] for side in sides} for each in windows)
 
 
 def candidates(table: pl.DataFrame, limit: int) -> list[int]:

@@ -31,9 +31,10 @@ from anaglyph.findings.sample import Sample
 from anaglyph.findings.strengths import GROUPS, Estimate, Strengths, jackknife
 
 NEAR = 0.05
-"""How far beyond 0 or 1 t may lie for one model to lack the concept."""
+"""How far beyond 0 or 1 t may lie for one model to lack the concept, whatever its interval."""
 BETWEEN = 0.15
-"""How far between 0 and 1."""
+"""How far between 0 and 1; and beyond them where the interval holds them, and so cannot tell a weak
+rest of the concept from none."""
 
 
 Triple = tuple[float, float, float]
@@ -93,9 +94,10 @@ def changes(
 
 
 def _change(atom: int, atoms: Atoms, strengths: Strengths, often: Triple, look: Look) -> Change:
-    share = float(strengths.share.value[atom])
+    share, low, high = _triple(strengths.share, atom)
     direction = atoms.directions[atom]
-    if 1 - BETWEEN < share < 1 + NEAR or -NEAR < share < BETWEEN:
+    above, below = (BETWEEN if holds else NEAR for holds in (low <= 1, high >= 0))
+    if 1 - BETWEEN < share < 1 + above or -below < share < BETWEEN:
         return _one_sided(atom, share > 0.5, direction, strengths, often, look)
     if BETWEEN <= share <= 1 - BETWEEN:
         return Change(
