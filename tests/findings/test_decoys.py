@@ -10,20 +10,12 @@ from anaglyph.demo import tiny_pair
 from anaglyph.direct.null_pair import change_norms, null_pair
 from anaglyph.findings import Finding, discover_in_models, foremost
 from anaglyph.findings.alone import Closed, closed_alone
-from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against, share_of
+from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.finding import Kind
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
-
-# Four close a hundredth of their pair's 0.1 nats, one nothing; of the last it was not measured.
-DECOYS = Decoys(
-    kinds=("scaled",) * 6,
-    shares=(0.01, 0.02, 0.01, 0.02, 0.01, 0.01),
-    closed=(*[Closed(0.001, 0.1)] * 4, Closed(-0.01, 0.1), None),
-    scale=1.0,
-)
 
 
 def finding(share: float, kind: Kind = "new") -> Finding:
@@ -37,6 +29,15 @@ def finding(share: float, kind: Kind = "new") -> Finding:
     )
 
 
+SHARES = (0.01, 0.02, 0.01, 0.02, 0.01, 0.01)
+# Four close a hundredth of their pair's 0.1 nats, one nothing; of the last it was not measured.
+DECOYS = Decoys(
+    tuple(finding(share, "scaled") for share in SHARES),
+    dict(enumerate([*[Closed(0.001, 0.1)] * 4, Closed(-0.01, 0.1)])),
+    scale=1.0,
+)
+
+
 def test_chance_is_the_predictive_t():
     decoys = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
     # Variance 2.5, drawn toward 1.6^2 as by four more: (4 * 2.56 + 4 * 2.5) / 8 = 2.53; times
@@ -47,7 +48,7 @@ def test_chance_is_the_predictive_t():
 
 def test_without_decoys_nothing_is_held_to_them():
     assert not chance(np.array([0.0, 1.0]), np.zeros(FEWEST - 1)).any()
-    p, q = beyond((finding(0.1), finding(0.1)), {0: Closed(0.1, 1.0)}, Decoys((), (), (), 1.0))
+    p, q = beyond((finding(0.1), finding(0.1)), {0: Closed(0.1, 1.0)}, Decoys((), {}, 1.0))
     assert not p.any()
     assert not q.any()
 
@@ -72,39 +73,43 @@ def test_what_a_finding_is_counts_with_what_it_does():
     assert (q[[0, 2, 4]] < 0.1).all()
     assert (p[[1, 3]] > 0.1).all()
     # The last was too small to be put through the model.
-    assert p[5] == q[5] == 1
+    assert np.isnan([p[5], q[5]]).all()
     assert q[:5] == pytest.approx(q_values(p[:5]))
 
 
 def test_a_shift_counts_against_shifts_only():
-    kinds: tuple[Kind, ...] = ("mean-shift", *DECOYS.kinds)
-    shifted = Decoys(kinds, (0.2, *DECOYS.shares), (Closed(0.05, 0.1), *DECOYS.closed), 1.0)
+    shift = finding(0.2, "mean-shift")
+    shifted = Decoys((*DECOYS.findings, shift), {**DECOYS.closed, 6: Closed(0.05, 0.1)}, 1.0)
     findings = (finding(0.5), finding(0.5, "mean-shift"))
     closed = {0: Closed(0.1, 2.0), 1: Closed(0.1, 2.0)}
     p, _ = beyond(findings, closed, shifted)
     alone, _ = beyond(findings[:1], {0: closed[0]}, DECOYS)
     assert p[0] == pytest.approx(alone[0])
-    products = np.log([1e-2, 1e-5, 2e-5, 1e-5, 2e-5, 1e-6])
+    products = np.log([1e-5, 2e-5, 1e-5, 2e-5, 1e-6, 1e-2])
     assert p[1] == pytest.approx(chance(np.log([0.05]), products)[0])
 
 
 def test_where_kl_says_nothing_shares_do():
     findings = (finding(0.9), finding(0.015))
     p, _ = beyond(findings, {}, DECOYS)
-    assert p == pytest.approx(chance(np.log([0.9, 0.015]), np.log(DECOYS.shares)))
+    assert p == pytest.approx(chance(np.log([0.9, 0.015]), np.log(SHARES)))
 
 
 def test_what_is_no_more_than_decoys_is_kept_apart():
-    found = Discovery(tuple(map(finding, (0.02, 0.02, 0.02))), None, (2, 1, 0), None, None)
+    found = Discovery(tuple(map(finding, [0.02] * 4)), None, (2, 1, 0, 3), None, None)
     closed = {0: Closed(0.001, 2.0), 1: Closed(0.5, 2.0), 2: Closed(0.9, 2.0)}
     held = held_against(found, closed, DECOYS, 0.1)
     p, q = beyond(found.findings, closed, DECOYS)
-    assert held.like_noise == {0}
-    assert [f.q_value for f in held.findings] == pytest.approx(np.maximum(q, 0.01))
+    assert held.like_noise == {0, 3}
+    assert [f.q_value for f in held.findings[:3]] == pytest.approx(np.maximum(q[:3], 0.01))
     assert held.findings[1].evidence["p_value_among_decoys"] == pytest.approx(p[1])
     assert held.findings[1].evidence["kl_closed"] == 0.5
+    # Nothing was asked of the last.
+    assert 3 in held.like_noise
+    assert held.findings[3].q_value is None
+    assert held.findings[3].evidence["p_value_among_decoys"] is None
     # It comes last, whatever the others close.
-    assert foremost(held, {i: each.share for i, each in closed.items()}) == [2, 1, 0]
+    assert foremost(held, {i: each.share for i, each in closed.items()}) == [2, 1, 0, 3]
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +147,7 @@ def test_noise_does_not_outdo_other_noise_more_often_than_promised(tiny: ModelPa
         for j, (other, of_other) in enumerate(searched):
             if i == j:
                 continue
-            shares = tuple(share_of(each) for each in other.findings)
-            kinds = tuple(each.kind for each in other.findings)
-            nats = tuple(of_other.get(n) for n in range(len(shares)))
-            decoys = Decoys(kinds, shares, nats, 1.0)
+            decoys = Decoys(other.findings, of_other, 1.0)
             alarms.append(bool((beyond(found.findings, closed, decoys)[1] <= 0.1).any()))
     # Alarms come by the pair: one pair more that stands out of all others makes a tenth more.
     assert np.mean(alarms) <= 0.1 + 0.1

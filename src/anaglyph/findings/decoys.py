@@ -17,12 +17,12 @@ ones (the moderated t of Smyth 2004, section 3). Benjamini and Hochberg's proced
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy.stats import t as student
 
@@ -30,7 +30,7 @@ from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.direct.null_pair import matched_null_pair
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import Finding, Kind
+from anaglyph.findings.finding import Finding
 from anaglyph.findings.sample import is_ordinary
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
@@ -55,12 +55,9 @@ _STREAM = 0x6465636F
 class Decoys:
     """What the search finds in the null pair."""
 
-    kinds: tuple[Kind, ...]
-    """What each decoy looks like."""
-    shares: tuple[float, ...]
-    """Of the difference."""
-    closed: tuple[Closed | None, ...]
-    """KL that each closes alone; None where it was not measured."""
+    findings: tuple[Finding, ...]
+    closed: Mapping[int, Closed]
+    """KL that each closes alone, by index, where it was measured."""
     scale: float
     """Norm of the noise in each weight matrix over that of the fine-tune's change."""
 
@@ -118,12 +115,7 @@ def find_decoys(
         closed = closed_alone(
             null, corpus, layer, found, most=most, seed=seed, max_tokens=max_tokens
         )
-    return Decoys(
-        tuple(finding.kind for finding in found.findings),
-        tuple(share_of(finding) for finding in found.findings),
-        tuple(closed.get(i) for i in range(len(found.findings))),
-        scale,
-    )
+    return Decoys(found.findings, closed, scale)
 
 
 def held_against(
@@ -138,18 +130,17 @@ def held_against(
         rate: False-discovery rate to keep.
     """
     p, q = beyond(found.findings, closed, decoys)
-    findings = [
-        each.model_copy(
-            update={
-                "q_value": max(float(q[i]), each.q_value or 0.0),
-                "evidence": each.evidence
-                | {"p_value_among_decoys": float(p[i])}
-                | ({"kl_closed": closed[i].nats} if i in closed else {}),
-            }
-        )
-        for i, each in enumerate(found.findings)
-    ]
-    like_noise = frozenset(np.flatnonzero(q > rate).tolist())
+    findings = []
+    for i, each in enumerate(found.findings):
+        facts = each.evidence | {"p_value_among_decoys": None, "kl_closed": None}
+        if i in closed:
+            facts["kl_closed"] = closed[i].nats
+        q_value = None
+        if not np.isnan(p[i]):
+            facts["p_value_among_decoys"] = float(p[i])
+            q_value = max(float(q[i]), each.q_value or 0.0)
+        findings.append(each.model_copy(update={"q_value": q_value, "evidence": facts}))
+    like_noise = frozenset(np.flatnonzero(~(q <= rate)).tolist())
     return replace(found, findings=tuple(findings), like_noise=like_noise)
 
 
@@ -158,8 +149,8 @@ def beyond(
 ) -> tuple[Float64[ndarray, " findings"], Float64[ndarray, " findings"]]:
     """Return each finding's p-value and q-value for being no more than a decoy.
 
-    Where KL was measured of some findings, only these are asked: the others are smaller, and both
-    are 1. Where it could not be measured, of findings or of decoys, shares alone speak. What shifts
+    Where KL was measured of some findings, only these are asked: the others are smaller, and have
+    NaN. Where it could not be measured, of findings or of decoys, shares alone speak. What shifts
     every token is larger than what some tokens have: a shift among the decoys counts against
     shifts only.
 
@@ -168,25 +159,31 @@ def beyond(
         closed: As in `held_against`.
         decoys: What the null pair shows.
     """
-    values = np.log(np.maximum([share_of(finding) for finding in findings], 1e-30))
-    noise = np.log(np.maximum(decoys.shares, 1e-30))
-    shift = np.array([finding.kind == "mean-shift" for finding in findings], bool)
-    noise_shift = np.array([kind == "mean-shift" for kind in decoys.kinds], bool)
+    values, noise = _log_shares(findings), _log_shares(decoys.findings)
+    shift, noise_shift = _shifts(findings), _shifts(decoys.findings)
     asked = np.zeros(len(findings), bool)
     asked[list(closed)] = True
-    put_through = {i: each for i, each in enumerate(decoys.closed) if each is not None}
-    if asked.any() and len(put_through) >= FEWEST:
-        least = LEAST * next(iter(put_through.values())).gap
+    if asked.any() and len(decoys.closed) >= FEWEST:
+        put_through = list(decoys.closed)
+        least = LEAST * next(iter(decoys.closed.values())).gap
         values[list(closed)] += _logs(closed.values(), least)
-        noise = noise[list(put_through)] + _logs(put_through.values(), least)
-        noise_shift = noise_shift[list(put_through)]
+        noise = noise[put_through] + _logs(decoys.closed.values(), least)
+        noise_shift = noise_shift[put_through]
     else:
         asked[:] = True
-    p, q = np.ones(len(findings)), np.ones(len(findings))
+    p, q = np.full(len(findings), np.nan), np.full(len(findings), np.nan)
     p[asked & shift] = chance(values[asked & shift], noise)
     p[asked & ~shift] = chance(values[asked & ~shift], noise[~noise_shift])
     q[asked] = q_values(p[asked])
     return p, q
+
+
+def _log_shares(findings: Sequence[Finding]) -> Float64[ndarray, " findings"]:
+    return np.log(np.maximum([share_of(finding) for finding in findings], 1e-30))
+
+
+def _shifts(findings: Sequence[Finding]) -> Bool[ndarray, " findings"]:
+    return np.array([finding.kind == "mean-shift" for finding in findings], bool)
 
 
 def _logs(closed: Iterable[Closed], least: float) -> Float64[ndarray, " closed"]:
