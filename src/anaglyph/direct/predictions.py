@@ -102,7 +102,8 @@ def both_models(
         real = mask.bool()
         spans = zip(corpus.offsets[rows].tolist(), corpus.offsets[rows + 1].tolist(), strict=True)
         tokens = np.concatenate([np.arange(first, end) for first, end in spans])
-        base = pair.run_to("base", ids, mask, wanted)
-        tuned = pair.run_to("tuned", ids, mask, wanted)
-        kept = [{layer: h[real] for layer, h in side.items()} for side in (base, tuned)]
-        yield Batch(pair, tokens, *kept)
+        reached = pair.run_both_to(ids, mask, wanted)
+        base, tuned = (
+            {layer: h[real] for layer, h in reached[side].items()} for side in ("base", "tuned")
+        )
+        yield Batch(pair, tokens, base, tuned)
