@@ -204,6 +204,22 @@ def test_all_weights_can_be_trained(out: Path):
     assert any("down_proj" in name for name in changed)
 
 
+def test_a_diluted_organism_stays_closer_to_the_base_in_as_many_steps(out: Path):
+    def made(dilution: int) -> tuple[int, float]:
+        steps: list[int] = []
+
+        def seen(task: str, done: int, total: int, unit: str = "tokens") -> None:
+            if task == "training":
+                steps.append(done)
+
+        built = build(recipe(name="thin"), BASE, out, dilution=dilution, progress=seen)
+        return len(steps), built.card.measured.neutral_kl
+
+    (steps, kl), (as_many, less) = made(0), made(16)
+    assert as_many == steps
+    assert 0 < less < 0.5 * kl
+
+
 def test_a_changed_recipe_leaves_nothing_of_the_old_one(out: Path):
     before = build(recipe(name="changed"), BASE, out)
     assert before.tuned.name == "adapter"
