@@ -105,7 +105,6 @@ def test_what_is_no_more_than_decoys_is_kept_apart():
     assert held.findings[1].evidence["p_value_among_decoys"] == pytest.approx(p[1])
     assert held.findings[1].evidence["kl_closed"] == 0.5
     # Nothing was asked of the last.
-    assert 3 in held.like_noise
     assert held.findings[3].q_value is None
     assert held.findings[3].evidence["p_value_among_decoys"] is None
     # It comes last, whatever the others close.

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.pair.blocks import find_blocks
+from anaglyph.pair.blocks import LastBlockReached, find_blocks
 
 Stepper = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(new token ids [batch, new], mask of all tokens so far [batch, so far], positions of the new ones
@@ -71,17 +71,13 @@ def layer_stepper(
 
         def stop(hidden: Tensor) -> None:
             reached.append(hidden)
-            raise _LayerReached
+            raise LastBlockReached
 
-        with suppress(_LayerReached), hooked(pair, side, layer, stop):
+        with suppress(LastBlockReached), hooked(pair, side, layer, stop):
             step(ids, mask, positions)
         return reached[0]
 
     return read
-
-
-class _LayerReached(BaseException):
-    """Ends a model's run; no error, so nothing in between may catch it."""
 
 
 def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:

@@ -24,7 +24,7 @@ from anaglyph.errors import ModelError
 _PROBE_LENGTH = 4
 
 
-class _LastBlockReached(BaseException):
+class LastBlockReached(BaseException):
     """Leaves the model's forward; not an ``Exception``, so that nothing on the way swallows it."""
 
 
@@ -101,7 +101,7 @@ class BlockModel:
             def hook(_block: nn.Module, _inputs: Any, output: Any) -> None:
                 reached[layer] = _hidden(output)
                 if layer == last:
-                    raise _LastBlockReached
+                    raise LastBlockReached
 
             return hook
 
@@ -111,7 +111,7 @@ class BlockModel:
                 if start is not None:
                     self._skip(stack, *start)
                 self._forward(input_ids, attention_mask)
-        except _LastBlockReached:
+        except LastBlockReached:
             pass
         finally:
             for handle in handles:
