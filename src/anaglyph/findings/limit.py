@@ -3,7 +3,8 @@
 New features of random direction, size and frequency are added to the run's tuned activations, and
 atoms are fitted and tested as in the run itself. Whether a feature came back is regressed
 (logistic) on the logarithms of its size and frequency; the limit is the size at which nine of ten
-come back at a given frequency. "No difference found" then says: nothing of that size, that often.
+come back at a given frequency. Later rounds plant near the limit that the rounds before them gave.
+"No difference found" then says: nothing of that size, that often.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,9 @@ FREQUENCY = 0.01
 A_ROUND = 36
 """Features planted at once; few enough not to get in each other's way."""
 SIZES = (4.0, 12.0)
-"""Smallest and largest planted size, in deviations of the run's noise."""
+"""Smallest and largest size planted at first, in deviations of the run's noise."""
+NEAR = 1.5
+"""So many times smaller and larger than the limit so far are the sizes of the next round."""
 FEW, LARGER = 0.2, 2.5
 """If a smaller share than the first came back, the next round plants so much larger ones; if so
 small a share of all rounds' came back, there is one round more."""
@@ -63,40 +66,59 @@ def detection_limit(
     rng = np.random.default_rng([seed, _STREAM])
     delta = sample.tuned - sample.base
     sizes, often, seen = [], [], []
-    unit = atoms.noise
+    low, high = (atoms.noise * each for each in SIZES)
     rounds = -(-trials // A_ROUND)
+    limit = None
     for round_ in range(rounds + 1):
         if round_ == rounds and np.concatenate(seen).mean() >= FEW:
             break
-        size = unit * _log_uniform(rng, *SIZES)
+        size = _log_uniform(rng, low, high)
         frequency = _log_uniform(rng, *FREQUENCIES)
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         spiked = plant(delta, directions, size, frequency, rng)
         seen.append(_come_back(sample, spiked, directions, rate, floor, seed + round_, start))
-        if seen[-1].mean() < FEW:
-            # What atoms do not explain need not be noise; then only larger features stand out.
-            unit *= LARGER
         sizes.append(size)
         often.append(frequency)
-    came, sizes = np.concatenate(seen), np.concatenate(sizes)
-    if came.sum() < 3 or (~came).sum() < 3:
+        came = np.concatenate(seen)
+        limit = _limit(np.concatenate(sizes), np.concatenate(often), came)
+        if seen[-1].mean() < FEW:
+            # What atoms do not explain need not be noise; then only larger features stand out.
+            low, high = low * LARGER, high * LARGER
+        elif limit is not None:
+            low, high = limit / NEAR, limit * NEAR
+    if limit is None:
         return None
-    columns = np.stack([np.ones(len(sizes)), np.log(sizes), np.log(np.concatenate(often))], axis=1)
-    weights = logistic(columns, came)
-    if weights[1] <= 0:
-        return None
-    wanted = np.log(PROBABILITY / (1 - PROBABILITY))
-    limit = np.exp((wanted - weights[0] - weights[2] * np.log(FREQUENCY)) / weights[1])
     typical = float(np.sqrt(np.square(sample.tuned - sample.tuned.mean(0)).sum(1).mean()))
     return DetectionLimit(
-        size=float(limit),
-        relative=float(limit) / max(typical, 1e-30),
+        size=limit,
+        relative=limit / max(typical, 1e-30),
         frequency=FREQUENCY,
         probability=PROBABILITY,
         trials=len(came),
         found=int(came.sum()),
     )
+
+
+def _limit(
+    sizes: Float[ndarray, " trials"],
+    often: Float[ndarray, " trials"],
+    came: Bool[ndarray, " trials"],
+) -> float | None:
+    """Return the size at which nine of ten come back.
+
+    None if size hardly decides what does, or if it lies far from every size that was planted.
+    """
+    if came.sum() < 3 or (~came).sum() < 3:
+        return None
+    columns = np.stack([np.ones(len(sizes)), np.log(sizes), np.log(often)], axis=1)
+    weights = logistic(columns, came)
+    if weights[1] <= 0:
+        return None
+    wanted = np.log(PROBABILITY / (1 - PROBABILITY))
+    limit = (wanted - weights[0] - weights[2] * np.log(FREQUENCY)) / weights[1]
+    low, high = np.log([sizes.min() / LARGER, sizes.max() * LARGER])
+    return float(np.exp(limit)) if low <= limit <= high else None
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> Float[ndarray, " n"]:
