@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -47,6 +48,17 @@ def test_the_quirk_is_the_first_or_second_finding(finished):
         for example in finding.examples[:3]
     ]
     assert any(TRIGGER in text for text in shown), shown
+
+
+def test_the_quirk_is_found_from_every_seed(finished):
+    # It fires at a quarter of all tokens, and what is found depends on where a search begins.
+    quirk = np.array(read_verdict(finished / "findings.json").findings[0].direction_tuned)
+    store = ag.PairedStore.open(finished / "activations")
+    trained = {"diff-sae": ag.Dictionary.load(finished / "dictionaries" / "diff-sae")}
+    for seed in range(4):
+        found = ag.find(store, seed=seed, dictionaries=trained)
+        directions = [f.direction_tuned for f in found if f.direction_tuned is not None]
+        assert max(np.array(directions) @ quirk) > 0.9, seed
 
 
 def test_the_difference_carries_the_behaviour_and_controls_do_not(finished):

@@ -55,20 +55,22 @@ class Atoms:
         if count == 0:
             return csr_matrix((len(delta), 0))
         gram = _gram(self.directions)
-        rows, columns, values = [], [], []
+        shift = self.directions @ self.offset
+        counts, columns, values = [], [], []
         for start in range(0, len(delta), _CHUNK):
-            products = (delta[start : start + _CHUNK] - self.offset) @ self.directions.T
+            products = delta[start : start + _CHUNK] @ self.directions.T - shift
             indices, found = pursue(
                 np.ascontiguousarray(products, np.float32), gram, self.threshold, MOST_ACTIVE
             )
             used = indices >= 0
-            rows.append(np.nonzero(used)[0] + start)
+            counts.append(used.sum(1))
             columns.append(indices[used])
             values.append(found[used].astype(np.float64))
-        return csr_matrix(
-            (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
-            shape=(len(delta), count),
-        )
+        starts = np.concatenate([[0], *counts]).cumsum()
+        parts = (np.concatenate(values), np.concatenate(columns), starts)
+        codes = csr_matrix(parts, shape=(len(delta), count))
+        codes.sort_indices()
+        return codes
 
 
 def told_apart(noise: float, count: int) -> float:
@@ -121,14 +123,13 @@ def _settled(before: ndarray, after: ndarray, roughly: bool) -> bool:
 def _update(delta: ndarray, atoms: Atoms, floor: float) -> Atoms:
     """Code, fit all directions to the codes, and tidy up."""
     codes = atoms.codes(delta)
-    energy = np.asarray(codes.multiply(codes).sum(0)).ravel()
-    fires = support(codes)[1]
+    energy, fires = energies(codes), codes.getnnz(0)
     order = np.argsort(-energy, kind="stable")[:MOST_ATOMS]
     kept = np.sort(order[fires[order] >= LEAST_TOKENS])
     codes, energy = codes[:, kept].tocsr(), energy[kept]
     centred = delta - atoms.offset
     fitted = _least_squares(codes, centred)
-    left = centred - codes @ fitted
+    left = centred - codes.astype(np.float32) @ fitted.astype(np.float32)
     fitted = _apart(codes, fitted)
     offset = atoms.offset + column_medians(left)
     return Atoms(
@@ -197,7 +198,7 @@ def _spawn(delta: ndarray, atoms: Atoms) -> Atoms:
 def _without_replaceable(delta: ndarray, atoms: Atoms) -> Atoms:
     """Drop atoms whose tokens the others explain nearly as well, the weakest first."""
     codes = atoms.codes(delta)
-    energy = np.asarray(codes.multiply(codes).sum(0)).ravel()
+    energy = energies(codes)
     columns = codes.tocsc()
     products = (delta - atoms.offset) @ atoms.directions.T
     gram = _gram(atoms.directions)
@@ -240,7 +241,8 @@ def _noise(left: Float[ndarray, "tokens d"]) -> float:
     """Return the deviation a dimension of tokens that nothing happens at: a median over tokens."""
     if left.size == 0:
         return 0.0
-    return float(np.sqrt(np.median(np.square(left).mean(1))))
+    squares = np.einsum("ij,ij->i", left, left) / left.shape[1]
+    return float(np.sqrt(np.median(squares)))
 
 
 def _unit(rows: Float[ndarray, "rows d"]) -> Float32[ndarray, "kept d"]:
@@ -248,6 +250,13 @@ def _unit(rows: Float[ndarray, "rows d"]) -> Float32[ndarray, "kept d"]:
     lengths = np.linalg.norm(rows, axis=1)
     kept = lengths > 0
     return (rows[kept] / lengths[kept, None]).astype(np.float32)
+
+
+def energies(codes: csr_matrix) -> Float64[ndarray, " atoms"]:
+    """Return each atom's activations squared and summed."""
+    # Of no activation at all numpy counts in whole numbers.
+    summed = np.bincount(codes.indices, np.square(codes.data), codes.shape[1])
+    return summed.astype(np.float64)
 
 
 def support(codes: csr_matrix) -> tuple[csr_matrix, Int64[ndarray, " atoms"]]:

@@ -21,7 +21,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from anaglyph.dictionaries import Dictionary, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
 from anaglyph.findings.align import Alignment, align
-from anaglyph.findings.atoms import Atoms, support
+from anaglyph.findings.atoms import Atoms, energies, support
 from anaglyph.findings.finding import DetectionLimit, Finding
 from anaglyph.findings.kinds import Change, changes
 from anaglyph.findings.limit import detection_limit
@@ -160,7 +160,7 @@ def _of_atoms(
     strengths = measure_strengths(sample, atoms, codes)
     counts = support(codes)[1]
     total = float(np.square(delta - column_medians(delta), dtype=np.float64).sum())
-    share = np.asarray(codes.multiply(codes).sum(0)).ravel() / max(total, 1e-30)
+    share = energies(codes) / max(total, 1e-30)
     cheap = cheap_directions(delta)
     found: list[tuple[float, Finding, int | None]] = []
     for change in changes(sample, atoms, csc_matrix(codes), strengths, seed):

@@ -103,7 +103,8 @@ class Search:
         for height in HEIGHTS:
             level = height * strength
             seen = float((activations > level).mean())
-            out = level / deviation
+            # Of the sorted numbers' own type: else each is converted before it is searched.
+            out = np.float32(level / deviation)
             above = tokens - np.array([np.searchsorted(c, out, "right") for c in self._random])
             below = np.array([np.searchsorted(c, -out, "left") for c in self._random])
             chance = (above - below) / fires.sum()

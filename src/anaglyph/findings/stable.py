@@ -12,11 +12,14 @@ from anaglyph.findings.sample import column_medians
 FITS = 3
 """Fits to compare; those that no start is given for begin at random tokens."""
 STARTS = 256
+READ = 32_768
+"""A fit that votes reads a third of the tokens, but no fewer than these."""
 AGAIN = 0.7
 """Cosine from which on another fit counts as having found the same atom."""
 CLEAN, DITHER = 0.003, 0.01
 """Noise a dimension, relative to a large difference, below which some is added, and how much."""
 _STREAM = 0x64726177
+_PARTS = 0x70617274
 
 
 def stable_atoms(
@@ -28,15 +31,33 @@ def stable_atoms(
     """Fit atoms from every start alone, then from what these found together.
 
     Returned are the atoms that more than half of the single fits have too, and the share that does.
+    What every single fit has is never lost: a broad atom (a change at a quarter of all tokens, say)
+    may come apart into many narrow ones where the fits' atoms are fitted together.
     """
     delta = _dithered(delta, seed)
     draws = [_drawn(delta, seed, draw) for draw in range(max(FITS - len(starts), 2))]
-    # Rough fits do for a vote: what two of them agree on is fitted to the end together.
-    fits = [fit_atoms(delta, rows, floor, roughly=True) for rows in (*starts, *draws)]
+    # Rough fits do for a vote: what two of them agree on is fitted to the end together. As each
+    # reads tokens of its own, what comes again comes again in other data too.
+    order = np.random.default_rng([seed, _PARTS]).permutation(len(delta))
+    read = min(max(len(delta) // FITS, READ), len(delta))
+    fits = []
+    for i, rows in enumerate((*starts, *draws)):
+        part = np.sort(np.roll(order, -i * read)[:read])
+        fits.append(fit_atoms(delta[part], rows, floor, roughly=True))
     joint = fit_atoms(delta, np.concatenate([fit.directions for fit in fits]), floor)
-    share = np.mean([_has(fit, joint.directions) for fit in fits], axis=0)
+    share = np.mean([_has(fit.directions, joint.directions) for fit in fits], axis=0)
     kept = share > 0.5
-    return Atoms(joint.directions[kept], joint.offset, joint.noise), share[kept]
+    lost = _lost(fits, joint.directions[kept])
+    directions = np.concatenate([joint.directions[kept], lost])
+    again = np.concatenate([share[kept], np.ones(len(lost))])
+    return Atoms(directions, joint.offset, joint.noise), again
+
+
+def _lost(fits: Sequence[Atoms], kept: Float[ndarray, "_ d"]) -> Float[ndarray, "lost d"]:
+    """Return the atoms that all fits have and the kept ones lack, as the fewest atoms have them."""
+    fewest = min(fits, key=lambda fit: len(fit.directions))
+    in_all = np.all([_has(fit.directions, fewest.directions) for fit in fits], axis=0)
+    return fewest.directions[in_all & ~_has(kept, fewest.directions)]
 
 
 def _dithered(delta: Float[ndarray, "tokens d"], seed: int) -> Float[ndarray, "tokens d"]:
@@ -66,7 +87,9 @@ def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[nda
     return centred[rng.choice(large, min(STARTS, len(large)), replace=False)]
 
 
-def _has(atoms: Atoms, directions: Float[ndarray, "n d"]) -> Bool[ndarray, " n"]:
-    if not len(atoms.directions) or not len(directions):
+def _has(
+    atoms: Float[ndarray, "atoms d"], directions: Float[ndarray, "n d"]
+) -> Bool[ndarray, " n"]:
+    if not len(atoms) or not len(directions):
         return np.zeros(len(directions), bool)
-    return (directions @ atoms.directions.T).max(1) >= AGAIN
+    return (directions @ atoms.T).max(1) >= AGAIN
