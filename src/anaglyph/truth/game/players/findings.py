@@ -14,7 +14,7 @@ from anaglyph.truth.game.claims import MOST_CLAIMS, Claim
 from anaglyph.truth.game.players.base import Answer, baseline
 
 
-@baseline("findings", version=9)
+@baseline("findings", version=10)
 def play(arena: Arena) -> Answer:
     """Show the findings as `anaglyph diff` orders them: by the KL that each closes alone."""
     if difference_is_nil(arena.store):
