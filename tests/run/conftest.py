@@ -16,6 +16,7 @@ from anaglyph.demo import tiny_pair
 
 # Small enough for seconds, large enough to find the quirk.
 QUICK = ["--latents", "256", "--tokens", "200000", "--threads", "1"]
+FEW = {"counts": [1, 16], "nu": [0.3], "candidates": 4}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def quick() -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a command that starts a run, under which little is put through the models."""
+    file = tmp_path_factory.mktemp("few") / "few.json"
+    file.write_text(json.dumps(FEW))
+    return ["--config", str(file)]
+
+
+@pytest.fixture(scope="session")
 def tiny_arguments() -> list[str | Path]:
     """Base, tuned and data of the tiny pair, as `diff` takes them."""
     pair = tiny_pair()
@@ -70,9 +79,9 @@ def tiny_arguments() -> list[str | Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_arguments) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_arguments, few) -> Path:
     """A run folder of the tiny pair with every stage done; tests only read it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK)
+    said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK, *few)
     assert said.code == 0, said.err
     return folder

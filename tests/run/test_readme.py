@@ -39,11 +39,9 @@ def test_make_knows_every_target():
         assert done.returncode == 0, line
 
 
-def test_the_commands_run_in_their_order(here, anaglyph, quick):
-    few = ["--seeds", "1", "--tokens", "50000"]
-    (here / "few.json").write_text('{"causal_tokens": 400}')
-    start = ["--config", "few.json"]
-    sized = {"diff": [*quick, *start], "collect": start, "train": quick, "planted": few}
+def test_the_commands_run_in_their_order(here, anaglyph, quick, few):
+    pairs = ["--seeds", "1", "--tokens", "50000"]
+    sized = {"diff": [*quick, *few], "collect": few, "train": quick, "planted": pairs}
     for line in lines(".venv/bin/anaglyph "):
         _, command, *rest = shlex.split(line)
         # `diff` and `collect` start a run of their own.

@@ -81,7 +81,7 @@ def test_the_folder_holds_one_artifact_a_stage(finished):
     assert not list(finished.rglob("*.tmp"))
 
 
-def test_running_again_computes_nothing_again(finished, anaglyph, tiny_arguments, quick):
+def test_running_again_computes_nothing_again(finished, anaglyph, tiny_arguments, quick, few):
     def written() -> dict[str, int]:
         return {
             str(file): file.stat().st_mtime_ns
@@ -90,20 +90,19 @@ def test_running_again_computes_nothing_again(finished, anaglyph, tiny_arguments
         }
 
     before = written()
-    said = anaglyph("diff", *tiny_arguments, "--out", finished, "--layer", "1", *quick, "--json")
+    options = ["--out", finished, "--layer", "1", *quick, *few, "--json"]
+    said = anaglyph("diff", *tiny_arguments, *options)
     assert said.code == 0
     assert said.json["verdict"] == "difference found"
     assert written() == before
 
 
 def test_each_stage_alone_gives_the_same_artifacts(
-    finished, tmp_path, anaglyph, tiny_arguments, quick
+    finished, tmp_path, anaglyph, tiny_arguments, quick, few
 ):
     run = tmp_path / "run"
-    assert (
-        anaglyph("collect", *tiny_arguments, "--out", run, "--layer", "1", "--threads", "1").code
-        == 0
-    )
+    options = ["--out", run, "--layer", "1", "--threads", "1", *few]
+    assert anaglyph("collect", *tiny_arguments, *options).code == 0
     for method in ("diff-sae", "crosscoder", "tuned-sae"):
         assert anaglyph("train", run, "--method", method, *quick).code == 0
     for stage in ("score", "causal", "find"):
@@ -176,11 +175,13 @@ def test_the_public_names_do_the_same(finished, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_artifacts(
-    finished, tmp_path, tiny_arguments, quick
+    finished, tmp_path, tiny_arguments, quick, few
 ):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "anaglyph", "diff", *map(str, tiny_arguments)]
-    command += ["--out", str(run), "--layer", "1", *quick]
+    # As many planted rounds as in the run that it is compared with.
+    start = "import anaglyph.run.verdict as v, anaglyph.cli as c; v.TRIALS = 1; c.main()"
+    command = [sys.executable, "-c", start, "diff", *map(str, tiny_arguments)]
+    command += ["--out", str(run), "--layer", "1", *quick, *few]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     kills, code = 0, None
     while code != 0:
