@@ -136,8 +136,9 @@ def measure() -> None:
         if name not in parts:
             start = time.perf_counter()
             part = play()
-            parts[name] = part | {"seconds": time.perf_counter() - start}
-            write_json(NUMBERS, {"machine": machine(), "parts": parts})
+            taken = {"seconds": time.perf_counter() - start, "machine": machine()}
+            parts[name] = part | taken
+            write_json(NUMBERS, {"parts": parts})
             print(f"{name}: {parts[name]['seconds']:.0f} s", flush=True)
 
 

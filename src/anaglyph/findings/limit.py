@@ -3,8 +3,9 @@
 New features of random direction, size and frequency are added to the run's tuned activations, and
 atoms are fitted and tested as in the run itself. Whether a feature came back is regressed
 (logistic) on the logarithms of its size and frequency; the limit is the size at which nine of ten
-come back at a given frequency. Later rounds plant near the limit that the rounds before them gave.
-"No difference found" then says: nothing of that size, that often.
+come back at a given frequency. The first round plants all sizes, those after it only what is near
+the limit so far: a large feature beside them makes small ones easier to find, and a limit is a
+promise for what lies at it. "No difference found" then says: nothing of that size, that often.
 """
 
 from collections.abc import Callable
@@ -25,8 +26,9 @@ A_ROUND = 36
 """Features planted at once; few enough not to get in each other's way."""
 SIZES = (4.0, 12.0)
 """Smallest and largest size planted at first, in deviations of the run's noise."""
-NEAR = 1.5
-"""So many times smaller and larger than the limit so far are the sizes of the next round."""
+NEAR = 1.15
+"""So many times smaller and larger than the limit so far are the sizes of the next round, and so
+far from these may lie the limit that the round gives alone."""
 FEW, LARGER = 0.2, 2.5
 """If a smaller share than the first came back, the next round plants so much larger ones; if so
 small a share of all rounds' came back, there is one round more."""
@@ -81,7 +83,10 @@ def detection_limit(
         sizes.append(size)
         often.append(frequency)
         came = np.concatenate(seen)
-        limit = _limit(np.concatenate(sizes), np.concatenate(often), came)
+        far = LARGER if limit is None else NEAR
+        limit = _limit(size, frequency, seen[-1], far)
+        if limit is None:
+            limit = _limit(np.concatenate(sizes), np.concatenate(often), came, LARGER)
         if seen[-1].mean() < FEW:
             # What atoms do not explain need not be noise; then only larger features stand out.
             low, high = low * LARGER, high * LARGER
@@ -104,10 +109,12 @@ def _limit(
     sizes: Float[ndarray, " trials"],
     often: Float[ndarray, " trials"],
     came: Bool[ndarray, " trials"],
+    far: float,
 ) -> float | None:
     """Return the size at which nine of ten come back.
 
-    None if size hardly decides what does, or if it lies far from every size that was planted.
+    None if size hardly decides what does, or if it lies more than ``far`` times beyond every size
+    that was planted.
     """
     if came.sum() < 3 or (~came).sum() < 3:
         return None
@@ -117,7 +124,7 @@ def _limit(
         return None
     wanted = np.log(PROBABILITY / (1 - PROBABILITY))
     limit = (wanted - weights[0] - weights[2] * np.log(FREQUENCY)) / weights[1]
-    low, high = np.log([sizes.min() / LARGER, sizes.max() * LARGER])
+    low, high = np.log([sizes.min() / far, sizes.max() * far])
     return float(np.exp(limit)) if low <= limit <= high else None
 
 
