@@ -254,9 +254,7 @@ def _unit(rows: Float[ndarray, "rows d"]) -> Float32[ndarray, "kept d"]:
 
 def energies(codes: csr_matrix) -> Float64[ndarray, " atoms"]:
     """Return each atom's activations squared and summed."""
-    # Of no activation at all numpy counts in whole numbers.
-    summed = np.bincount(codes.indices, np.square(codes.data), codes.shape[1])
-    return summed.astype(np.float64)
+    return np.asarray(codes.power(2).sum(0)).ravel()
 
 
 def support(codes: csr_matrix) -> tuple[csr_matrix, Int64[ndarray, " atoms"]]:

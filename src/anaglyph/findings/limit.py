@@ -70,9 +70,9 @@ def detection_limit(
     sizes, often, seen = [], [], []
     low, high = (atoms.noise * each for each in SIZES)
     rounds = -(-trials // A_ROUND)
-    limit = None
+    limit, came = None, np.zeros(0, bool)
     for round_ in range(rounds + 1):
-        if round_ == rounds and np.concatenate(seen).mean() >= FEW:
+        if round_ == rounds and came.mean() >= FEW:
             break
         size = _log_uniform(rng, low, high)
         frequency = _log_uniform(rng, *FREQUENCIES)
