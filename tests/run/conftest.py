@@ -15,7 +15,7 @@ from anaglyph import cli
 from anaglyph.demo import tiny_pair
 
 # Small enough for seconds, large enough to find the quirk.
-QUICK = ["--latents", "256", "--tokens", "200000", "--threads", "1"]
+QUICK = ["--latents", "256", "--tokens", "120000", "--threads", "1"]
 FEW = {"counts": [1, 16], "nu": [0.3], "candidates": 4}
 
 
@@ -49,6 +49,7 @@ def one_round() -> Iterator[None]:
     """Plant one round of features for a run's detection limit: the rest is like it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anaglyph.run.verdict.TRIALS", 1)
+        patch.setattr("anaglyph.findings.limit.FEW", 0.0)
         yield
 
 

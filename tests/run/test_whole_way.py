@@ -179,7 +179,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_artifacts(
 ):
     run = tmp_path / "run"
     # As many planted rounds as in the run that it is compared with.
-    start = "import anaglyph.run.verdict as v, anaglyph.cli as c; v.TRIALS = 1; c.main()"
+    start = "import anaglyph.run.verdict as v, anaglyph.findings.limit as f, anaglyph.cli as c\n"
+    start += "v.TRIALS, f.FEW = 1, 0.0\nc.main()"
     command = [sys.executable, "-c", start, "diff", *map(str, tiny_arguments)]
     command += ["--out", str(run), "--layer", "1", *quick, *few]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
