@@ -218,6 +218,22 @@ def test_seeds_and_batches(pair: ModelPair, corpus: TokenCorpus):
     assert small["kl"].to_list() == pytest.approx(first["kl"].to_list(), rel=1e-3, abs=1e-9)
 
 
+def test_a_table_is_the_same_whatever_is_known_already(pair: ModelPair, corpus: TokenCorpus):
+    def run(method: str, column: str, counts: tuple[int, int], **options) -> pl.DataFrame:
+        options |= {"counts": counts, "nu": (), "positions": ("assistant", "all")}
+        options |= {"into": ("tuned", "base"), "seed": 3}
+        table = make_table(column)
+        return kl_recovered(pair, make_dictionary(method), corpus, LAYER, table, **options)
+
+    # Of the ranks that are known one is wanted again, one is not, and one is missing.
+    known = run("tuned-sae", "nu_act", (3, 4))
+    fresh = run("crosscoder", "nu_error", (1, 4))
+    ranks = {f"pca rank {rank}" for rank in (1, 3, 4)}
+    assert ranks & set(known["intervention"]) == {"pca rank 3", "pca rank 4"}
+    assert ranks & set(fresh["intervention"]) == {"pca rank 1", "pca rank 4"}
+    assert run("crosscoder", "nu_error", (1, 4), known=known).equals(fresh)
+
+
 def test_a_mean_difference_that_is_given_is_used(pair: ModelPair, corpus: TokenCorpus):
     dic = make_dictionary("diff-sae")
     table = kl_recovered(pair, dic, corpus, LAYER, space=NOTHING)

@@ -88,7 +88,8 @@ def kl_recovered(
         space: Mean and components of h_tuned - h_base over training tokens (the store's);
             measured on as many training tokens if None.
         known: A table made with the same pair, corpus and settings, perhaps for another
-            dictionary; its rows without a dictionary are taken over, not measured again.
+            dictionary; its rows without a dictionary are taken over where this table has them, not
+            measured again: the table is the same with or without.
         progress: Called after each batch.
 
     Raises:
@@ -109,7 +110,8 @@ def kl_recovered(
     if subsets is not None:
         ranks = subsets.ranks(pair.d_tuned)
     had = set() if known is None else set(known["intervention"])
-    free = [edit for edit in dictionary_free(space, ranks, edit_at) if edit.name not in had]
+    wanted = dictionary_free(space, ranks, edit_at)
+    free = [edit for edit in wanted if edit.name not in had]
     chosen = _of_dictionary(dic, subsets, edit_at, biases)
     plans = []
     for side in into:
@@ -124,8 +126,11 @@ def kl_recovered(
     for plan, found in zip(plans, measured, strict=True):
         if plan.dictionary is None:
             floor = noise(pair, plan.into, found.exact_kl)
-        frames.append(frame_of(pair, plan, found, positions, seed, floor))
-    return _joined(frames, known)
+        frame = frame_of(pair, plan, found, positions, seed, floor)
+        if plan.dictionary is None and known is not None:
+            frame = _completed(frame, known, [edit.name for edit in wanted], positions)
+        frames.append(frame)
+    return _joined(frames)
 
 
 def latent_kl(
@@ -300,12 +305,28 @@ def _of_dictionary(
     return [*whole, *places, *edits.variants(dic, "all", every, biases)]
 
 
-def _joined(frames: Sequence[pl.DataFrame], known: pl.DataFrame | None) -> pl.DataFrame:
-    """Put the plans' tables together, each row once, those of another table's first."""
-    parts = [pl.DataFrame(schema=SCHEMA), *frames]
-    if known is not None:
-        parts.insert(1, known.filter(pl.col("dictionary").is_null()).select(list(SCHEMA)))
+def _completed(
+    frame: pl.DataFrame, known: pl.DataFrame, wanted: Sequence[str], positions: Sequence[str]
+) -> pl.DataFrame:
+    """Add the wanted rows that another table has, where they would stand had they been measured."""
+    missing = [name for name in wanted if name not in frame["intervention"]]
+    had = known.filter(
+        pl.col("dictionary").is_null(),
+        pl.col("intervention").is_in(missing),
+        pl.col("into") == frame["into"][0],
+    )
+    # First what no edit makes (the baseline, the other model, "exact"), as `frame_of` has it.
+    names = dict.fromkeys([*frame["intervention"].head(3), *wanted])
+    return pl.concat([frame, had.select(list(SCHEMA))]).sort(
+        pl.col("positions").cast(pl.Enum(list(dict.fromkeys(positions)))),
+        pl.col("intervention").cast(pl.Enum(list(names))),
+    )
+
+
+def _joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Put the plans' tables together, each row once."""
     keys = ["layer", "into", "positions", "intervention"]
+    parts = [pl.DataFrame(schema=SCHEMA), *frames]
     return pl.concat(parts).unique(keys, keep="first", maintain_order=True)
 
 

@@ -29,15 +29,19 @@ def causal_tables(
     dictionary = bench.dictionary(name)
     where = (bench.pair, dictionary, bench.corpus, bench.run.state.layer)
     shared = digest(settings)
+    known = bench.without_dictionary.get(shared)
     whole = kl_recovered(
         *where,
         table,
         space=bench.difference_space,
-        known=bench.without_dictionary.get(shared),
+        known=known,
         progress=bench.progress,
         **settings,
     )
-    bench.without_dictionary[shared] = whole.filter(pl.col("dictionary").is_null())
+    free = whole.filter(pl.col("dictionary").is_null())
+    if known is not None:
+        free = pl.concat([known, free]).unique(["into", "positions", "intervention"], keep="first")
+    bench.without_dictionary[shared] = free
     alone = latent_kl(
         *where,
         latents,
