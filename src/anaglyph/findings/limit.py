@@ -63,7 +63,8 @@ def detection_limit(
             as in the run: a detection is one of the whole way.
 
     Returns:
-        The limit, or None if hardly any or nearly all came back, whatever their size.
+        The limit, or None if hardly any or nearly all came back, whatever their size, or if it lies
+        far from every size that was planted.
     """
     rng = np.random.default_rng([seed, _STREAM])
     delta = sample.tuned - sample.base
