@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from anaglyph.findings.atoms import Atoms, fit_atoms, support
-from anaglyph.findings.kernels import pursue
+from anaglyph.findings.kernels import pursue, squares_left, weighted_sums
 
 
 def planted(
@@ -48,6 +49,20 @@ def test_pursuit_solves_least_squares_on_what_it_chose(seed: int, most: int):
         exact = np.linalg.lstsq(atoms[used].T, target, rcond=None)[0]
         assert found[: len(used)] == pytest.approx(exact, abs=1e-3)
         assert (found[: len(used)] >= 0.5 * 0.2).all()
+
+
+@given(st.integers(0, 2**31), st.integers(0, 4))
+def test_sums_and_what_is_left_are_those_of_dense_codes(seed: int, atoms: int):
+    rng = np.random.default_rng(seed)
+    delta, offset = (rng.standard_normal(shape, np.float32) for shape in ((7, 3), 3))
+    directions = rng.standard_normal((atoms, 3), np.float32)
+    dense = rng.standard_normal((7, atoms)) * (rng.random((7, atoms)) < 0.4)
+    codes = csr_matrix(dense)
+    parts = (codes.indptr, codes.indices, codes.data, delta, offset)
+    centred = delta.astype(np.float64) - offset
+    assert weighted_sums(*parts, atoms) == pytest.approx(dense.T @ centred, abs=1e-5)
+    left = np.square(centred - dense @ directions).sum(1)
+    assert squares_left(*parts, directions) == pytest.approx(left, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("start", ["noise", "mixtures", "nothing"])

@@ -72,7 +72,7 @@ def _procrustes(base: ndarray, tuned: ndarray) -> Alignment:
     left, values, right = np.linalg.svd(before.T @ after, full_matrices=False)
     turn = left @ right
     # Only what the map keeps of the base counts, where it goes to fewer dimensions.
-    energy = float(np.square(before @ turn).sum())
+    energy = float(np.sum((before.T @ before @ turn) * turn))
     scale = float(values.sum()) / energy if energy > 0 else 1.0
     return Alignment(scale, centre, turn.astype(np.float32), shift)
 

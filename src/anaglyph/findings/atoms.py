@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from numpy import ndarray
 from scipy.sparse import csr_matrix
 
-from anaglyph.findings.kernels import pursue
-from anaglyph.findings.sample import column_medians
+from anaglyph.findings.kernels import pursue, squares_left, weighted_sums
+from anaglyph.findings.sample import MEDIAN_ROWS, column_medians
 
 MOST_ATOMS = 256
 MOST_ACTIVE = 16
@@ -32,7 +32,7 @@ ROUNDS = 8
 HARDLY = 0.997
 """Cosine between an atom and itself a round earlier that counts as hardly turned."""
 _SPAWNED = 64
-_CHUNK = 32_768
+_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Atoms:
         shift = self.directions @ self.offset
         counts, columns, values = [], [], []
         for start in range(0, len(delta), _CHUNK):
-            products = delta[start : start + _CHUNK] @ self.directions.T - shift
+            products = delta[start : start + _CHUNK] @ self.directions.T
+            products -= shift
             indices, found = pursue(
                 np.ascontiguousarray(products, np.float32), gram, self.threshold, MOST_ACTIVE
             )
@@ -97,9 +98,10 @@ def fit_atoms(
         floor: Least noise to assume, a dimension: below it differences are rounding.
         roughly: Stop once nine of ten atoms hardly turn any more.
     """
-    offset = column_medians(delta)
-    noise = max(_noise(delta - offset), floor)
-    atoms = Atoms(_unit(starts), offset, noise)
+    offset, width = column_medians(delta), delta.shape[1]
+    none = csr_matrix((len(delta), 0))
+    squares = _squares_left(none, delta, offset, np.zeros((0, width), np.float32))
+    atoms = Atoms(_unit(starts), offset, max(_noise(squares, width), floor))
     for spawn in (False, True):
         if spawn:
             atoms = _spawn(delta, atoms)
@@ -127,22 +129,32 @@ def _update(delta: ndarray, atoms: Atoms, floor: float) -> Atoms:
     order = np.argsort(-energy, kind="stable")[:MOST_ATOMS]
     kept = np.sort(order[fires[order] >= LEAST_TOKENS])
     codes, energy = codes[:, kept].tocsr(), energy[kept]
-    centred = delta - atoms.offset
-    fitted = _least_squares(codes, centred)
-    left = centred - codes.astype(np.float32) @ fitted.astype(np.float32)
-    fitted = _apart(codes, fitted)
+    fitted = _least_squares(codes, delta, atoms.offset)
+    rough = fitted.astype(np.float32)
+    squares = _squares_left(codes, delta, atoms.offset, rough)
+    some = slice(None, None, max(len(delta) // MEDIAN_ROWS, 1))
+    left = delta[some] - atoms.offset - codes[some].astype(np.float32) @ rough
     offset = atoms.offset + column_medians(left)
     return Atoms(
-        _merged(_unit(fitted), energy),
+        _merged(_unit(_apart(codes, fitted)), energy),
         offset.astype(np.float32),
-        max(_noise(left), floor),
+        max(_noise(squares, delta.shape[1]), floor),
     )
 
 
-def _least_squares(codes: csr_matrix, target: ndarray) -> Float64[ndarray, "atoms d"]:
+def _least_squares(
+    codes: csr_matrix, delta: ndarray, offset: ndarray
+) -> Float64[ndarray, "atoms d"]:
     gram = (codes.T @ codes).toarray()
     scale = gram.diagonal().max(initial=0.0)
-    return np.linalg.solve(gram + 1e-9 * max(scale, 1e-30) * np.eye(len(gram)), codes.T @ target)
+    sums = weighted_sums(codes.indptr, codes.indices, codes.data, delta, offset, len(gram))
+    return np.linalg.solve(gram + 1e-9 * max(scale, 1e-30) * np.eye(len(gram)), sums)
+
+
+def _squares_left(
+    codes: csr_matrix, delta: ndarray, offset: ndarray, directions: ndarray
+) -> Float64[ndarray, " tokens"]:
+    return squares_left(codes.indptr, codes.indices, codes.data, delta, offset, directions)
 
 
 def _apart(codes: csr_matrix, fitted: ndarray) -> Float64[ndarray, "atoms d"]:
@@ -179,13 +191,14 @@ def _merged(directions: ndarray, energy: ndarray) -> Float32[ndarray, "atoms d"]
 
 def _spawn(delta: ndarray, atoms: Atoms) -> Atoms:
     """Add directions that tokens of large unexplained difference have in common."""
-    left = delta - atoms.offset - (atoms.codes(delta) @ atoms.directions).astype(np.float32)
-    lengths = np.linalg.norm(left, axis=1)
+    codes = atoms.codes(delta)
+    lengths = np.sqrt(_squares_left(codes, delta, atoms.offset, atoms.directions))
     expected = atoms.noise * np.sqrt(delta.shape[1])
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 2 * expected][: 8 * _SPAWNED]
+    left = delta[order] - atoms.offset - codes[order].astype(np.float32) @ atoms.directions
     found: list[ndarray] = []
-    for row in _unit(left[order]):
+    for row in _unit(left):
         if len(found) == _SPAWNED:
             break
         if not found or (np.stack(found) @ row).max() < SAME:
@@ -237,12 +250,9 @@ def _gram(directions: ndarray) -> Float64[ndarray, "atoms atoms"]:
     return exact @ exact.T
 
 
-def _noise(left: Float[ndarray, "tokens d"]) -> float:
+def _noise(squares: Float64[ndarray, " tokens"], width: int) -> float:
     """Return the deviation a dimension of tokens that nothing happens at: a median over tokens."""
-    if left.size == 0:
-        return 0.0
-    squares = np.einsum("ij,ij->i", left, left) / left.shape[1]
-    return float(np.sqrt(np.median(squares)))
+    return float(np.sqrt(np.median(squares) / width)) if len(squares) else 0.0
 
 
 def _unit(rows: Float[ndarray, "rows d"]) -> Float32[ndarray, "kept d"]:

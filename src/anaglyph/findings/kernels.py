@@ -1,7 +1,8 @@
-"""Sparse codes over a few atoms by orthogonal matching pursuit, compiled.
+"""Sparse codes over a few atoms by orthogonal matching pursuit, and what they leave, compiled.
 
-Threads split the tokens; no two write the same memory and no sum crosses tokens, so results do
-not depend on the number of threads.
+Threads split the tokens; no two write the same memory and no sum that threads share crosses tokens,
+so results do not depend on the number of threads. Nothing as large as the tokens is written:
+where memory is given out page by page, that takes longer than the sums.
 """
 
 import numpy as np
@@ -51,9 +52,12 @@ def pursue(products: ndarray, gram: ndarray, least: float, most: int) -> tuple[n
     indices = np.full((tokens, most), -1, np.int32)
     values = np.zeros((tokens, most), np.float32)
     for token in prange(tokens):
-        left = products[token].astype(np.float64)
-        if left.max() <= least:
+        height = least
+        for j in range(atoms):
+            height = max(height, float(products[token, j]))
+        if height <= least:
             continue
+        left = products[token].astype(np.float64)
         tried = np.zeros(atoms, np.bool_)
         chosen = np.empty(most, np.int64)
         small, factor = np.empty((most, most)), np.empty((most, most))
@@ -93,3 +97,60 @@ def pursue(products: ndarray, gram: ndarray, least: float, most: int) -> tuple[n
             indices[token, i] = chosen[i]
             values[token, i] = solved[i]
     return indices, values
+
+
+@njit(cache=True)
+def weighted_sums(
+    starts: ndarray,
+    columns: ndarray,
+    values: ndarray,
+    delta: ndarray,
+    offset: ndarray,
+    count: int,
+) -> ndarray:
+    """Return sum over tokens of code times centred token, float64 [atoms, d].
+
+    Args:
+        starts: Where each token's codes start, [tokens + 1] (as in a CSR matrix).
+        columns: Atom of each code.
+        values: The codes, float64.
+        delta: Tokens, float32 [tokens, d].
+        offset: What to centre them by, float32 [d].
+        count: Number of atoms.
+    """
+    width = delta.shape[1]
+    sums = np.zeros((count, width))
+    for token in range(len(delta)):
+        for p in range(starts[token], starts[token + 1]):
+            row, value = sums[columns[p]], values[p]
+            for i in range(width):
+                row[i] += value * float(delta[token, i] - offset[i])
+    return sums
+
+
+@njit(parallel=True, cache=True)
+def squares_left(
+    starts: ndarray,
+    columns: ndarray,
+    values: ndarray,
+    delta: ndarray,
+    offset: ndarray,
+    directions: ndarray,
+) -> ndarray:
+    """Return each token's squared length less offset and codes times directions, float64 [tokens].
+
+    Arguments as for `weighted_sums`; ``directions`` are float32 [atoms, d].
+    """
+    tokens, width = delta.shape
+    squares = np.zeros(tokens)
+    for token in prange(tokens):
+        left = delta[token] - offset
+        for p in range(starts[token], starts[token + 1]):
+            row, value = directions[columns[p]], np.float32(values[p])
+            for i in range(width):
+                left[i] -= value * row[i]
+        total = 0.0
+        for i in range(width):
+            total += float(left[i]) ** 2
+        squares[token] = total
+    return squares
