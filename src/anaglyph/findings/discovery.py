@@ -88,23 +88,17 @@ def discover(
         if alignment is None:
             own = _trained(store, seed, progress)
         else:
-            with _stored(sample.base, sample.tuned, sample.sequences) as mapped:
+            with _stored(sample) as mapped:
                 own = _trained(mapped, seed, progress)
         starts = [own]
         given.setdefault(_OWN, own)
     delta = sample.tuned - sample.base
     floor = NOISE[store.dtype] * float(np.sqrt(np.square(sample.tuned).mean()))
-    atoms, again = stable_atoms(
-        delta[~sample.heldout], [dic.decoder[0].numpy() for dic in starts], floor, seed
-    )
+    rows = [dic.decoder[0].numpy() for dic in starts]
+    atoms, again = stable_atoms(delta[~sample.heldout], rows, floor, seed)
     limit = None
     if trials:
-
-        def start(tuned: ndarray) -> ndarray:
-            with _stored(sample.base, tuned, sample.sequences) as spiked:
-                return _trained(spiked, seed).decoder[0].numpy()
-
-        limit = detection_limit(sample, atoms, rate, floor, seed, trials, start)
+        limit = detection_limit(sample, atoms, rows, rate, floor, seed, trials)
     codes = atoms.codes(delta)
     shift = measure_shift(sample, delta, support(codes)[0])
     p = p_values(delta, sample.sequences, atoms, codes)
@@ -194,10 +188,12 @@ def _trained(store: PairedStore, seed: int, progress: Progress = silent) -> Dict
 
 
 @contextmanager
-def _stored(base: ndarray, tuned: ndarray, sequences: ndarray) -> Iterator[PairedStore]:
+def _stored(sample: Sample) -> Iterator[PairedStore]:
     """Put activations into a store that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        yield PairedStore.from_arrays(base, tuned, Path(folder) / "store", sequence_ids=sequences)
+        yield PairedStore.from_arrays(
+            sample.base, sample.tuned, Path(folder) / "store", sequence_ids=sample.sequences
+        )
 
 
 def _as_dictionary(store: PairedStore, atoms: Atoms, seed: int) -> Dictionary:

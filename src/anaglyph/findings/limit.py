@@ -5,10 +5,12 @@ atoms are fitted and tested as in the run itself. Whether a feature came back is
 (logistic) on the logarithms of its size and frequency; the limit is the size at which nine of ten
 come back at a given frequency. The first round plants all sizes, those after it only what is near
 the limit so far: a large feature beside them makes small ones easier to find, and a limit is a
-promise for what lies at it. "No difference found" then says: nothing of that size, that often.
+promise for what lies at it. The fits start where the run's own do, at latents of a dictionary that
+does not know what was planted, and at random tokens that may: training one anew for every round
+would double what a round costs. "No difference found" then says: nothing of that size, that often.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -43,24 +45,23 @@ _STEPS = 50
 def detection_limit(
     sample: Sample,
     atoms: Atoms,
+    starts: Sequence[Float[ndarray, "_ d"]],
     rate: float,
     floor: float,
     seed: int,
     trials: int,
-    start: Callable[[Float[ndarray, "tokens d"]], Float[ndarray, "starts d"]],
 ) -> DetectionLimit | None:
     """Measure the limit by planting new features.
 
     Args:
         sample: Activations, the base's in the tuned model's space.
         atoms: What the run itself found; its noise sets the range of sizes.
+        starts: What the run's own fits started from, besides random tokens.
         rate: False-discovery rate, as in the run.
         floor: Least noise to assume, as in the run.
         seed: Of the planted features.
         trials: How many to plant, in rounds of ``A_ROUND``, and one more round where hardly any of
             them came back.
-        start: Gives the starting points of a fit for the tuned activations with what was planted,
-            as in the run: a detection is one of the whole way.
 
     Returns:
         The limit, or None if hardly any or nearly all came back, whatever their size, or if it lies
@@ -80,7 +81,7 @@ def detection_limit(
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         spiked = plant(delta, directions, size, frequency, rng)
-        seen.append(_come_back(sample, spiked, directions, rate, floor, seed + round_, start))
+        seen.append(_come_back(sample, spiked, starts, directions, rate, floor, seed + round_))
         sizes.append(size)
         often.append(frequency)
         came = np.concatenate(seen)
@@ -152,13 +153,13 @@ def plant(
 def _come_back(
     sample: Sample,
     delta: ndarray,
+    starts: Sequence[ndarray],
     directions: ndarray,
     rate: float,
     floor: float,
     seed: int,
-    start: Callable[[ndarray], ndarray],
 ) -> Bool[ndarray, " features"]:
-    atoms, _ = stable_atoms(delta[~sample.heldout], [start(sample.base + delta)], floor, seed)
+    atoms, _ = stable_atoms(delta[~sample.heldout], starts, floor, seed)
     if not len(atoms.directions):
         return np.zeros(len(directions), bool)
     sure = q_values(p_values(delta, sample.sequences, atoms, atoms.codes(delta))) <= rate
