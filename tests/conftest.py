@@ -13,7 +13,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-SOURCE = Path(__file__).parent.parent / "src" / "anaglyph"
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src" / "anaglyph"
 
 
 def _checked_modules() -> list[str]:
@@ -34,6 +35,15 @@ install_import_hook(_checked_modules(), "beartype.beartype")
 
 settings.register_profile("anaglyph", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("anaglyph")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give whole files to a worker, and all that look at the finished run to one that makes it."""
+    looking = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "finished" if item.path in looking else item.path.relative_to(TESTS).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)
