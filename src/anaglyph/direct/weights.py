@@ -121,6 +121,7 @@ def weight_changes(
     tuned: str | Path,
     rank: int | None = 8,
     *,
+    last_block: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[MatrixChange]:
@@ -130,6 +131,7 @@ def weight_changes(
         base: A whole model: folder, hub id or ``.gguf`` file.
         tuned: The same, or a LoRA adapter's folder, which is read from its A and B.
         rank: Directions a matrix; None keeps all, so that `MatrixChange.delta` is the whole change.
+        last_block: Leave out the decoder blocks after this one; None for none.
         seed: Of the randomised decomposition of large matrices.
         progress: Told of weights done.
 
@@ -145,10 +147,11 @@ def weight_changes(
         raise ModelError(f"{base} is an adapter; base must be a whole model")
     before = ModelFiles(sources[0])
     if sources[1].is_adapter:
-        yield from _adapter_changes(before, AdapterFiles(sources[1]), rank, seed, progress)
+        adapter = AdapterFiles(sources[1])
+        yield from _adapter_changes(before, adapter, rank, last_block, seed, progress)
         return
     after = ModelFiles(sources[1])
-    names = after.names
+    names = [name for name in after.names if not _is_after(name, last_block)]
     for number, name in enumerate(names, 1):
         # A head that is tied in one of the two is stored there under the embedding's name alone.
         own = name if name in before else before.unembedding if name == after.unembedding else None
@@ -251,11 +254,25 @@ _SCHEMA = {
 }
 
 
+def _is_after(name: str, last_block: int | None) -> bool:
+    block = block_of(name)
+    return last_block is not None and block is not None and block > last_block
+
+
 def _adapter_changes(
-    base: ModelFiles, adapter: AdapterFiles, rank: int | None, seed: int, progress: Progress
+    base: ModelFiles,
+    adapter: AdapterFiles,
+    rank: int | None,
+    last_block: int | None,
+    seed: int,
+    progress: Progress,
 ) -> Iterator[MatrixChange]:
-    total = len(adapter.products) + len(adapter.replaced)
-    for number, path in enumerate(adapter.products, 1):
+    products, replaced = (
+        [path for path in paths if not _is_after(f"{path}.", last_block)]
+        for paths in (adapter.products, adapter.replaced)
+    )
+    total = len(products) + len(replaced)
+    for number, path in enumerate(products, 1):
         b, a = adapter.factors(path)
         left, singular, right = product_svd(b, a)
         stored = base.find(path)
@@ -282,7 +299,7 @@ def _adapter_changes(
             _residual(path, shape, base.width),
         )
         progress("weights", number, total, "weights")
-    for number, path in enumerate(adapter.replaced, len(adapter.products) + 1):
+    for number, path in enumerate(replaced, len(products) + 1):
         new, stored = adapter.replaced[path], base.find(path)
         if stored is None and path.endswith("lm_head"):
             stored = base.unembedding  # tied, and stored once

@@ -1,6 +1,7 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
 from anaglyph.findings.alone import closed_alone, foremost
+from anaglyph.findings.baselines import with_baselines
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.find import TRIALS, candidates, conclude, find, judge, nothing
 from anaglyph.findings.finding import (
@@ -34,5 +35,6 @@ __all__ = [
     "judge",
     "nothing",
     "read_verdict",
+    "with_baselines",
     "write_verdict",
 ]

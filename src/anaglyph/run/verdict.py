@@ -13,6 +13,7 @@ from anaglyph.findings import (
     discover_in_models,
     foremost,
     nothing,
+    with_baselines,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ def verdict_of(bench: "Workbench", names: Sequence[str]) -> Verdict:
             max_tokens=bench.config.causal_tokens,
             dictionaries={name: bench.dictionary(name) for name in names},
             trials=TRIALS,
+            progress=bench.progress,
+        )
+        found = with_baselines(
+            bench.pair,
+            bench.corpus,
+            bench.store.layer,
+            found,
+            seed=seed,
+            max_tokens=bench.config.causal_tokens,
             progress=bench.progress,
         )
         order = foremost(found, recovered)

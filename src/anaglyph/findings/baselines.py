@@ -1,0 +1,115 @@
+"""What looks that need no dictionary say of a finding: the weights' change, and where KL lies.
+
+They are evidence beside the findings, not part of the decision: where a finding's direction is one
+that a changed weight matrix writes, or its tokens are those at which predictions differ most, the
+cheap look would have led there too.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy import ndarray
+
+from anaglyph.causal.recovered import heldout_sequences
+from anaglyph.corpus import TokenCorpus
+from anaglyph.dictionaries import Dictionary
+from anaglyph.direct.kl import token_kl
+from anaglyph.direct.predictions import both_models
+from anaglyph.direct.weights import directions, weight_changes
+from anaglyph.errors import InputError, ModelError
+from anaglyph.findings.discovery import Discovery
+from anaglyph.pair import ModelPair
+from anaglyph.progress import Progress, silent
+
+A_MATRIX = 3
+"""Singular directions of a weight matrix's change that a finding is compared with."""
+
+
+def with_baselines(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    layer: int,
+    found: Discovery,
+    *,
+    seed: int,
+    max_tokens: int,
+    progress: Progress = silent,
+) -> Discovery:
+    """Return the findings with what cheap looks say of each in its evidence.
+
+    Added are, to ``agreement``, "weight directions": the largest cosine (of either sign) with the
+    leading directions that changed matrices write up to the layer; null where the change of a
+    weight cannot be had from the models' files. And ``kl_here`` and ``kl_elsewhere``: mean KL of
+    the models' predictions, nats a token, where the finding fires on held-out text and on all
+    other tokens; null where there are none. Of findings in a space that the base had to be mapped
+    into, and of mean shifts, which fire everywhere, nothing is added.
+
+    Args:
+        pair: Both models, as loaded from files.
+        corpus: Its held-out sequences are used.
+        layer: Where the findings are from.
+        found: The findings.
+        seed: Of the sequences drawn.
+        max_tokens: Held-out tokens to use at most.
+        progress: Called while weights are read.
+
+    Raises:
+        InputError: The corpus has no held-out sequence.
+    """
+    dic = found.dictionary
+    if dic is None:
+        return found
+    cosines = _written(pair, layer, dic, progress)
+    here, elsewhere = _kl(pair, corpus, layer, dic, seed, max_tokens)
+    findings = []
+    for finding, atom in zip(found.findings, found.atoms, strict=True):
+        if atom is not None:
+            seen = finding.evidence["agreement"] | {
+                "weight directions": None if cosines is None else float(cosines[atom])
+            }
+            facts = {"agreement": seen, "kl_here": here[atom], "kl_elsewhere": elsewhere[atom]}
+            finding = finding.model_copy(update={"evidence": finding.evidence | facts})
+        findings.append(finding)
+    return replace(found, findings=tuple(findings))
+
+
+def _written(
+    pair: ModelPair, layer: int, dic: Dictionary, progress: Progress
+) -> Float64[ndarray, " atoms"] | None:
+    """Return each atom's largest cosine with what the changed weights write up to the layer."""
+    try:
+        changes = list(
+            weight_changes(*pair.names, rank=A_MATRIX, last_block=layer, progress=progress)
+        )
+    except (InputError, ModelError):
+        # An adapter that is no product of two matrices, say: the run itself does not need this.
+        return None
+    found = directions(changes, per_matrix=A_MATRIX)
+    rows = [each.vector.double().numpy() for each in found if each.side == "writes"]
+    atoms = dic.decoder[0].double().numpy()
+    if not rows:
+        return np.zeros(len(atoms))
+    return np.abs(atoms @ np.stack(rows).T).max(1)
+
+
+@torch.no_grad()
+def _kl(
+    pair: ModelPair, corpus: TokenCorpus, layer: int, dic: Dictionary, seed: int, max_tokens: int
+) -> tuple[list[float | None], list[float | None]]:
+    """Return mean KL at the tokens where each atom fires, and at all others."""
+    chosen = heldout_sequences(corpus, max_tokens, seed)
+    sums, counts = np.zeros((2, dic.n_latents)), np.zeros((2, dic.n_latents))
+    for batch in both_models(pair, corpus, [layer], sequences=chosen):
+        kl = np.concatenate([token_kl(c.tuned, c.base).cpu().numpy() for c in batch.chunks()])
+        sides = (batch.base[layer].cpu().float(), batch.tuned[layer].cpu().float())
+        fires = dic.encode(*sides).dense(dic.n_latents) > 0
+        for row, there in enumerate((fires, ~fires)):
+            sums[row] += kl @ there
+            counts[row] += there.sum(0)
+    here, elsewhere = (
+        [float(total / count) if count else None for total, count in zip(*each, strict=True)]
+        for each in zip(sums, counts, strict=True)
+    )
+    return here, elsewhere
