@@ -12,6 +12,7 @@ stays unexplained starts new ones. Neither the dictionary's k nor its size has t
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from numpy import ndarray
 from scipy.sparse import csr_matrix
@@ -58,11 +59,9 @@ class Atoms:
         shift = self.directions @ self.offset
         counts, columns, values = [], [], []
         for start in range(0, len(delta), _CHUNK):
-            products = delta[start : start + _CHUNK] @ self.directions.T
+            products = inner(delta[start : start + _CHUNK], self.directions)
             products -= shift
-            indices, found = pursue(
-                np.ascontiguousarray(products, np.float32), gram, self.threshold, MOST_ACTIVE
-            )
+            indices, found = pursue(products, gram, self.threshold, MOST_ACTIVE)
             used = indices >= 0
             counts.append(used.sum(1))
             columns.append(indices[used])
@@ -182,7 +181,7 @@ def _apart(codes: csr_matrix, fitted: ndarray) -> Float64[ndarray, "atoms d"]:
 def _merged(directions: ndarray, energy: ndarray) -> Float32[ndarray, "atoms d"]:
     """Keep the strongest of atoms that are the same, in the order given."""
     kept: list[int] = []
-    similarity = directions @ directions.T
+    similarity = inner(directions, directions)
     for j in np.argsort(-energy, kind="stable"):
         if not kept or similarity[j, kept].max() < SAME:
             kept.append(int(j))
@@ -213,7 +212,8 @@ def _without_replaceable(delta: ndarray, atoms: Atoms) -> Atoms:
     codes = atoms.codes(delta)
     energy = energies(codes)
     columns = codes.tocsc()
-    products = (delta - atoms.offset) @ atoms.directions.T
+    products = inner(delta, atoms.directions)
+    products -= atoms.directions @ atoms.offset
     gram = _gram(atoms.directions)
     kept = np.ones(len(energy), bool)
     for j in np.argsort(energy, kind="stable"):
@@ -247,7 +247,7 @@ def _explained(
 
 def _gram(directions: ndarray) -> Float64[ndarray, "atoms atoms"]:
     exact = directions.astype(np.float64)
-    return exact @ exact.T
+    return inner(exact, exact)
 
 
 def _noise(squares: Float64[ndarray, " tokens"], width: int) -> float:
@@ -260,6 +260,21 @@ def _unit(rows: Float[ndarray, "rows d"]) -> Float32[ndarray, "kept d"]:
     lengths = np.linalg.norm(rows, axis=1)
     kept = lengths > 0
     return (rows[kept] / lengths[kept, None]).astype(np.float32)
+
+
+def inner(
+    values: Float[ndarray, "tokens d"], directions: Float[ndarray, "n d"]
+) -> Float[ndarray, "tokens n"]:
+    """Return inner products of many tokens and directions, in the precision of both.
+
+    By torch, because compiled code shares its threads: numpy's own, which wait for more to do by
+    spinning, take the processor from what comes next.
+    """
+    precision = np.result_type(values, directions)
+    tokens, others = (
+        torch.from_numpy(np.ascontiguousarray(each, precision)) for each in (values, directions)
+    )
+    return (tokens @ others.T).numpy()
 
 
 def energies(codes: csr_matrix) -> Float64[ndarray, " atoms"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from scipy.sparse import csr_matrix
 
-from anaglyph.findings.atoms import Atoms
+from anaglyph.findings.atoms import Atoms, inner
 
 _CHUNK = 32_768
 
@@ -45,7 +45,7 @@ def p_values(
         part = codes[rows]
         left[rows] = delta[rows] - atoms.offset - part @ atoms.directions
         # What the other atoms leave to this one, where it points the other way.
-        own = left[rows] @ atoms.directions.T + part.toarray()
+        own = inner(left[rows], atoms.directions) + part.toarray()
         against, atom = np.nonzero(own < -atoms.threshold)
         np.add.at(sums, (atom, sequences[rows][against]), -np.square(own[against, atom]))
     columns = codes.tocsc()
