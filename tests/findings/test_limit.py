@@ -47,10 +47,13 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen():
     sequences = np.arange(TOKENS) // 20
     sample = Sample(base, tuned, sequences, sequences % 6 == 0)
     atoms = Atoms(np.zeros((0, WIDTH), np.float32), np.zeros(WIDTH, np.float32), 0.1)
-    starts = [(tuned - base)[:32]]
-    limit = detection_limit(sample, atoms, starts, 0.1, 1e-6, 0, 2 * A_ROUND)
+
+    def start(activations: np.ndarray) -> np.ndarray:
+        return (activations - base)[:32]
+
+    limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert limit is not None
     assert limit.trials == 2 * A_ROUND
     assert 4 < limit.size / atoms.noise < 15
-    again = detection_limit(sample, atoms, starts, 0.1, 1e-6, 0, 2 * A_ROUND)
+    again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert again == limit

@@ -98,7 +98,12 @@ def discover(
     atoms, again = stable_atoms(delta[~sample.heldout], rows, floor, seed)
     limit = None
     if trials:
-        limit = detection_limit(sample, atoms, rows, rate, floor, seed, trials)
+
+        def start(tuned: ndarray) -> ndarray:
+            with _stored(replace(sample, tuned=tuned)) as spiked:
+                return _trained(spiked, seed).decoder[0].numpy()
+
+        limit = detection_limit(sample, atoms, rate, floor, seed, trials, start)
     codes = atoms.codes(delta)
     shift = measure_shift(sample, delta, support(codes)[0])
     p = p_values(delta, sample.sequences, atoms, codes)

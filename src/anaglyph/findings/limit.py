@@ -1,16 +1,15 @@
 """What a run could have seen: known changes are planted into its own activations and looked for.
 
-New features of random direction, size and frequency are added to the run's tuned activations, and
-atoms are fitted and tested as in the run itself. Whether a feature came back is regressed
-(logistic) on the logarithms of its size and frequency; the limit is the size at which nine of ten
-come back at a given frequency. The first round plants all sizes, those after it only what is near
-the limit so far: a large feature beside them makes small ones easier to find, and a limit is a
-promise for what lies at it. The fits start where the run's own do, at latents of a dictionary that
-does not know what was planted, and at random tokens that may: training one anew for every round
-would double what a round costs. "No difference found" then says: nothing of that size, that often.
+New features of random direction and size are added to the run's tuned activations, each at one
+token in a hundred, and atoms are fitted and tested as in the run itself. Whether a feature came
+back is regressed (logistic) on the logarithm of its size; the limit is the size at which nine of
+ten come back. The first round plants all sizes, those after it only what is near the limit so far:
+a large feature beside them makes small ones easier to find, and a limit is a promise for what lies
+at it. The first only has to say where that is, so its fits start at random tokens and no dictionary
+is trained for it. "No difference found" then says: nothing of that size, that often.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -28,13 +27,14 @@ A_ROUND = 36
 """Features planted at once; few enough not to get in each other's way."""
 SIZES = (4.0, 12.0)
 """Smallest and largest size planted at first, in deviations of the run's noise."""
+BELOW, ABOVE = 1.4, 1.1
+"""So many times smaller and larger than the limit so far is what the next round plants: some of it
+has to be lost, or nothing can be said of it."""
 NEAR = 1.15
-"""So many times smaller and larger than the limit so far are the sizes of the next round, and so
-far from these may lie the limit that the round gives alone."""
+"""So many times beyond what such a round planted may lie the limit that it gives alone."""
 FEW, LARGER = 0.2, 2.5
 """If a smaller share than the first came back, the next round plants so much larger ones; if so
 small a share of all rounds' came back, there is one round more."""
-FREQUENCIES = (0.005, 0.02)
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
 _STREAM = 0x7370696B
@@ -45,23 +45,25 @@ _STEPS = 50
 def detection_limit(
     sample: Sample,
     atoms: Atoms,
-    starts: Sequence[Float[ndarray, "_ d"]],
     rate: float,
     floor: float,
     seed: int,
     trials: int,
+    start: Callable[[Float[ndarray, "tokens d"]], Float[ndarray, "starts d"]],
 ) -> DetectionLimit | None:
     """Measure the limit by planting new features.
 
     Args:
         sample: Activations, the base's in the tuned model's space.
         atoms: What the run itself found; its noise sets the range of sizes.
-        starts: What the run's own fits started from, besides random tokens.
         rate: False-discovery rate, as in the run.
         floor: Least noise to assume, as in the run.
         seed: Of the planted features.
         trials: How many to plant, in rounds of ``A_ROUND``, and one more round where hardly any of
             them came back.
+        start: Gives the starting points of a fit for the tuned activations with what was planted,
+            as in the run: a detection is one of the whole way. Not called for the first of several
+            rounds.
 
     Returns:
         The limit, or None if hardly any or nearly all came back, whatever their size, or if it lies
@@ -69,31 +71,30 @@ def detection_limit(
     """
     rng = np.random.default_rng([seed, _STREAM])
     delta = sample.tuned - sample.base
-    sizes, often, seen = [], [], []
+    sizes, seen = [], []
     low, high = (atoms.noise * each for each in SIZES)
     rounds = -(-trials // A_ROUND)
     limit, came = None, np.zeros(0, bool)
     for round_ in range(rounds + 1):
         if round_ == rounds and came.mean() >= FEW:
             break
-        size = _log_uniform(rng, low, high)
-        frequency = _log_uniform(rng, *FREQUENCIES)
+        size = np.exp(rng.uniform(np.log(low), np.log(high), A_ROUND))
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        spiked = plant(delta, directions, size, frequency, rng)
+        spiked = plant(delta, directions, size, np.full(A_ROUND, FREQUENCY), rng)
+        starts = [] if round_ == 0 and rounds > 1 else [start(sample.base + spiked)]
         seen.append(_come_back(sample, spiked, starts, directions, rate, floor, seed + round_))
         sizes.append(size)
-        often.append(frequency)
         came = np.concatenate(seen)
         far = LARGER if limit is None else NEAR
-        limit = _limit(size, frequency, seen[-1], far)
+        limit = _limit(size, seen[-1], far)
         if limit is None:
-            limit = _limit(np.concatenate(sizes), np.concatenate(often), came, LARGER)
+            limit = _limit(np.concatenate(sizes), came, LARGER)
         if seen[-1].mean() < FEW:
             # What atoms do not explain need not be noise; then only larger features stand out.
             low, high = low * LARGER, high * LARGER
         elif limit is not None:
-            low, high = limit / NEAR, limit * NEAR
+            low, high = limit / BELOW, limit * ABOVE
     if limit is None:
         return None
     typical = float(np.sqrt(np.square(sample.tuned - sample.tuned.mean(0)).sum(1).mean()))
@@ -108,10 +109,7 @@ def detection_limit(
 
 
 def _limit(
-    sizes: Float[ndarray, " trials"],
-    often: Float[ndarray, " trials"],
-    came: Bool[ndarray, " trials"],
-    far: float,
+    sizes: Float[ndarray, " trials"], came: Bool[ndarray, " trials"], far: float
 ) -> float | None:
     """Return the size at which nine of ten come back.
 
@@ -120,18 +118,14 @@ def _limit(
     """
     if came.sum() < 3 or (~came).sum() < 3:
         return None
-    columns = np.stack([np.ones(len(sizes)), np.log(sizes), np.log(often)], axis=1)
+    columns = np.stack([np.ones(len(sizes)), np.log(sizes)], axis=1)
     weights = logistic(columns, came)
     if weights[1] <= 0:
         return None
     wanted = np.log(PROBABILITY / (1 - PROBABILITY))
-    limit = (wanted - weights[0] - weights[2] * np.log(FREQUENCY)) / weights[1]
+    limit = (wanted - weights[0]) / weights[1]
     low, high = np.log([sizes.min() / far, sizes.max() * far])
     return float(np.exp(limit)) if low <= limit <= high else None
-
-
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> Float[ndarray, " n"]:
-    return np.exp(rng.uniform(np.log(low), np.log(high), A_ROUND))
 
 
 def plant(
