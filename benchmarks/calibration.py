@@ -214,8 +214,8 @@ def cost(parts: dict[str, Any]) -> str:
         "What it costs, in plain trainings of three dictionaries (difference, crosscoder, tuned)\n"
         "of the size that findings use (four latents a dimension, 300,000 tokens), two threads\n"
         "each; both are spent on top of these trainings. With the limit, at least three searches\n"
-        "run: on what the pair holds, and on two sets of planted features, for the second of which\n"
-        "a dictionary is trained too:"
+        "run: on what the pair holds, and on two sets of planted features, for the second of\n"
+        "which a dictionary is trained too:"
     )
     lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
     for preset in PRESETS:
