@@ -164,6 +164,15 @@ def test_tokens_at_the_ends_of_a_direction(tmp_path):
         assert scores.abs().argmax() == (40 if written else 50)
 
 
+@pytest.mark.parametrize("folders", ["whole_folders", "adapted_folders"])
+def test_blocks_after_the_last_wanted_are_left_out(request, folders):
+    pair = request.getfixturevalue(folders)
+    everything = [(change.name, change.layer) for change in weight_changes(*pair)]
+    wanted = [(name, layer) for name, layer in everything if layer is None or layer <= 1]
+    assert len(wanted) < len(everything)
+    assert [(c.name, c.layer) for c in weight_changes(*pair, last_block=1)] == wanted
+
+
 def test_sharded_files_are_read_by_their_index(tmp_path, whole_folders):
     weights = load_file(whole_folders[1] / "model.safetensors")
     folder = save(tmp_path / "sharded", make_model(), make_tokenizer())

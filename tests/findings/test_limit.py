@@ -48,12 +48,17 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen():
     sample = Sample(base, tuned, sequences, sequences % 6 == 0)
     atoms = Atoms(np.zeros((0, WIDTH), np.float32), np.zeros(WIDTH, np.float32), 0.1)
 
+    asked = []
+
     def start(activations: np.ndarray) -> np.ndarray:
+        asked.append(activations)
         return (activations - base)[:32]
 
     limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert limit is not None
     assert limit.trials == 2 * A_ROUND
+    # The first of two rounds trains nothing.
+    assert len(asked) == 1
     assert 4 < limit.size / atoms.noise < 15
     again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert again == limit

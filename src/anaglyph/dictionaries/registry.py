@@ -6,7 +6,7 @@ entry point, so that installing a package is all it takes.
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from anaglyph.errors import InputError
 
@@ -33,8 +33,10 @@ class Registry(Generic[T]):
             known = self._classes.get(name)
             if known is not None and known.__qualname__ != cls.__qualname__:
                 raise InputError(f"{self.kind} {name!r} is registered twice")
-            cls.name = name  # type: ignore[attr-defined]
-            self._classes[name] = cls  # type: ignore[assignment]
+            # That a class is a T, structurally, is for the user of the registry to say.
+            entry: Any = cls
+            entry.name = name
+            self._classes[name] = entry
             return cls
 
         return decorate
