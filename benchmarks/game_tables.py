@@ -25,11 +25,14 @@ DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS = DOCS / "performance" / "game.json"
 
 
-def cards(folder: Path) -> list[dict[str, Any]]:
-    """Return what the organisms' cards measured."""
+def cards(folder: Path, plays: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the cards of the organisms that were played measured."""
+    played = {(row["organism"], row["dilution"]) for row in plays}
     found = []
     for file in sorted(folder.glob("*/card.json")):
         card = read_card(file.parent)
+        if (card.name, card.dilution) not in played:
+            continue
         found.append(
             {
                 "organism": card.name,
@@ -129,7 +132,7 @@ def main() -> None:
                 "commands": [game["command"] for game in games],
                 "settings": games[0]["settings"],
                 "plays": played,
-                "cards": cards(Path(sys.argv[1]).parent / "organisms"),
+                "cards": cards(Path(sys.argv[1]).parent / "organisms", played),
             },
         )
     fill(DOCS / "game.md", game=page(read_json(NUMBERS)))
