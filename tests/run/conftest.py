@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from anaglyph import cli
 from anaglyph.demo import tiny_pair
 
 # Small enough for seconds, large enough to find the quirk.
 QUICK = ["--latents", "256", "--tokens", "120000", "--threads", "1"]
-FEW = {"counts": [1, 16], "nu": [0.3], "candidates": 4}
+FEW = {"counts": [1, 16], "nu": [0.3], "candidates": 4, "causal_tokens": 2048}
+SMALL_GAME = {
+    **{"layer": 1, "latents": 64, "tokens": 4096, "prose_tokens": 200, "causal_tokens": 128},
+    **{"samples": 6, "new_tokens": 12, "checked": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,26 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     file = tmp_path_factory.mktemp("few") / "few.json"
     file.write_text(json.dumps(FEW))
     return ["--config", str(file)]
+
+
+@pytest.fixture(scope="session")
+def small_game(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options under which a game takes seconds."""
+    file = tmp_path_factory.mktemp("small") / "game.json"
+    file.write_text(json.dumps(SMALL_GAME))
+    return ["--config", str(file)]
+
+
+@pytest.fixture(scope="session")
+def shorten() -> Callable[[Path], None]:
+    """Let the scaffold of a recipe teach for seconds."""
+
+    def rewrite(recipe: Path) -> None:
+        fields = yaml.safe_load(recipe.read_text())
+        fields["training"]["examples"] = 16
+        recipe.write_text(yaml.safe_dump(fields))
+
+    return rewrite
 
 
 @pytest.fixture(scope="session")

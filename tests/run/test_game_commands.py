@@ -9,19 +9,16 @@ import yaml
 from anaglyph.demo import tiny_pair
 from anaglyph.truth.organisms.recipe import builtin_organisms, load_recipe
 
-SMALL = {"layer": 1, "latents": 64, "tokens": 4096, "samples": 6, "new_tokens": 12}
 BASE = ["--base", str(tiny_pair().base)]
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, anaglyph) -> Path:
+def recipe(tmp_path: Path, anaglyph, shorten) -> Path:
     """The scaffold, shortened."""
     file = tmp_path / "mine.yaml"
     said = anaglyph("game", "new", file)
     assert said.code == 0, said.err
-    fields = yaml.safe_load(file.read_text())
-    fields["training"]["examples"] = 16
-    file.write_text(yaml.safe_dump(fields))
+    shorten(file)
     return file
 
 
@@ -36,10 +33,9 @@ def test_the_scaffold_is_a_recipe_and_is_not_written_over(tmp_path: Path, anagly
     assert "is there already" in again.err
 
 
-def test_a_game_is_played_and_shown(recipe: Path, tmp_path: Path, anaglyph):
-    settings, out = tmp_path / "game.json", tmp_path / "game"
-    settings.write_text(json.dumps(SMALL | {"prose_tokens": 200}))
-    words = ["--organisms", recipe, "--organisms", "identical", "--config", settings, *BASE]
+def test_a_game_is_played_and_shown(recipe: Path, tmp_path: Path, anaglyph, small_game):
+    out = tmp_path / "game"
+    words = ["--organisms", recipe, "--organisms", "identical", *small_game, *BASE]
     players = ["--methods", "token-kl", "--methods", "diff-sae"]
     said = anaglyph("game", "play", *words, *players, "--out", out, "--json")
     assert said.code == 0, said.err

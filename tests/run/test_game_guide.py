@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"^```\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 SMALLER = {"--quick": "--organisms identical", "eiffel-chats": "identical"}
 
 
-def test_the_commands_run_in_their_order(tmp_path, monkeypatch, anaglyph):
+def test_the_commands_run_in_their_order(tmp_path, monkeypatch, anaglyph, small_game, shorten):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in BLOCKS for line in block.splitlines()]
     assert len(lines) >= 5
@@ -24,8 +24,9 @@ def test_the_commands_run_in_their_order(tmp_path, monkeypatch, anaglyph):
         if words[1] in ("build", "play"):
             words += ["--base", str(tiny_pair().base)]
         if words[1] == "play":
-            (tmp_path / "small.json").write_text('{"layer": 1, "latents": 64, "tokens": 4096}')
-            words += ["--config", "small.json"]
+            words += small_game
         said = anaglyph(*words)
         assert said.code == 0, f"{line}: {said.err}"
         assert said.out
+        if words[1] == "new":
+            shorten(Path(words[2]))

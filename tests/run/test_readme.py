@@ -39,9 +39,14 @@ def test_make_knows_every_target():
         assert done.returncode == 0, line
 
 
-def test_the_commands_run_in_their_order(here, anaglyph, quick, few):
+def test_the_commands_run_in_their_order(here, anaglyph, small_game):
     pairs = ["--seeds", "1", "--tokens", "50000"]
-    sized = {"diff": [*quick, *few], "collect": few, "train": quick, "planted": pairs}
+    (here / "few.json").write_text(
+        '{"counts": [1, 16], "nu": [0.3], "candidates": 2, "causal_tokens": 512}'
+    )
+    small = ["--latents", "128", "--tokens", "20000", "--threads", "1"]
+    few = ["--config", "few.json"]
+    sized = {"diff": [*small, *few], "collect": few, "train": small, "planted": pairs}
     for line in lines(".venv/bin/anaglyph "):
         _, command, *rest = shlex.split(line)
         # `diff` and `collect` start a run of their own.
@@ -49,8 +54,7 @@ def test_the_commands_run_in_their_order(here, anaglyph, quick, few):
             shutil.rmtree(here / "run", ignore_errors=True)
         if command == "game":  # on the tiny base, against the control alone
             rest.remove("--quick")
-            (here / "small.json").write_text('{"layer": 1, "latents": 64, "tokens": 4096}')
-            rest += ["--organisms", "identical", "--base", "BASE", "--config", "small.json"]
+            rest += ["--organisms", "identical", "--base", "BASE", *small_game]
         said = anaglyph(command, *rest, *sized.get(command, []))
         assert said.code == 0, f"{line}: {said.err}"
     assert (here / "run" / "report" / "index.html").is_file()
