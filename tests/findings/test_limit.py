@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from anaglyph.findings import limit as module
 from anaglyph.findings.atoms import Atoms
-from anaglyph.findings.limit import A_ROUND, SPREAD, detection_limit, logistic, plant
+from anaglyph.findings.limit import A_ROUND, SPREAD, detection_limit, logistic, of_one_size, plant
 from anaglyph.findings.sample import Sample
 
 TOKENS, WIDTH = 8000, 24
@@ -25,6 +26,18 @@ def test_the_regression_survives_a_perfect_split():
     assert weights[1] > 5
 
 
+def test_nine_of_ten_come_back_at_the_limit_itself():
+    # With half a feature more on both sides 4 of 4 are nine of ten.
+    assert of_one_size(2.0, 4, 4) == pytest.approx(2.0)
+
+
+def test_the_limit_is_larger_where_fewer_came_back():
+    limits = [of_one_size(1.0, came, A_ROUND) for came in range(A_ROUND + 1)]
+    assert limits == sorted(limits, reverse=True)
+    # Even odds are a factor of nine from nine of ten, which takes a factor of 9 ** (1 / 20).
+    assert of_one_size(1.0, 18, 36) == pytest.approx(9 ** (1 / module.STEEPNESS))
+
+
 def test_what_is_planted_has_the_size_and_frequency_it_says():
     rng = np.random.default_rng(1)
     directions = np.eye(WIDTH)[:2]
@@ -40,7 +53,7 @@ def test_what_is_planted_has_the_size_and_frequency_it_says():
     assert not delta.any()
 
 
-def test_the_limit_lies_between_what_is_lost_and_what_is_seen():
+def test_the_limit_lies_between_what_is_lost_and_what_is_seen(monkeypatch):
     rng = np.random.default_rng(2)
     base = rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
     tuned = base + 0.1 * rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
@@ -54,8 +67,20 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen():
         asked.append(activations)
         return (activations - base)[:32]
 
+    sizes = []
+
+    def planted(delta, directions, size, *rest):
+        sizes.append(size)
+        return plant(delta, directions, size, *rest)
+
+    monkeypatch.setattr(module, "plant", planted)
     limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert limit is not None
+    # All sizes first, then one.
+    first, second = sizes
+    assert first.max() > 2 * first.min()
+    assert second == pytest.approx(np.full(A_ROUND, second[0]))
+    assert limit.size in [of_one_size(second[0], came, A_ROUND) for came in range(A_ROUND + 1)]
     assert limit.trials == 2 * A_ROUND
     # The first of two rounds trains nothing.
     assert len(asked) == 1

@@ -1,12 +1,12 @@
 """What a run could have seen: known changes are planted into its own activations and looked for.
 
-New features of random direction and size are added to the run's tuned activations, each at one
-token in a hundred, and atoms are fitted and tested as in the run itself. Whether a feature came
-back is regressed (logistic) on the logarithm of its size; the limit is the size at which nine of
-ten come back. The first round plants all sizes, those after it only what is near the limit so far:
-a large feature beside them makes small ones easier to find, and a limit is a promise for what lies
-at it. The first only has to say where that is, so its fits start at random tokens and no dictionary
-is trained for it. "No difference found" then says: nothing of that size, that often.
+New features of random direction are added to the run's tuned activations, each at one token in a
+hundred, and atoms are fitted and tested as in the run itself. The first round plants all sizes:
+whether a feature came back is regressed (logistic) on the logarithm of its size, which says where
+nine of ten come back. That only has to be near, so its fits start at random tokens and no
+dictionary is trained for it. The round after it plants one size, a little smaller, and the limit
+follows from how many come back: a promise is for what lies at it, and larger features would make
+smaller ones harder to find. "No difference found" then says: nothing of that size, that often.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,15 @@ A_ROUND = 36
 """Features planted at once; few enough not to get in each other's way."""
 SIZES = (4.0, 12.0)
 """Smallest and largest size planted at first, in deviations of the run's noise."""
-BELOW, ABOVE = 1.4, 1.1
-"""So many times smaller and larger than the limit so far is what the next round plants: some of it
-has to be lost, or nothing can be said of it."""
-NEAR = 1.15
-"""So many times beyond what such a round planted may lie the limit that it gives alone."""
+BELOW = 1.2
+"""So many times smaller than the first limit is what the next round plants: some of it has to be
+lost, or nothing can be said of it, and without a dictionary less comes back than with one."""
+STEEPNESS = 20.0
+"""How fast the odds of coming back rise with the logarithm of a size that all features have: 15 to
+25 on planted pairs. The nearer a round is to the limit, the less it matters."""
 FEW, LARGER = 0.2, 2.5
-"""If a smaller share than the first came back, the next round plants so much larger ones; if so
-small a share of all rounds' came back, there is one round more."""
+"""If a smaller share than the first came back of all sizes, the next round plants so much larger
+ones; if so small a share of all rounds' or of the last one's came back, there is one more."""
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
 _STREAM = 0x7370696B
@@ -66,36 +67,36 @@ def detection_limit(
             rounds.
 
     Returns:
-        The limit, or None if hardly any or nearly all came back, whatever their size, or if it lies
-        far from every size that was planted.
+        The limit, or None if hardly any or nearly all came back, whatever their size, if hardly any
+        did in the last round, or if the limit lies far from every size that was planted.
     """
     rng = np.random.default_rng([seed, _STREAM])
     delta = sample.tuned - sample.base
-    sizes, seen = [], []
     low, high = (atoms.noise * each for each in SIZES)
     rounds = -(-trials // A_ROUND)
-    limit, came = None, np.zeros(0, bool)
+    limit: float | None = None
+    planted: list[Float[ndarray, " features"]] = []
+    came: list[Bool[ndarray, " features"]] = []
     for round_ in range(rounds + 1):
-        if round_ == rounds and came.mean() >= FEW:
+        if round_ == rounds and min(came[-1].mean(), np.concatenate(came).mean()) >= FEW:
             break
         size = np.exp(rng.uniform(np.log(low), np.log(high), A_ROUND))
         directions = rng.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         spiked = plant(delta, directions, size, np.full(A_ROUND, FREQUENCY), rng)
         starts = [] if round_ == 0 and rounds > 1 else [start(sample.base + spiked)]
-        seen.append(_come_back(sample, spiked, starts, directions, rate, floor, seed + round_))
-        sizes.append(size)
-        came = np.concatenate(seen)
-        far = LARGER if limit is None else NEAR
-        limit = _limit(size, seen[-1], far)
-        if limit is None:
-            limit = _limit(np.concatenate(sizes), came, LARGER)
-        if seen[-1].mean() < FEW:
-            # What atoms do not explain need not be noise; then only larger features stand out.
-            low, high = low * LARGER, high * LARGER
-        elif limit is not None:
-            low, high = limit / BELOW, limit * ABOVE
-    if limit is None:
+        planted.append(size)
+        came.append(_come_back(sample, spiked, starts, directions, rate, floor, seed + round_))
+        if limit is not None:
+            low = high = limit = of_one_size(low, int(came[-1].sum()), A_ROUND)
+        else:
+            limit = _limit(np.concatenate(planted), np.concatenate(came))
+            if limit is not None:
+                low = high = limit / BELOW
+            elif came[-1].mean() < FEW:
+                # What atoms do not explain need not be noise; then only larger features stand out.
+                low, high = low * LARGER, high * LARGER
+    if limit is None or came[-1].mean() < FEW:
         return None
     typical = float(np.sqrt(np.square(sample.tuned - sample.tuned.mean(0)).sum(1).mean()))
     return DetectionLimit(
@@ -103,18 +104,16 @@ def detection_limit(
         relative=limit / max(typical, 1e-30),
         frequency=FREQUENCY,
         probability=PROBABILITY,
-        trials=len(came),
-        found=int(came.sum()),
+        trials=sum(len(each) for each in came),
+        found=int(sum(each.sum() for each in came)),
     )
 
 
-def _limit(
-    sizes: Float[ndarray, " trials"], came: Bool[ndarray, " trials"], far: float
-) -> float | None:
-    """Return the size at which nine of ten come back.
+def _limit(sizes: Float[ndarray, " trials"], came: Bool[ndarray, " trials"]) -> float | None:
+    """Return the size at which nine of ten come back, of features of all sizes.
 
-    None if size hardly decides what does, or if it lies more than ``far`` times beyond every size
-    that was planted.
+    None if size hardly decides what does, or if it lies more than ``LARGER`` times beyond every
+    size that was planted.
     """
     if came.sum() < 3 or (~came).sum() < 3:
         return None
@@ -122,10 +121,22 @@ def _limit(
     weights = logistic(columns, came)
     if weights[1] <= 0:
         return None
-    wanted = np.log(PROBABILITY / (1 - PROBABILITY))
-    limit = (wanted - weights[0]) / weights[1]
-    low, high = np.log([sizes.min() / far, sizes.max() * far])
+    limit = (_log_odds(PROBABILITY) - weights[0]) / weights[1]
+    low, high = np.log([sizes.min() / LARGER, sizes.max() * LARGER])
     return float(np.exp(limit)) if low <= limit <= high else None
+
+
+def of_one_size(size: float, came: int, planted: int) -> float:
+    """Return the size at which nine of ten come back, where so many of one size did.
+
+    Half a feature is added to those that came and to those that did not: the odds stay finite.
+    """
+    odds = _log_odds((came + 0.5) / (planted + 1))
+    return float(size * np.exp((_log_odds(PROBABILITY) - odds) / STEEPNESS))
+
+
+def _log_odds(chance: float) -> float:
+    return float(np.log(chance / (1 - chance)))
 
 
 def plant(
