@@ -64,8 +64,10 @@ def organisms(rows: list[dict[str, Any]], plays: pl.DataFrame) -> str:
 
 
 def post(plays: pl.DataFrame) -> list[str]:
-    """Set the post's comparison of dictionaries beside the game's."""
-    real = plays.filter(~pl.col("is_control"))
+    """Set the post's comparison of dictionaries beside the game's, where all of them played."""
+    organism = ["organism", "dilution", "seed"]
+    real = plays.filter(~pl.col("is_control") & pl.col("player").is_in(POST))
+    real = real.filter(pl.col("player").n_unique().over(organism) == len(POST))
     lines = [["dictionary", "KL recovered", "by its error", "tuned-specific latents", "found"]]
     for name in POST:
         own = real.filter(player=name)
@@ -77,9 +79,7 @@ def post(plays: pl.DataFrame) -> list[str]:
         cells = ["–" if v is None else f"{v:.0%}" for v in (middle, low, high, error)]
         spread = f"{cells[0]} ({cells[1]} to {cells[2]})"
         lines.append([name, spread, cells[3], f"{own_latents:g}", f"{found} of {own.height}"])
-    wide = real.pivot(
-        "player", index=["organism", "dilution", "seed"], values=["kl_reconstruction", "rank"]
-    )
+    wide = real.pivot("player", index=organism, values=["kl_reconstruction", "rank"])
     said = []
     pair = [f"kl_reconstruction_{name}" for name in ("diff-sae", "crosscoder")]
     if set(pair) <= set(wide.columns):
@@ -105,7 +105,9 @@ def page(result: dict[str, Any]) -> str:
     parts = ["Made by", "", *commands, "", "Organisms:", ""]
     parts.append(organisms(result["cards"], plays))
     for dilution in sorted(plays["dilution"].unique()):
-        some = plays.filter((pl.col("dilution") == dilution) | pl.col("is_control"))
+        here = pl.col("dilution") == dilution
+        met = plays.filter(here & ~pl.col("is_control"))["player"].unique().to_list()
+        some = plays.filter((here | pl.col("is_control")) & pl.col("player").is_in(met))
         board, ranks = game_tables(leaderboard(some), grid(some.filter(dilution=dilution)))
         parts += ["", f"Dilution 1:{dilution}:", "", table(board), "", table(ranks)]
     parts += post(plays)
