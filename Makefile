@@ -25,7 +25,7 @@ demo: $(VENV)/.demo-model
 	$(BIN)/anaglyph demo --out demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations=20
 
 test-all: $(VENV)/.demo-model
 	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder -m "slow or not slow"
