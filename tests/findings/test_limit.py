@@ -87,3 +87,26 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen(monkeypatch):
     assert 4 < limit.size / atoms.noise < 15
     again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
     assert again == limit
+
+
+def test_no_limit_where_hardly_any_of_one_size_came_back(monkeypatch):
+    flat = np.zeros((200, WIDTH), np.float32)
+    sequences = np.arange(200) // 20
+    sample = Sample(flat, flat, sequences, sequences % 6 == 0)
+    atoms = Atoms(np.zeros((0, WIDTH), np.float32), np.zeros(WIDTH, np.float32), 0.1)
+    sizes = []
+
+    def planted(delta, directions, size, *rest):
+        sizes.append(size)
+        return delta
+
+    def come_back(*_):
+        # Of all sizes the larger half, of one size nothing.
+        return sizes[-1] > np.median(sizes[-1])
+
+    monkeypatch.setattr(module, "plant", planted)
+    monkeypatch.setattr(module, "_come_back", come_back)
+    assert detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, lambda _: flat[:1]) is None
+    # One round more was tried, at a larger size.
+    assert len(sizes) == 3
+    assert sizes[2][0] > sizes[1][0]
