@@ -3,7 +3,8 @@
 For each batch both models run up to the deepest layer once, and whole once; an edit then costs only
 the remaining layers of the model it is put into, and only for those sequences of the batch that it
 changes: elsewhere the patched model is the unpatched one, and its numbers are copied. The changed
-sequences of several edits share a run. At most three batches of logits are held at a time.
+sequences of several edits share a run. Three batches of logits are held at a time, four where edits
+go into both models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -120,7 +121,7 @@ def measure(
     done, total = 0, int(np.diff(corpus.offsets)[sequences].sum())
     for indices, ids, mask in padded_batches(corpus, sequences, token_budget):
         rows = np.array([place[int(index)] for index in indices])
-        batch = _Batch(pair, [plan.layer for plan in plans], ids, mask)
+        batch = _Batch(pair, plans, ids, mask)
         ends = corpus.offsets.tolist()
         spans = [slice(ends[index], ends[index + 1]) for index in indices.tolist()]
         batch.counted = [torch.from_numpy(counted[:, span]).double() for span in spans]
@@ -152,19 +153,30 @@ class _Batch:
     def __init__(
         self,
         pair: ModelPair,
-        layers: Sequence[int],
+        plans: Sequence[Plan],
         ids: Int64[Tensor, "batch length"],
         mask: Int64[Tensor, "batch length"],
     ) -> None:
         self._pair, self._ids, self._mask = pair, ids, mask
         self._unedited: dict[tuple[int, Side], np.ndarray] = {}
-        wanted = sorted(set(layers))
+        self._others: dict[Side, np.ndarray] = {}
+        wanted = sorted({plan.layer for plan in plans})
         self.activations = {side: pair.run_to(side, ids, mask, wanted) for side in _SIDES}
         deepest = wanted[-1]
         # The tuned model runs whole, so that putting in h_tuned tests the cut; base goes on.
-        base = pair.run_from("base", deepest, self.activations["base"][deepest], ids, mask)
-        whole = {"base": base, "tuned": pair.logits("tuned", ids, mask)}
-        self.logits = {side: Predictions.of(logits.flatten(0, 1)) for side, logits in whole.items()}
+        self.predictions: dict[Side, Predictions] = {}
+        self._waiting: dict[Side, Tensor] = {}
+        into: set[Side] = {plan.into for plan in plans}
+        hidden = self.activations["base"][deepest]
+        self._keep("base", pair.run_from("base", deepest, hidden, ids, mask), into)
+        self._keep("tuned", pair.logits("tuned", ids, mask), into)
+
+    def _keep(
+        self, side: Side, logits: Float[Tensor, "batch length vocab"], into: set[Side]
+    ) -> None:
+        self.predictions[side] = Predictions.of(logits.flatten(0, 1))
+        if _other(side) in into:
+            self._waiting[side] = logits.flatten(0, 1)
 
     def baseline(self, plan: Plan) -> Float[Tensor, "batch length d"]:
         """Return the activation that an edit which adds nothing leaves in place."""
@@ -173,11 +185,13 @@ class _Batch:
     def unedited(self, plan: Plan) -> Float64[np.ndarray, "two measures positions batch"]:
         """Return the sums under the baseline and those of the other model as it is."""
         key = (plan.layer, plan.into)
+        every = np.arange(len(self._ids))
+        if plan.into not in self._others:
+            logits = self._waiting.pop(_other(plan.into))
+            self._others[plan.into] = self.sums(plan.into, logits, every)
         if key not in self._unedited:
-            every = np.arange(len(self._ids))
             none = self.patched(plan, self.baseline(plan), every)
-            other = self.sums(plan.into, self.logits[_other(plan.into)].logits, every)
-            self._unedited[key] = np.stack([none, other])
+            self._unedited[key] = np.stack([none, self._others[plan.into]])
         return self._unedited[key]
 
     def patched(
@@ -236,7 +250,7 @@ class _Batch:
         ``patched`` has the logits of the rows one after the other, padding included.
         """
         length = self._ids.shape[1]
-        own, other = self.logits[side], self.logits[_other(side)]
+        own, other = self.predictions[side], self.predictions[_other(side)]
         found = np.zeros((len(MEASURES), len(self.counted[0]), len(rows)))
         for place, row in enumerate(rows):
             counted = self.counted[row]
