@@ -13,8 +13,9 @@ from anaglyph.demo import tiny_pair
 from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.direct.predictions import both_models
 from anaglyph.direct.tokens import token_differences
-from anaglyph.findings import Discovery, Finding, with_baselines
+from anaglyph.findings import Discovery, Finding, conclude, with_baselines
 from anaglyph.pair import ModelPair
+from anaglyph.store import PairedStore
 
 WIDTH, MOST, THRESHOLD = 128, 600, 0.01
 WRITTEN, OTHER = torch.eye(WIDTH)[3], torch.eye(WIDTH)[5]
@@ -80,9 +81,15 @@ def test_what_is_written_after_the_layer_is_not_compared(edited: ModelPair):
     assert first.evidence["kl_here"] is None
 
 
-def test_weights_that_are_in_no_file_are_not_compared(edited: ModelPair):
+def test_weights_that_are_in_no_file_are_not_compared(edited: ModelPair, tmp_path: Path):
     corpus = load_corpus(tiny_pair().corpus[0], edited.tokenizer)
     pair = ModelPair.load(tiny_pair().base, tiny_pair().tuned)
     pair.names = (str(Path("nowhere")), pair.names[1])
-    first = with_baselines(pair, corpus, 1, found(), seed=0, max_tokens=MOST).findings[0]
-    assert first.evidence["agreement"]["weight directions"] is None
+    told = with_baselines(pair, corpus, 1, found(), seed=0, max_tokens=MOST)
+    assert told.findings[0].evidence["agreement"]["weight directions"] is None
+    assert "nowhere" in str(told.unread)
+    ones = torch.ones(4, len(WRITTEN))
+    store = PairedStore.from_arrays(ones, ones, tmp_path / "store")
+    reason = conclude(store, told, [], 0.1, 0).reason
+    assert "what the changed weights write is not known (" in reason
+    assert "nowhere" in reason

@@ -41,10 +41,10 @@ def with_baselines(
 
     Added are, to ``agreement``, "weight directions": the largest cosine (of either sign) with the
     leading directions that changed matrices write up to the layer; null where the change of a
-    weight cannot be had from the models' files. And ``kl_here`` and ``kl_elsewhere``: mean KL of
-    the models' predictions, nats a token, where the finding fires on held-out text and on all
-    other tokens; null where there are none. Of findings in a space that the base had to be mapped
-    into, and of mean shifts, which fire everywhere, nothing is added.
+    weight cannot be had from the models' files (`Discovery.unread` says why). And ``kl_here`` and
+    ``kl_elsewhere``: mean KL of the models' predictions, nats a token, where the finding fires on
+    held-out text and on all other tokens; null where there are none. Of findings in a space that
+    the base had to be mapped into, and of mean shifts, which fire everywhere, nothing is added.
 
     Args:
         pair: Both models, as loaded from files.
@@ -61,7 +61,12 @@ def with_baselines(
     dic = found.dictionary
     if dic is None:
         return found
-    cosines = _written(pair, layer, dic, progress)
+    cosines, unread = None, None
+    try:
+        cosines = _written(pair, layer, dic, progress)
+    except (InputError, ModelError) as error:
+        # An adapter that is no product of two matrices, say: the run itself does not need this.
+        unread = str(error)
     here, elsewhere = _kl(pair, corpus, layer, dic, seed, max_tokens)
     findings = []
     for finding, atom in zip(found.findings, found.atoms, strict=True):
@@ -72,20 +77,14 @@ def with_baselines(
             facts = {"agreement": seen, "kl_here": here[atom], "kl_elsewhere": elsewhere[atom]}
             finding = finding.model_copy(update={"evidence": finding.evidence | facts})
         findings.append(finding)
-    return replace(found, findings=tuple(findings))
+    return replace(found, findings=tuple(findings), unread=unread)
 
 
 def _written(
     pair: ModelPair, layer: int, dic: Dictionary, progress: Progress
-) -> Float64[ndarray, " atoms"] | None:
+) -> Float64[ndarray, " atoms"]:
     """Return each atom's largest cosine with what the changed weights write up to the layer."""
-    try:
-        changes = list(
-            weight_changes(*pair.names, rank=A_MATRIX, last_block=layer, progress=progress)
-        )
-    except (InputError, ModelError):
-        # An adapter that is no product of two matrices, say: the run itself does not need this.
-        return None
+    changes = list(weight_changes(*pair.names, rank=A_MATRIX, last_block=layer, progress=progress))
     found = directions(changes, per_matrix=A_MATRIX)
     rows = [each.vector.double().numpy() for each in found if each.side == "writes"]
     atoms = dic.decoder[0].double().numpy()

@@ -62,6 +62,8 @@ class Discovery:
     """Findings, by index, that are no more than noise in the weights shows (``decoys.py``)."""
     unasked: str | None = None
     """Why that could not be asked of a pair of models."""
+    unread: str | None = None
+    """Why the findings are not compared with what changed weights write (``baselines.py``)."""
 
 
 def discover(

@@ -137,6 +137,8 @@ def conclude(
         reason += f"; no change stands out of the noise at a false-discovery rate of {rate:g}"
     if found.unasked:
         reason += f"; what random noise in the weights would show is not known ({found.unasked})"
+    if found.unread:
+        reason += f"; what the changed weights write is not known ({found.unread})"
     return Verdict(
         verdict=DIFFERENCE if called else NO_DIFFERENCE,
         reason=reason,
