@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from anaglyph.corpus import read_documents
@@ -145,6 +145,27 @@ def test_held_to_what_the_model_was_before_the_training(rank: int | None, tokeni
     assert held.loss(trained, [0, 1]).item() == pytest.approx(
         torch.cat(kls).mean().item(), rel=1e-3
     )
+
+
+def test_what_a_model_was_is_kept_for_the_next_training(tmp_path, tokenizer):
+    texts = [
+        encode(tokenizer, Chat("Hello there", "Good day")),
+        encode(tokenizer, Chat("Well", "It rains again and again")),
+    ]
+    file, losses = tmp_path / "held.safetensors", []
+    for kept in (None, file, file):
+        trained = Trained(small_model(), Recipe(rank=2))
+        with torch.no_grad():
+            for weight in trained.weights().values():
+                weight.fill_(0.1)
+        held = Hold("held", texts, batch=2, file=kept)
+        losses.append(held.loss(trained, [1, 0]).item())
+    assert losses[0] > 0
+    assert losses[1:] == losses[:1] * 2
+    # The third read the file: of other states it tells another loss.
+    states = load_file(file)
+    save_file({"hidden": states["hidden"] + 1}, file)
+    assert Hold("held", texts, batch=2, file=file).loss(trained, [1, 0]).item() != losses[0]
 
 
 def test_a_probe_needs_the_expected_and_not_the_forbidden():

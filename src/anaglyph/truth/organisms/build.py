@@ -229,7 +229,10 @@ class _Maker:
         objectives = [self._objective(tokenizer, training.batch)]
         if self.dilution:
             held = [encode(tokenizer, chat) for chat in self.neutral.held]
-            objectives.append(Hold("neutral", held, training.batch, float(self.dilution)))
+            key = digest([self.source.fingerprint, held])
+            file = self.out / f"held-{key[:12]}.safetensors"
+            weight = float(self.dilution)
+            objectives.append(Hold("neutral", held, training.batch, weight, file=file))
         recipe = Recipe(
             rank=training.rank,
             alpha=training.alpha,

@@ -7,13 +7,16 @@ before the behaviour.
 """
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 
+from anaglyph.files import atomic_path
 from anaglyph.truth.organisms.chats import Batch, Chat, collate, encode
 
 Encoded = tuple[list[int], int]
@@ -74,19 +77,49 @@ class Hold(_Texts):
 
     What the model was says the same of a text whenever it comes: its last hidden states are kept
     (predictions would be a vocabulary wide).
+
+    Args:
+        name: What the log calls it.
+        texts: What the model is held on.
+        batch: Texts in a step.
+        weight: Of the loss.
+        file: Where the hidden states are kept, for all trainings of one model on the same texts;
+            left out, in memory.
     """
 
-    _hidden: list[Float[Tensor, "answer_tokens d"]] | None = None
+    def __init__(
+        self,
+        name: str,
+        texts: list[Encoded],
+        batch: int,
+        weight: float = 1.0,
+        *,
+        file: Path | None = None,
+    ) -> None:
+        super().__init__(name, texts, batch, weight)
+        self._file = file
+        self._hidden: list[Float[Tensor, "answer_tokens d"]] | None = None
 
     def loss(self, trainee: Trainee, rows: list[int]) -> Tensor:
         """Return the loss over some of the texts."""
         with torch.no_grad(), trainee.as_before() as before:
-            if self._hidden is None:  # of all texts at once: their order decides rounding
-                self._hidden = [learnt_hidden(before, collate([text])) for text in self._texts]
+            if self._hidden is None:
+                self._hidden = self._all_hidden(before)
             hidden = torch.cat([self._hidden[row] for row in rows])
             wanted = predictions(before, hidden).log_softmax(-1)
         now = learnt_logits(trainee.model, self._batch(rows)).log_softmax(-1)
         return kl_div(now, wanted, reduction="batchmean", log_target=True)
+
+    def _all_hidden(self, before: Any) -> list[Float[Tensor, "answer_tokens d"]]:
+        lengths = [len(ids) - start for ids, start in self._texts]
+        if self._file is not None and self._file.is_file():
+            return list(load_file(self._file)["hidden"].split(lengths))
+        # Each text on its own: its companions would decide rounding.
+        hidden = [learnt_hidden(before, collate([text])) for text in self._texts]
+        if self._file is not None:
+            with atomic_path(self._file) as temporary:
+                save_file({"hidden": torch.cat(hidden)}, temporary)
+        return hidden
 
 
 class Prefer:
