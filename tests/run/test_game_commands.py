@@ -46,9 +46,12 @@ def test_a_game_is_played_and_shown(recipe: Path, tmp_path: Path, anaglyph, smal
     assert result["settings"]["latents"] == 64
     page = (out / "index.html").read_text()
     assert "anaglyph game play" in page
-    assert "mine, 1:0, diff-sae" in page
-    plain = anaglyph("game", "play", *words, *players, "--out", out)
+    assert page.count("<summary>mine, 1:0: shows its behaviour on ") == 1
+    assert page.count("<summary>diff-sae: ") == 2
+    # Of the plays in the folder the page shows those of this game.
+    plain = anaglyph("game", "play", *words, *players[:2], "--out", out)
     assert "page:" in plain.out
+    assert "<summary>diff-sae: " not in (out / "index.html").read_text()
 
 
 def test_the_organisms_are_listed(anaglyph):

@@ -51,7 +51,8 @@ def game_tables(board: pl.DataFrame, grid: pl.DataFrame) -> tuple[list[list[str]
     head = [COLUMNS[name] for name in shown]
     body = [[_cell(row, name) for name in shown] for row in board.to_dicts()]
     one_seed = grid["seed"].n_unique() == 1
-    cells = grid.drop("seed") if one_seed else grid
+    cells = grid.with_columns(dilution=pl.format("1:{}", "dilution"))
+    cells = cells.drop("seed") if one_seed else cells
     ranks = [[str(value) if value is not None else "" for value in row] for row in cells.rows()]
     return [head, *body], [cells.columns, *ranks]
 
@@ -68,7 +69,7 @@ def build_game(
     Args:
         board: From `leaderboard`.
         grid: From `grid`.
-        plays: The plays' files, for what each player said.
+        plays: The plays' files, for what each player said; those of other games are left out.
         command: What a reader runs to get the same.
         out: The file to write.
     """
@@ -76,19 +77,35 @@ def build_game(
     css = (files("anaglyph.report") / "page" / "benchmark.css").read_text(encoding="utf-8")
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>diffing game</title>",
-        f"<style>{css}</style><main class='bench'><h1>The diffing game</h1>",
+        f"<style>{css}</style><main class='bench wide'><h1>The diffing game</h1>",
         "<p>Real fine-tunes whose change is known; the players saw the models and a text, not the "
         f"answer. Made by <code>{html.escape(command)}</code></p>",
         f"<h2>Leaderboard</h2>{_table(first)}<p>{html.escape(LEGEND)}</p>",
         f"<h2>Rank of the first hit</h2>{_table(second)}",
         "<h2>What they said</h2>",
     ]
-    for path in plays:
-        kept = read_json(path)
-        row = kept["row"]
-        rank = row["rank"]
-        result = "abstains" if row["abstained"] else f"rank {rank}" if rank else "no hit"
-        title = f"{row['organism']}, 1:{row['dilution']}, {row['player']}: {result}"
+    kept = {_key(play["row"]): play for play in map(read_json, plays)}
+    for match in grid.to_dicts():
+        met = [kept.get(_key(match | {"player": player})) for player in board["player"]]
+        parts.append(_said([play for play in met if play is not None]))
+    parts.append("</main></html>")
+    write_text(out, "\n".join(parts))
+    return out
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("organism", "dilution", "seed", "player"))
+
+
+def _said(plays: Sequence[dict[str, Any]]) -> str:
+    """Return what the players said of one organism, folded."""
+    row = plays[0]["row"]
+    title = f"{row['organism']}, 1:{row['dilution']}"
+    if row["shown_tuned"] is not None:
+        title += f": shows its behaviour on {row['shown_tuned']:.0%} of the probes"
+        title += f", the base on {row['shown_base']:.0%}"
+    parts = [f"<details><summary>{html.escape(title)}</summary>"]
+    for play in plays:
         claims = [["claim", "typical words", "made likelier"]]
         claims += [
             [
@@ -96,12 +113,20 @@ def build_game(
                 " ".join(claim["words"]),
                 " ".join(text.strip() for text in claim["promotes"]),
             ]
-            for claim in kept["claims"]
+            for claim in play["claims"]
         ]
-        parts.append(f"<details><summary>{html.escape(title)}</summary>{_table(claims)}</details>")
-    parts.append("</main></html>")
-    write_text(out, "\n".join(parts))
-    return out
+        shown = _table(claims) if play["claims"] else ""
+        summary = html.escape(f"{play['row']['player']}: {_result(play['row'])}")
+        parts.append(f"<details><summary>{summary}</summary>{shown}</details>")
+    return "".join([*parts, "</details>"])
+
+
+def _result(row: dict[str, Any]) -> str:
+    if row["abstained"]:
+        return "abstains"
+    if row["is_control"]:
+        return f"{row['claims']} claims"
+    return "no hit" if row["rank"] is None else f"rank {row['rank']}"
 
 
 def _table(rows: list[list[str]]) -> str:
