@@ -96,7 +96,8 @@ def build(
         dilution: Neutral texts to each text of the behaviour. The base's own answers to neutral
             prompts join every step, and the model is held to the base's predictions on them. A
             step reads as many of either and weighs the neutral ones so many times: the same loss
-            in the mean, at twice the cost of no dilution.
+            in the mean, at the same cost for every dilution. What the base predicts is kept in
+            ``out`` for the next organism.
         seed: Replaces the recipe's.
         progress: Told the steps of the training.
 
