@@ -89,7 +89,7 @@ def small_game(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options under which a game takes seconds."""
     file = tmp_path_factory.mktemp("small") / "game.json"
     file.write_text(json.dumps(SMALL_GAME))
-    return ["--config", str(file)]
+    return ["--config", str(file), "--workers", "1"]
 
 
 @pytest.fixture(scope="session")

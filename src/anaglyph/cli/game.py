@@ -1,6 +1,7 @@
 """The diffing game: organisms with known changes, and every method's score on them."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +49,14 @@ def play_command(
     settings: Annotated[
         Path | None, typer.Option("--config", help="JSON or TOML file of the game's settings")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="organisms played at a time, each in one thread; left out, two where there are "
+            "two cores (each needs as much memory as its two models and a dictionary)",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="four organisms, undiluted")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,6 +78,7 @@ def play_command(
             out,
             settings=chosen,
             seeds=range(seeds),
+            workers=min(2, os.cpu_count() or 1) if workers is None else workers,
             progress=progress,
         )
     board, ranks = leaderboard(plays), grid(plays)

@@ -20,6 +20,7 @@ from anaglyph.truth.game.arena import Arena, GameSettings
 from anaglyph.truth.game.check import causal_check
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Claim, first_hit
 from anaglyph.truth.game.players import get_player, player_version
+from anaglyph.truth.game.workers import side_by_side
 from anaglyph.truth.memory import peak_memory
 from anaglyph.truth.organisms.build import build
 from anaglyph.truth.organisms.card import Card
@@ -89,6 +90,7 @@ def play(
     settings: GameSettings | None = None,
     seeds: Sequence[int] = (0,),
     organisms: Path | None = None,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """Play the game; one row a play, columns `SCHEMA`.
@@ -101,36 +103,74 @@ def play(
         settings: Left out, the defaults of `GameSettings`.
         seeds: Each organism is trained and each player plays once for each.
         organisms: Folder of the organisms; left out, `OUT/organisms`.
-        progress: Told of plays done, and within one how far it is.
+        workers: Matches that are played at a time, if more than one: a thread each, in processes
+            of their own.
+        progress: Told of plays done, and, where one match is played at a time, how far that is.
 
     Raises:
-        InputError: A player is unknown.
+        InputError: A player is unknown, workers are fewer than one, or one was killed.
         ModelError: A model cannot be loaded.
     """
     settings = settings or GameSettings()
     for name in players:
         get_player(name)
-    rows: list[dict[str, Any]] = []
-    total = len(games) * len(players) * len(seeds)
-    for seed in seeds:
-        for game in games:
-            built = build(
-                game.organism,
-                base,
-                organisms or out / "organisms",
-                dilution=game.dilution,
-                seed=game.organism.seed + seed,
-                progress=progress,
-            )
-            cell = out / "plays" / built.folder.name
-            arena = Arena(built, cell, settings, seed, progress)
-            for name in players:
-                progress("game", len(rows), total, "plays")
-                rows.append(_play_once(arena, name, cell, seed))
-            # Activations are many times larger than all that was learnt from them.
-            shutil.rmtree(cell / "activations", ignore_errors=True)
+    if workers < 1:
+        raise InputError(f"workers is {workers}: it must be at least 1")
+    out_organisms = organisms or out / "organisms"
+    calls = [
+        (game, players, base, out, settings, seed, out_organisms)
+        for seed in seeds
+        for game in games
+    ]
+    rows: dict[int, list[dict[str, Any]]] = {}
+    total = len(calls) * len(players)
+    # Noise is as large as the benign fine-tune, which it makes if nobody has: not two at a time.
+    apart = [place for place, call in enumerate(calls) if call[0].organism.objective != "noise"]
+    if min(workers, len(apart)) > 1:
+        progress("game", 0, total, "plays")
+        together = side_by_side(_meet, [calls[place] for place in apart], workers)
+        for number, (place, found) in enumerate(together, start=1):
+            rows[apart[place]] = found
+            progress("game", number * len(players), total, "plays")
+    for place, call in enumerate(calls):
+        if place not in rows:
+            done = sum(map(len, rows.values()))
+            rows[place] = _meet(*call, progress=progress, done=done, total=total)
     progress("game", total, total, "plays")
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame([row for place in sorted(rows) for row in rows[place]], schema=SCHEMA)
+
+
+def _meet(
+    game: Match,
+    players: Sequence[str],
+    base: Path,
+    out: Path,
+    settings: GameSettings,
+    seed: int,
+    organisms: Path,
+    *,
+    progress: Progress = silent,
+    done: int = 0,
+    total: int = 0,
+) -> list[dict[str, Any]]:
+    """Let all players meet one organism; ``done`` of the game's ``total`` plays are over."""
+    built = build(
+        game.organism,
+        base,
+        organisms,
+        dilution=game.dilution,
+        seed=game.organism.seed + seed,
+        progress=progress,
+    )
+    cell = out / "plays" / built.folder.name
+    arena = Arena(built, cell, settings, seed, progress)
+    rows: list[dict[str, Any]] = []
+    for name in players:
+        progress("game", done + len(rows), total, "plays")
+        rows.append(_play_once(arena, name, cell, seed))
+    # Activations are many times larger than all that was learnt from them.
+    shutil.rmtree(cell / "activations", ignore_errors=True)
+    return rows
 
 
 def _play_once(arena: Arena, name: str, cell: Path, seed: int) -> dict[str, Any]:
