@@ -25,10 +25,10 @@ demo: $(VENV)/.demo-model
 	$(BIN)/anaglyph demo --out demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --durations=20
 
 test-all: $(VENV)/.demo-model
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "slow or not slow"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

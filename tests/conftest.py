@@ -1,8 +1,10 @@
 """Settings of the whole suite: shapes are checked, threads are few, nothing reaches a network."""
 
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 # The pairs are tiny, and the suite runs a worker on each core (`make test`).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,17 +39,41 @@ settings.register_profile("anaglyph", deadline=None, derandomize=True, max_examp
 settings.load_profile("anaglyph")
 
 
+SHARED = ("finished", "game_folder")
+"""Fixtures that take long and that several files look at: a run, a game."""
+
+
+def _group(file: Path) -> str:
+    """Return a shared fixture's name for a file that asks for it, the file itself for another."""
+    text = file.read_text(encoding="utf-8")
+    asked = (name for name in SHARED if re.search(rf"def [^)]*\b{name}\b", text))
+    return next(asked, str(file))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give whole files to a worker, and all that look at the finished run to one that makes it.
+    """Let those that look at a shared fixture go first.
 
-    These go first, for they take longest: last, they would leave the other workers idle.
+    They take longest: last, they would leave the other workers idle.
     """
-    looking = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "finished" if item.path in looking else item.path.relative_to(TESTS).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path not in looking)
+    groups = {path: _group(path) for path in {item.path for item in items}}
+    items.sort(key=lambda item: groups[item.path] not in SHARED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker whole files, and all that look at a shared fixture to the one that makes it.
+
+    The groups of ``--dist loadgroup`` are gone without a word where pytest makes its node ids
+    itself (from 9.2 on; xdist 3.8 writes them into the items).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(TESTS.parent / nodeid.split("::")[0])
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
