@@ -36,6 +36,7 @@ def note_and_wait(folder: Path) -> None:
     time.sleep(300)
 
 
+@pytest.mark.slow
 def test_results_have_their_places_and_processes_one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
