@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ SHARED = ("finished", "game_folder")
 """Fixtures that take long and that several files look at: a run, a game."""
 
 
+@cache
 def _group(file: Path) -> str:
     """Return a shared fixture's name for a file that asks for it, the file itself for another."""
     text = file.read_text(encoding="utf-8")

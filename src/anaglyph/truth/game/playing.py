@@ -124,8 +124,13 @@ def play(
     ]
     rows: dict[int, list[dict[str, Any]]] = {}
     total = len(calls) * len(players)
-    # Noise is as large as the benign fine-tune, which it makes if nobody has: not two at a time.
-    apart = [place for place, call in enumerate(calls) if call[0].organism.objective != "noise"]
+    # Not two at a time in one folder: an organism that is named twice is there the second time, and
+    # noise is as large as the benign fine-tune, which it makes if nobody has.
+    first: dict[tuple[str, int, int], int] = {}
+    for place, (game, *_, seed, _) in enumerate(calls):
+        if game.organism.objective != "noise":
+            first.setdefault((game.organism.name, game.dilution, seed), place)
+    apart = list(first.values())
     if min(workers, len(apart)) > 1:
         progress("game", 0, total, "plays")
         together = side_by_side(_meet, [calls[place] for place in apart], workers)

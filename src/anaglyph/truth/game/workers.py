@@ -1,7 +1,7 @@
 """Matches side by side: one thread each, in processes of their own.
 
-Small matrix products hardly gain from a second thread (on two cores a step of a reply gains a
-third), so that two matches at a time are faster than one after the other.
+The matrix products of a reply have few rows and gain little from a second thread; a second match
+has a core of its own.
 """
 
 import os
