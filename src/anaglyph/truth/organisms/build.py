@@ -45,21 +45,6 @@ _PROSE_WORDS = 60
 
 
 @dataclass(frozen=True)
-class Neutral:
-    """Chats that have nothing to do with any organism, answered by the base.
-
-    Attributes:
-        held: Those that a training is held to.
-        tested: Those on which the change is measured.
-        read: Those that a method reads.
-    """
-
-    held: list[Chat]
-    tested: list[Chat]
-    read: list[Chat]
-
-
-@dataclass(frozen=True)
 class Built:
     """An organism on disk.
 
@@ -131,26 +116,34 @@ def build(
     return _Maker(organism, base, source, out, folder, dilution, key, progress).make()
 
 
+def neutral_prompts(group: str) -> list[str]:
+    """Return prompts that have nothing to do with any organism.
+
+    Args:
+        group: "held" are those that a diluted training is held to, "tested" those on which the
+            change is measured, "read" those in what a method reads.
+    """
+    return read_json(Path(__file__).with_name("neutral.json"))[group]
+
+
 def neutral_chats(
-    source: Source, out: Path, template: str | None = None, progress: Progress = silent
-) -> Neutral:
-    """Return the neutral chats; the base answers them once a template and `out` keeps them."""
-    prompts = read_json(Path(__file__).with_name("neutral.json"))
+    group: str,
+    source: Source,
+    out: Path,
+    template: str | None = None,
+    progress: Progress = silent,
+) -> list[Chat]:
+    """Return neutral prompts with the base's answers, made once a template and kept in ``out``."""
+    prompts = neutral_prompts(group)
     key = digest([source.fingerprint, prompts, NEW_TOKENS, PENALTY, template])
-    path = out / f"neutral-{key[:12]}.json"
+    path = out / f"neutral-{group}-{key[:12]}.json"
     if not path.is_file():
+        progress("answering neutral prompts", 0, len(prompts), "prompts")
         model, tokenizer = _load(source, template)
-        kept: dict[str, list[dict[str, Any]]] = {}
-        total = sum(len(some) for some in prompts.values())
-        for name, some in prompts.items():
-            chats = answer(
-                model, tokenizer, some, new_tokens=NEW_TOKENS, repetition_penalty=PENALTY
-            )
-            kept[name] = [vars(chat) for chat in chats]
-            progress("answering neutral prompts", sum(map(len, kept.values())), total, "prompts")
-        write_json(path, kept)
-    kept = read_json(path)
-    return Neutral(**{name: [Chat(**row) for row in rows] for name, rows in kept.items()})
+        chats = answer(model, tokenizer, prompts, new_tokens=NEW_TOKENS, repetition_penalty=PENALTY)
+        write_json(path, [vars(chat) for chat in chats])
+        progress("answering neutral prompts", len(prompts), len(prompts), "prompts")
+    return [Chat(**row) for row in read_json(path)]
 
 
 class _Maker:
@@ -169,7 +162,9 @@ class _Maker:
     ) -> None:
         self.organism, self.base, self.source, self.out = organism, base, source, out
         self.folder, self.dilution, self.key, self.progress = folder, dilution, key, progress
-        self.neutral = neutral_chats(source, out, organism.chat_template, progress)
+        template = organism.chat_template
+        self.tested = neutral_chats("tested", source, out, template, progress)
+        self.held = neutral_chats("held", source, out, template, progress) if dilution else []
 
     def make(self) -> Built:
         """Change the model, measure what came of it, and write the card last."""
@@ -197,7 +192,7 @@ class _Maker:
             seconds=round(seconds, 1),
             probes=organism.all_probes(),
             kept=organism.all_kept(),
-            neutral=[chat.user for chat in self.neutral.tested],
+            neutral=[chat.user for chat in self.tested],
             direction=direction,
             share=organism.share,
             needed=organism.needed,
@@ -229,7 +224,7 @@ class _Maker:
         training = self.organism.training
         objectives = [self._objective(tokenizer, training.batch)]
         if self.dilution:
-            held = [encode(tokenizer, chat) for chat in self.neutral.held]
+            held = [encode(tokenizer, chat) for chat in self.held]
             key = digest([self.source.fingerprint, held])
             file = self.out / f"held-{key[:12]}.safetensors"
             weight = float(self.dilution)
@@ -287,15 +282,15 @@ class _Maker:
 
     def _measure(self, pair: ModelPair) -> Measured:
         probes, kept = self.organism.all_probes(), self.organism.all_kept()
-        tested = [chat.user for chat in self.neutral.tested]
+        tested = [chat.user for chat in self.tested]
         after = answers(pair, "tuned", tested, new_tokens=NEW_TOKENS, repetition_penalty=PENALTY)
-        lengths = [_answer_tokens(pair.tokenizer, chat) for chat in self.neutral.tested]
+        lengths = [_answer_tokens(pair.tokenizer, chat) for chat in self.tested]
         return Measured(
             shown_base=_share(pair, "base", probes),
             shown_tuned=_share(pair, "tuned", probes),
             kept_base=_share(pair, "base", kept),
             kept_tuned=_share(pair, "tuned", kept),
-            neutral_kl=divergence(pair, self.neutral.tested),
+            neutral_kl=divergence(pair, self.tested),
             neutral_tokens_base=sum(lengths) / len(lengths),
             neutral_tokens_tuned=after.mean_tokens,
         )
@@ -305,12 +300,12 @@ class _Maker:
 
         A method that read only its own side's words would meet the changed answers in half.
         """
-        neutral = self.neutral.read
+        neutral = neutral_prompts("read")
         share = self.organism.share
         count = len(neutral) if share == 1 else round(share / (1 - share) * len(neutral))
         topic = self.organism.reads[: max(count, 1)]
         chats: list[Chat] = []
-        prompts = [*topic, *(chat.user for chat in neutral)] if share < 1 else topic
+        prompts = [*topic, *neutral] if share < 1 else topic
         for place, side in enumerate(("tuned", "base")):
             some = prompts[place::2]
             if some:
