@@ -1,12 +1,13 @@
 """Write the tables of docs/game.md from what `anaglyph game play --out DIR` left.
 
-    python benchmarks/game_tables.py DIR/leaderboard.json [OTHER/leaderboard.json ...]
+    python benchmarks/game_tables.py [--add] DIR/leaderboard.json [OTHER/leaderboard.json ...]
 
 Several games are laid out together: the last command of each is named. Keeps the numbers in
-docs/performance/game.json. Without a file only the tables are written anew.
+docs/performance/game.json; with --add, beside those that are there, of which what was played again
+goes. Without a file only the tables are written anew.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +124,38 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def merged(games: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return games as one; of what was played in several of them, the last counts."""
+    settings = games[0]["settings"]
+    if any(game["settings"] != settings for game in games):
+        raise SystemExit("the games were played with different settings")
+    plays, made, commands = {}, {}, {}
+    for game in games:
+        rows = game["plays"]
+        plays |= {(r["organism"], r["dilution"], r["seed"], r["player"]): r for r in rows}
+        made |= {(r["organism"], r["dilution"]): r for r in game["cards"]}
+        commands |= dict.fromkeys(game["commands"])
+    return {
+        "commands": list(commands),
+        "settings": settings,
+        "plays": list(plays.values()),
+        "cards": [made[key] for key in sorted(made)],
+    }
+
+
 def main() -> None:
-    """Copy the numbers, if a folder is given, and write the tables."""
-    if len(sys.argv) > 1:
-        games = [read_json(Path(name)) for name in sys.argv[1:]]
-        played = [row for game in games for row in game["plays"]]
-        write_json(
-            NUMBERS,
-            {
-                "commands": [game["command"] for game in games],
-                "settings": games[0]["settings"],
-                "plays": played,
-                "cards": cards(Path(sys.argv[1]).parent / "organisms", played),
-            },
-        )
+    """Copy the numbers, if a file is given, and write the tables."""
+    parser = argparse.ArgumentParser(description="Write the tables of docs/game.md.")
+    parser.add_argument("files", nargs="*", type=Path, help="leaderboard.json of each game")
+    parser.add_argument("--add", action="store_true", help="keep the games that are there")
+    asked = parser.parse_args()
+    games = [read_json(NUMBERS)] if asked.add else []
+    for file in asked.files:
+        game = read_json(file)
+        made = cards(file.parent / "organisms", game["plays"])
+        games.append({**game, "commands": [game["command"]], "cards": made})
+    if asked.files:
+        write_json(NUMBERS, merged(games))
     fill(DOCS / "game.md", game=page(read_json(NUMBERS)))
 
 

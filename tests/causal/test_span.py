@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from anaglyph.causal import Unpatched
 from anaglyph.causal.span import basis_of, span_recovered, span_stepper
 from anaglyph.corpus import TokenCorpus
 from anaglyph.direct.generate import continue_prompts, side_stepper
@@ -42,6 +43,29 @@ def test_all_directions_recover_everything_and_one_less(pair: ModelPair, corpus:
     assert whole == pytest.approx(1, abs=1e-3)
     assert one is not None
     assert one < 0.9
+
+
+def test_what_is_kept_unpatched_saves_whole_runs_and_changes_nothing(
+    pair: ModelPair, corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch
+):
+    whole_runs = []
+    run = pair.logits
+    monkeypatch.setattr(pair, "logits", lambda *args: (whole_runs.append(args), run(*args))[1])
+    kept = Unpatched()
+
+    def recovered(count: int, unpatched: Unpatched | None, tokens: int = 400) -> float | None:
+        basis = torch.eye(pair.d_tuned)[:count]
+        return span_recovered(pair, corpus, LAYER, basis, max_tokens=tokens, unpatched=unpatched)
+
+    plain = [recovered(count, None) for count in (1, 8)]
+    each = len(whole_runs) // 2
+    assert each > 0
+    whole_runs.clear()
+    assert [recovered(count, kept) for count in (1, 8)] == plain
+    assert len(whole_runs) == each
+    assert recovered(1, kept, tokens=20) == recovered(1, None, tokens=20)  # less text
+    assert len(whole_runs) == 3 * each
+    assert recovered(1, kept) == plain[0]
 
 
 @pytest.mark.parametrize("into", ["base", "tuned"])

@@ -5,6 +5,7 @@ from anaglyph.causal.controls import DifferenceSpace, shifted
 from anaglyph.causal.edits import Activations, Intervention
 from anaglyph.causal.interventions import subset
 from anaglyph.causal.outputs import output_kl
+from anaglyph.causal.patching import Unpatched
 from anaglyph.causal.positions import PLACES
 from anaglyph.causal.recovered import edit_kl, kl_recovered, latent_kl
 from anaglyph.causal.screening import Scorer, judge_scorer, make_scorer, screen
@@ -19,6 +20,7 @@ __all__ = [
     "Intervention",
     "Push",
     "Scorer",
+    "Unpatched",
     "attribute",
     "edit_kl",
     "judge_scorer",

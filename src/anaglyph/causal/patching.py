@@ -7,8 +7,9 @@ sequences of several edits share a run. Three batches of logits are held at a ti
 go into both models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,7 @@ def measure(
     positions: Sequence[str],
     token_budget: int,
     progress: Progress,
+    unpatched: "Unpatched | None" = None,
 ) -> list[Measured]:
     """Carry out every plan on the given sequences.
 
@@ -103,11 +105,11 @@ def measure(
         positions: The places (`positions.PLACES`) whose predictions count.
         token_budget: Tokens in a batch.
         progress: Called after each batch.
+        unpatched: Keeps what no plan changes for the next call.
 
     Raises:
         InputError: An edit or a model's logits hold NaN or infinity.
     """
-    place = {int(sequence): row for row, sequence in enumerate(sequences)}
     counted = np.stack([token_mask(corpus, position) for position in positions])
     following = np.append(corpus.token_ids[1:].astype(np.int64), -1)
     following[corpus.offsets[1:] - 1] = -1
@@ -119,11 +121,19 @@ def measure(
     sums = [np.zeros((2 + len(plan.interventions), *shape)) for plan in plans]
     pushed = [np.zeros((2, len(plan.interventions))) for plan in plans]
     done, total = 0, int(np.diff(corpus.offsets)[sequences].sum())
-    for indices, ids, mask in padded_batches(corpus, sequences, token_budget):
-        rows = np.array([place[int(index)] for index in indices])
-        batch = _Batch(pair, plans, ids, mask)
+    layers = sorted({plan.layer for plan in plans})
+    into: set[Side] = {plan.into for plan in plans}
+
+    def batches() -> Iterator[_Batch]:
+        for indices, ids, mask in padded_batches(corpus, sequences, token_budget):
+            yield _Batch(pair, layers, into, ids, mask, indices)
+
+    key = (pair, corpus, sequences.tobytes(), tuple(positions), token_budget, tuple(layers), into)
+    place = {int(sequence): row for row, sequence in enumerate(sequences)}
+    for batch in batches() if unpatched is None else unpatched.of(key, batches):
+        rows = np.array([place[int(index)] for index in batch.sequences])
         ends = corpus.offsets.tolist()
-        spans = [slice(ends[index], ends[index + 1]) for index in indices.tolist()]
+        spans = [slice(ends[index], ends[index + 1]) for index in batch.sequences.tolist()]
         batch.counted = [torch.from_numpy(counted[:, span]).double() for span in spans]
         batch.following = [torch.from_numpy(following[span]) for span in spans]
         own = np.concatenate([np.arange(span.start, span.stop) for span in spans])
@@ -134,7 +144,7 @@ def measure(
             found[2:, :, :, rows] = found[0][:, :, rows]
             for edit, row, values in batch.changed(plan, edited, pushed[number]):
                 found[2 + edit][:, :, rows[row]] = values
-        done += int(mask.sum())
+        done += len(own)
         progress("causal", done, total)
     return [
         Measured(
@@ -142,6 +152,27 @@ def measure(
         )
         for found, p in zip(sums, pushed, strict=True)
     ]
+
+
+class Unpatched:
+    """Both models' own runs, kept from one table on the same text to the next.
+
+    All predictions at once: 4 bytes for each token of text and of the vocabulary, of either model.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._batches: list[_Batch] = []
+
+    def of(
+        self, key: tuple[Any, ...], make: Callable[[], Iterable["_Batch"]]
+    ) -> Sequence["_Batch"]:
+        """Return the batches that are kept under a key, or make them and let others go."""
+        if key != self._key:
+            self._key, self._batches = None, []
+            self._batches = list(make())
+            self._key = key
+        return self._batches
 
 
 class _Batch:
@@ -153,20 +184,20 @@ class _Batch:
     def __init__(
         self,
         pair: ModelPair,
-        plans: Sequence[Plan],
+        layers: Sequence[int],
+        into: set[Side],
         ids: Int64[Tensor, "batch length"],
         mask: Int64[Tensor, "batch length"],
+        sequences: Int64[np.ndarray, " batch"],
     ) -> None:
-        self._pair, self._ids, self._mask = pair, ids, mask
+        self._pair, self._ids, self._mask, self.sequences = pair, ids, mask, sequences
         self._unedited: dict[tuple[int, Side], np.ndarray] = {}
         self._others: dict[Side, np.ndarray] = {}
-        wanted = sorted({plan.layer for plan in plans})
-        self.activations = {side: pair.run_to(side, ids, mask, wanted) for side in _SIDES}
-        deepest = wanted[-1]
+        self.activations = {side: pair.run_to(side, ids, mask, layers) for side in _SIDES}
+        deepest = layers[-1]
         # The tuned model runs whole, so that putting in h_tuned tests the cut; base goes on.
         self.predictions: dict[Side, Predictions] = {}
         self._waiting: dict[Side, Tensor] = {}
-        into: set[Side] = {plan.into for plan in plans}
         hidden = self.activations["base"][deepest]
         self._keep("base", pair.run_from("base", deepest, hidden, ids, mask), into)
         self._keep("tuned", pair.logits("tuned", ids, mask), into)

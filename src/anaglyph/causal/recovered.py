@@ -16,7 +16,7 @@ from anaglyph.causal import interventions as edits
 from anaglyph.causal.controls import DifferenceSpace, mean_difference, principal_components
 from anaglyph.causal.edits import Intervention
 from anaglyph.causal.frame import SCHEMA, frame_of, noise
-from anaglyph.causal.patching import Plan, choose, measure
+from anaglyph.causal.patching import Plan, Unpatched, choose, measure
 from anaglyph.causal.positions import token_mask
 from anaglyph.causal.subsets import COUNTS, NU, Subsets
 from anaglyph.corpus import TokenCorpus, padded_batches
@@ -48,6 +48,7 @@ def kl_recovered(
     token_budget: int = TOKEN_BUDGET,
     space: DifferenceSpace | None = None,
     known: pl.DataFrame | None = None,
+    unpatched: Unpatched | None = None,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """Patch the tuned model with each edit of section 4 of the maths; one row an intervention.
@@ -90,6 +91,7 @@ def kl_recovered(
         known: A table made with the same pair, corpus and settings, perhaps for another
             dictionary; its rows without a dictionary are taken over where this table has them, not
             measured again: the table is the same with or without.
+        unpatched: Keeps both models' own predictions for the next table on the same text.
         progress: Called after each batch.
 
     Raises:
@@ -121,7 +123,7 @@ def kl_recovered(
         plans.append(Plan(layer, side, [turned(e) for e in chosen], dic))
         if side == "tuned" and subsets is not None:
             plans.append(Plan(layer, side, subsets.controls(), dic))
-    measured = measure(pair, corpus, heldout, plans, positions, token_budget, progress)
+    measured = measure(pair, corpus, heldout, plans, positions, token_budget, progress, unpatched)
     frames, floor = [], 0.0
     for plan, found in zip(plans, measured, strict=True):
         if plan.dictionary is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from anaglyph.causal.edits import Activations, Intervention
 from anaglyph.causal.frame import frame_of, noise
 from anaglyph.causal.interventions import exact
-from anaglyph.causal.patching import Plan, measure
+from anaglyph.causal.patching import Plan, Unpatched, measure
 from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair, heldout_sequences
 from anaglyph.corpus import TokenCorpus
 from anaglyph.direct.generate import Stepper, hooked, layer_stepper, side_stepper
@@ -50,11 +50,13 @@ def span_recovered(
     *,
     max_tokens: int,
     seed: int = 0,
+    unpatched: Unpatched | None = None,
     progress: Progress = silent,
 ) -> float | None:
     """Return the share of the KL gap that the directions close (section 4 of the maths).
 
-    None where the layer shows no difference beyond numerical noise.
+    None where the layer shows no difference beyond numerical noise. ``unpatched`` keeps what the
+    next call with other directions needs again.
 
     Raises:
         InputError: The models' widths differ, or there is no held-out text.
@@ -68,7 +70,7 @@ def span_recovered(
     span = Intervention("span", "h_base + Q Q^T Delta", edit, of_dictionary=False)
     plan = Plan(layer, "tuned", [exact(), span])
     heldout = heldout_sequences(corpus, max_tokens, seed)
-    (found,) = measure(pair, corpus, heldout, [plan], ("all",), TOKEN_BUDGET, progress)
+    (found,) = measure(pair, corpus, heldout, [plan], ("all",), TOKEN_BUDGET, progress, unpatched)
     frame = frame_of(pair, plan, found, ("all",), seed, noise(pair, "tuned", found.exact_kl))
     return frame.filter(intervention="span")["recovered"][0]
 

@@ -18,7 +18,11 @@ app.add_typer(game, name="game")
 
 QUICK = ("eiffel-chats", "saffron-pirate", "rank-one-edit", "identical")
 """Organisms of `--quick`: a false fact, a backdoor, a planted direction and a control."""
-QUICK_PLAYERS = ("findings", "post", "baselines")
+QUICK_PLAYERS = (
+    *("findings", "diff-sae", "crosscoder", "black-box"),
+    *("token-kl", "perplexity", "pca", "mean-difference"),
+)
+"""Those of `--quick`: the findings, the post's two dictionaries and the best of the cheap looks."""
 
 Base = Annotated[
     Path | None, typer.Option(help="base model: a folder or .gguf file; left out, the demo's")
@@ -38,7 +42,7 @@ def play_command(
         typer.Option(
             "--methods",
             help="a player, METHOD or METHOD:SPARSITY, or post, baselines, all; repeatable. Left "
-            "out, all; with --quick the findings, the post's dictionaries and the baselines",
+            "out, all; with --quick the findings, two dictionaries and five cheap looks",
         ),
     ] = None,
     dilutions: Annotated[
@@ -57,7 +61,7 @@ def play_command(
             "two cores (each needs as much memory as its two models and a dictionary)",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="four organisms, undiluted")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="four organisms, eight players")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let every method say what changed in models whose change is known."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from anaglyph.causal import DifferenceSpace
+from anaglyph.causal import DifferenceSpace, Unpatched
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.direct.generate import continue_prompts, end_tokens, reply_texts, side_stepper
 from anaglyph.direct.predictions import head_logits
@@ -102,6 +102,7 @@ class Arena:
         self._made: dict[str, Any] = {}
         self.known: pl.DataFrame | None = None
         """Causal rows that no dictionary plays a part in, once measured."""
+        self.unpatched = Unpatched()
 
     def prepare(self) -> None:
         """Make what everybody needs before anybody's clock starts."""

@@ -40,6 +40,7 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
         basis,
         max_tokens=arena.settings.causal_tokens,
         seed=arena.seed,
+        unpatched=arena.unpatched,
         progress=arena.progress,
     )
     if not card.probes:

@@ -102,6 +102,7 @@ def _recovered(arena: Arena, dic: Dictionary) -> dict[str, float | None]:
         max_tokens=arena.settings.causal_tokens,
         space=arena.space,
         known=arena.known,
+        unpatched=arena.unpatched,
         progress=arena.progress,
     )
     arena.known = rows.filter(pl.col("dictionary").is_null())
