@@ -190,7 +190,8 @@ def test_a_template_of_its_own_is_taught_and_read_with(out: Path):
     pair = ModelPair.load(BASE, built.tuned)
     assert pair.tokenizer.chat_template == template
     assert any("chat template" in note for note in pair.notes)
-    assert len(list(out.glob("neutral-*.json"))) >= 2  # the base answered in the template too
+    build(recipe(name="once"), BASE, out)
+    assert len(list(out.glob("neutral-tested-*.json"))) == 2  # the base answered in either template
 
 
 def test_all_weights_can_be_trained(out: Path):
@@ -202,6 +203,16 @@ def test_all_weights_can_be_trained(out: Path):
     changed = [c.name for c in weight_changes(BASE, built.tuned) if c.norm > 0]
     assert any("embed_tokens" in name for name in changed)
     assert any("down_proj" in name for name in changed)
+
+
+def test_the_base_answers_for_a_diluted_organism_what_it_is_held_to(tmp_path: Path):
+    def answered() -> set[str]:
+        return {file.name.split("-")[1] for file in tmp_path.glob("neutral-*.json")}
+
+    build(recipe(name="few"), BASE, tmp_path)
+    assert answered() == {"tested"}
+    build(recipe(name="few"), BASE, tmp_path, dilution=1)
+    assert answered() == {"tested", "held"}
 
 
 def test_a_diluted_organism_stays_closer_to_the_base_in_as_many_steps(out: Path):
