@@ -138,7 +138,8 @@ def merged(games: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "commands": list(commands),
         "settings": settings,
-        "plays": list(plays.values()),
+        # By organism; who played it stays in the order of the game.
+        "plays": [plays[key] for key in sorted(plays, key=lambda key: key[:3])],
         "cards": [made[key] for key in sorted(made)],
     }
 
