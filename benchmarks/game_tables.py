@@ -80,23 +80,39 @@ def post(plays: pl.DataFrame) -> list[str]:
         cells = ["–" if v is None else f"{v:.0%}" for v in (middle, low, high, error)]
         spread = f"{cells[0]} ({cells[1]} to {cells[2]})"
         lines.append([name, spread, cells[3], f"{own_latents:g}", f"{found} of {own.height}"])
-    wide = real.pivot("player", index=organism, values=["kl_reconstruction", "rank"])
-    said = []
-    pair = [f"kl_reconstruction_{name}" for name in ("diff-sae", "crosscoder")]
-    if set(pair) <= set(wide.columns):
-        both = wide.select(pair).drop_nulls()
-        more = int((both[pair[0]] > both[pair[1]]).sum())
-        said.append(
-            "The post's diff-SAE recovers 88% of the KL gap and its crosscoder 60%: here the"
-            f" diff-SAE recovers more than the BatchTopK crosscoder on {more} of {both.height}."
-        )
     counts = {name: real.filter(player=name)["tuned_specific"].sum() for name in POST[:2]}
-    said.append(
+    said = (
         f"The post's L1 crosscoder reports tuned-only latents that a BatchTopK one does not: here "
         f"{counts[POST[1]]} of L1 and {counts[POST[0]]} of BatchTopK over all organisms."
     )
     title = "The post's dictionaries (medians, quartiles over organisms):"
-    return ["", title, "", table(lines), "", " ".join(said)]
+    return ["", title, "", table(lines), "", said]
+
+
+def carried(plays: pl.DataFrame) -> str:
+    """Say what the players' directions carry where the findings hit, and the post's two compare."""
+    real = plays.filter(~pl.col("is_control"))
+    hit = real.filter(pl.col("player") == "findings", pl.col("rank").is_not_null())["organism"]
+    own = real.filter(pl.col("organism").is_in(hit.implode())).group_by("player")
+    means = own.agg(pl.col("kl_span").mean()).drop_nulls().sort("kl_span", descending=True)
+    parts = [f"{name} {share:.0%}" for name, share in means.iter_rows()]
+    said = (
+        "KL recovered by a player's first five directions, where it names any, mean over the "
+        f"organisms that the findings hit ({len(hit)}): {', '.join(parts)}."
+    )
+    pair = ("diff-sae", "crosscoder")
+    wide = real.filter(pl.col("player").is_in(pair)).pivot(
+        "player", index=["organism", "seed"], values="kl_reconstruction"
+    )
+    both = wide.select(pair).drop_nulls()
+    more = int((both[pair[0]] > both[pair[1]]).sum())
+    mean = " against ".join(f"{both[name].mean():.0%}" for name in pair)
+    middle = " against ".join(f"{both[name].median():.0%}" for name in pair)
+    return (
+        f"{said} KL recovered, whole: the diff-SAE's reconstruction carries more than the "
+        f"crosscoder's on {more} of {both.height}; mean {mean}, median {middle} (the post: 88 "
+        "against 60%)."
+    )
 
 
 def page(result: dict[str, Any]) -> str:
@@ -111,6 +127,7 @@ def page(result: dict[str, Any]) -> str:
         some = plays.filter((here | pl.col("is_control")) & pl.col("player").is_in(met))
         board, ranks = game_tables(leaderboard(some), grid(some.filter(dilution=dilution)))
         parts += ["", f"Dilution 1:{dilution}:", "", table(board), "", table(ranks)]
+        parts += ["", carried(plays.filter(dilution=dilution))]
     parts += post(plays)
     minutes = sum(row["seconds"] for row in result["plays"]) / 60
     training = sum(row["seconds"] for row in result["cards"]) / 60
