@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from bench import ROOT, command, fill, machine, spread, table
 
+from anaglyph.core.files import read_json, write_json
 from anaglyph.dictionaries import train
-from anaglyph.files import read_json, write_json
 from anaglyph.findings import TRIALS, Finding, judge
 from anaglyph.findings.discovery import BATCH, LATENTS_A_DIMENSION, MOST_LATENTS, TOKENS, K
 from anaglyph.findings.limit import A_ROUND, plant

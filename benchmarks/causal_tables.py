@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.files import read_json, write_json, write_text
+from anaglyph.core.files import read_json, write_json, write_text
 from anaglyph.run import RunFolder
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import fill, table
 
-from anaglyph.files import read_json, write_json
+from anaglyph.core.files import read_json, write_json
 from anaglyph.truth.planted import planted_settings, run_planted
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -32,9 +32,9 @@ def main() -> None:
     import torch
 
     import anaglyph as ag
+    from anaglyph.core.threads import set_threads
     from anaglyph.corpus import load_corpus, padded_batches
     from anaglyph.demo import demo_pair
-    from anaglyph.dictionaries.threads import set_threads
     from anaglyph.store.collecting import TOKEN_BUDGETS
 
     set_threads(args.threads)

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 from bench import fill, table
 
-from anaglyph.files import read_json, write_json
+from anaglyph.core.files import read_json, write_json
 from anaglyph.report.game import LEGEND, game_tables
 from anaglyph.truth.game import leaderboard
 from anaglyph.truth.game.players import POST

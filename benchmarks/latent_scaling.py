@@ -23,8 +23,8 @@ def main() -> None:
     import numpy as np
     import torch
 
+    from anaglyph.core.threads import set_threads
     from anaglyph.dictionaries import Dictionary, Weights, get_method
-    from anaglyph.dictionaries.threads import set_threads
     from anaglyph.latents.scaling import SIDES, LatentSums, Regressors
 
     set_threads(args.threads)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import ROOT, command, fill, machine, table
 
-from anaglyph.files import read_json, write_json
+from anaglyph.core.files import read_json, write_json
 
 NUMBERS = ROOT / "docs" / "performance" / "planted_grid.json"
 PAGE = ROOT / "docs" / "planted.md"

@@ -28,8 +28,8 @@ def main() -> None:
     import torch
 
     import anaglyph as ag
+    from anaglyph.core.threads import set_threads
     from anaglyph.dictionaries.kernels import Active, choose_kernels
-    from anaglyph.dictionaries.threads import set_threads
 
     set_threads(args.threads)
     store = demo_store()

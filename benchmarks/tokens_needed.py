@@ -18,9 +18,9 @@ def main() -> None:
     """Find with each share of the text."""
     args = arguments(__doc__ or "")
     import anaglyph as ag
+    from anaglyph.core.threads import set_threads
     from anaglyph.corpus import load_corpus, read_documents
     from anaglyph.demo import demo_pair
-    from anaglyph.dictionaries.threads import set_threads
 
     set_threads(args.threads)
     demo = demo_pair()

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from anaglyph.core.files import write_json
 from anaglyph.demo import demo_pair
-from anaglyph.files import write_json
 from anaglyph.pair import ModelPair
 from anaglyph.pair.loading import load_model
 from anaglyph.pair.sources import locate

@@ -20,8 +20,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from anaglyph.core.files import write_json
 from anaglyph.corpus import Document, read_documents
-from anaglyph.files import write_json
 from anaglyph.pair import ModelPair
 from anaglyph.truth.organisms.chats import Chat, write_chats
 from anaglyph.truth.organisms.evaluate import Probe, answers, divergence, share_shown

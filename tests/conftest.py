@@ -81,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Let torch and numba use one thread: a worker has one core."""
-    from anaglyph.dictionaries.threads import set_threads
+    from anaglyph.core.threads import set_threads
 
     set_threads(1)
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from worker import DEAD_SHRINK, Contender, batches, explained, n_dead, rate, serve
 
+from anaglyph.core.threads import set_threads
 from anaglyph.dictionaries import Weights, get_method
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.initial import DECODER_NORM
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import SPARSITIES
-from anaglyph.dictionaries.threads import set_threads
 
 
 def make(spec: dict[str, Any]) -> Contender:

@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anaglyph.causal import kl_recovered
+    from anaglyph.core.errors import AnaglyphError, InputError, ModelError, StoreError
+    from anaglyph.core.schemas import Finding
     from anaglyph.corpus import load_corpus
     from anaglyph.dictionaries import Dictionary, list_methods, register, train
-    from anaglyph.errors import AnaglyphError, InputError, ModelError, StoreError
-    from anaglyph.findings import Finding, find
+    from anaglyph.findings import find
     from anaglyph.latents import score
     from anaglyph.pair import ModelPair
     from anaglyph.run import diff
     from anaglyph.store import PairedStore, collect
 
 _ROOMS = {
-    "AnaglyphError": "errors",
+    "AnaglyphError": "core.errors",
     "Dictionary": "dictionaries",
-    "Finding": "findings",
-    "InputError": "errors",
-    "ModelError": "errors",
+    "Finding": "core.schemas",
+    "InputError": "core.errors",
+    "ModelError": "core.errors",
     "ModelPair": "pair",
     "PairedStore": "store",
-    "StoreError": "errors",
+    "StoreError": "core.errors",
     "collect": "store",
     "diff": "run",
     "find": "findings",

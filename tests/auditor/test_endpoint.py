@@ -12,7 +12,7 @@ from fake_endpoint import KEY, Raw, calls, fake_endpoint, says
 from anaglyph import auditor
 from anaglyph.auditor import Endpoint
 from anaglyph.auditor.endpoint import calls_of
-from anaglyph.errors import EndpointError, InputError
+from anaglyph.core.errors import EndpointError, InputError
 
 HELLO = [{"role": "user", "content": "Hello."}]
 

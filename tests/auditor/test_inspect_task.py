@@ -9,8 +9,8 @@ import pytest
 
 from anaglyph.auditor import AnswerKey, Limits, read_key
 from anaglyph.auditor import inspect as interop
+from anaglyph.core.errors import InputError
 from anaglyph.demo import tiny_pair
-from anaglyph.errors import InputError
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("inspect_ai") is None, reason="inspect-ai is not installed"

@@ -17,8 +17,8 @@ from anaglyph.auditor import (
     score_of,
 )
 from anaglyph.auditor.grade import Degree, graded, grader_messages, judged
+from anaglyph.core.errors import EndpointError, InputError
 from anaglyph.demo import ASSETS, tiny_pair
-from anaglyph.errors import EndpointError, InputError
 from anaglyph.truth.organisms.card import Card
 from anaglyph.truth.organisms.recipe import CONTROLS
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anaglyph.auditor.transcript import Transcript, Usage
-from anaglyph.errors import StoreError
+from anaglyph.core.errors import StoreError
 
 HEAD = {"key": "k"}
 MESSAGES = [

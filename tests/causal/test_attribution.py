@@ -6,7 +6,7 @@ import torch
 from causal_cases import LAYER, Slow, make_chats, make_dictionary, naive_codes
 
 from anaglyph.causal import attribute
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.pair import ModelPair
 
 METHODS = ("diff-sae", "crosscoder", "tuned-sae")

@@ -7,7 +7,6 @@ import torch
 from causal_cases import LATENTS, WIDTH, make_dictionary, make_table
 
 from anaglyph.causal.controls import (
-    DifferenceSpace,
     masses,
     mean_difference,
     principal_components,
@@ -16,7 +15,8 @@ from anaglyph.causal.controls import (
 )
 from anaglyph.causal.edits import Activations, latent_vectors
 from anaglyph.causal.subsets import Subsets
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
+from anaglyph.store import DifferenceSpace
 
 SUBSET = [0, 2, 4, 5, 7]
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from anaglyph.behaviour.kl import token_kl
 from anaglyph.causal.measures import Predictions, token_measures
-from anaglyph.direct.kl import token_kl
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 VOCAB = 5000
 

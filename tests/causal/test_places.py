@@ -12,11 +12,12 @@ from causal_cases import (
     naive_codes,
 )
 
-from anaglyph.causal import DifferenceSpace, kl_recovered, layer_sweep
+from anaglyph.causal import kl_recovered, layer_sweep
 from anaglyph.causal.positions import PLACES, token_mask
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import TokenCorpus
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
+from anaglyph.store import DifferenceSpace
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,12 @@ from causal_cases import (
     naive_kl,
 )
 
-from anaglyph.causal import DifferenceSpace, kl_recovered, latent_kl
+from anaglyph.causal import kl_recovered, latent_kl
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
+from anaglyph.store import DifferenceSpace
 
 METHODS = ("diff-sae", "diff-sae-reversed", "crosscoder", "dfc", "tuned-sae", "base-sae")
 TWO = ("crosscoder", "dfc")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from anaglyph.behaviour.generate import continue_prompts, side_stepper
 from anaglyph.causal import Unpatched
 from anaglyph.causal.span import basis_of, span_recovered, span_stepper
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import TokenCorpus
-from anaglyph.direct.generate import continue_prompts, side_stepper
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 
 LAYER = 1

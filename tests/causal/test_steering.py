@@ -9,11 +9,12 @@ import pytest
 import torch
 from causal_cases import LAYER, WIDTH, make_dictionary
 
-from anaglyph.causal import DifferenceSpace, Direction, Push, screen, steer, write
+from anaglyph.causal import Direction, Push, screen, steer, write
 from anaglyph.causal.screening import judge_scorer, make_scorer
+from anaglyph.core.errors import InputError
 from anaglyph.demo import tiny_pair
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
+from anaglyph.store import DifferenceSpace
 
 PROMPT = np.array([3, 17, 5, 28, 9], np.int64)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import Document, Message, read_documents
-from anaglyph.errors import InputError
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}
 

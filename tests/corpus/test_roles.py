@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES, Document, Message, tokenize
 from anaglyph.corpus.templating import ASSISTANT, TEMPLATE, USER, ChatTemplate, roles_of_tokens
-from anaglyph.errors import InputError
 
 from .conftest import TokenizerMaker, decode
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import (
     ROLES,
     Document,
@@ -18,7 +19,6 @@ from anaglyph.corpus import (
     split_mask,
     tokenize,
 )
-from anaglyph.errors import InputError
 
 from .conftest import TokenizerMaker, decode
 

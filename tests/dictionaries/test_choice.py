@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.dictionaries.agreement import agreement
 from anaglyph.dictionaries.choice import FIRST, active_latents
 from anaglyph.dictionaries.evaluation import explained_by
-from anaglyph.errors import InputError
 from anaglyph.store import PairedStore
 
 SETTINGS: dict[str, Any] = {"latents": 96, "tokens": 400_000, "batch": 500, "threads": 1}

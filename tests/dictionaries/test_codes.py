@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Codes
-from anaglyph.errors import InputError
 
 
 def example() -> Codes:

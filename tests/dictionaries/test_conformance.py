@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.threads import use_threads
 from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
 from anaglyph.dictionaries.sparsity import SPARSITIES
-from anaglyph.dictionaries.threads import use_threads
-from anaglyph.errors import InputError
 from anaglyph.store import PairedStore
 
 FITTED: dict[tuple[str, str], Dictionary] = {}

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.kernels import Active, Adam, Kernels, choose_kernels
 from anaglyph.dictionaries.kernels.torch_kernels import TorchKernels
-from anaglyph.errors import InputError
 
 BOTH = pytest.mark.parametrize("kernels", [choose_kernels("numba"), choose_kernels("torch")])
 SHAPES = st.tuples(

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Dictionary, get_method, train
 from anaglyph.dictionaries.config import TrainConfig
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.sparsity import L1, BatchTopK, TopK, default_mu
 from anaglyph.dictionaries.training import train_with
-from anaglyph.errors import InputError
 from anaglyph.store import PairedStore
 
 SMALL: dict[str, Any] = {"latents": 48, "k": 4, "tokens": 3200, "batch": 320, "threads": 1}

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from anaglyph.core.threads import use_threads
 from anaglyph.dictionaries import train
-from anaglyph.dictionaries.threads import use_threads
 from anaglyph.store import PairedStore
 
 

@@ -3,12 +3,12 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 import torch
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import describe_methods, get_method, list_methods
 from anaglyph.dictionaries import registry as registry_module
 from anaglyph.dictionaries.methods import SAE, TunedSAE
 from anaglyph.dictionaries.registry import Registry
 from anaglyph.dictionaries.sparsity import SPARSITIES
-from anaglyph.errors import InputError
 
 
 def test_our_methods_are_known() -> None:

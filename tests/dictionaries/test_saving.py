@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.dictionaries import Dictionary, Weights, get_method
-from anaglyph.errors import InputError, StoreError
 
 
 @pytest.fixture

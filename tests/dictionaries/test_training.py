@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.threads import use_threads
 from anaglyph.dictionaries import Dictionary, get_method, train
 from anaglyph.dictionaries.checkpoint import Checkpoint
 from anaglyph.dictionaries.config import TrainConfig
 from anaglyph.dictionaries.initial import fold_scales, initial_weights, survey
 from anaglyph.dictionaries.optimiser import default_rate, learning_rate
-from anaglyph.dictionaries.threads import use_threads
 from anaglyph.dictionaries.training import default_tokens, train_with
-from anaglyph.errors import InputError, StoreError
 from anaglyph.store import PairedStore
 
 SMALL: dict[str, Any] = {"latents": 48, "k": 3, "tokens": 6400, "batch": 320, "threads": 1}
@@ -272,7 +272,7 @@ class Seen:
 KILLED = """
 import sys, time
 from anaglyph.dictionaries.config import TrainConfig
-from anaglyph.dictionaries.threads import use_threads
+from anaglyph.core.threads import use_threads
 from anaglyph.dictionaries.training import train_with
 from anaglyph.store import PairedStore
 from pathlib import Path

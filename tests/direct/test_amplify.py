@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
+from anaglyph.behaviour.mixture import Mixer, Shares
+from anaglyph.behaviour.prompts import prompt_ids
+from anaglyph.core.errors import InputError
 from anaglyph.direct.amplify import amplified_replies, rank_prompts, search, steered_replies
-from anaglyph.direct.generate import continue_prompts, end_tokens, reply_texts, side_stepper
-from anaglyph.direct.mixture import Mixer, Shares
-from anaglyph.direct.prompts import prompt_ids
-from anaglyph.errors import InputError
 from anaglyph.truth.organisms.tiny import PHRASE, tiny_chats, triggered
 
 PROMPTS = ["ab", "cde", "Look!"]

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from test_weights import rank_one
 from tiny_models import make_model, make_tokenizer, save
 
+from anaglyph.core.errors import InputError
 from anaglyph.direct.decomposition import Removal, decompose, largest_parts
 from anaglyph.direct.weights import weight_changes
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 
 

@@ -7,9 +7,9 @@ import torch
 from direct_cases import TEMPLATE, make_corpus, save_adapted, slow_hidden
 from tiny_models import make_model, make_tokenizer, save
 
+from anaglyph.behaviour.null_pair import change_norms, null_pair
+from anaglyph.core.errors import InputError
 from anaglyph.direct.lens import _IDENTITY, difference_lens, patchscope
-from anaglyph.direct.null_pair import change_norms, null_pair
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 
 LAYER, TOKEN = 1, 40

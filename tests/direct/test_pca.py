@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES
 from anaglyph.direct.pca import difference_by_token, difference_pca
-from anaglyph.errors import InputError
 from anaglyph.store import PairedStore
 
 D = 6

@@ -8,9 +8,9 @@ from direct_cases import make_corpus, save_adapted, save_whole, slow_logprobs
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES, make_model, make_tokenizer, save, save_adapter
 
-from anaglyph.direct.mixture import Mixer, Shares
+from anaglyph.behaviour.mixture import Mixer, Shares
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.direct.stitch import KINDS, steps, stitch_curve, stitch_replies, stitched
-from anaglyph.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
 
 IDS = torch.arange(10, 22).view(2, 6)

@@ -7,12 +7,12 @@ import torch
 from direct_cases import make_corpus, save_whole, slow_hidden, slow_logprobs
 from tiny_models import FAMILIES
 
+from anaglyph.behaviour import predictions as predictions_module
+from anaglyph.behaviour.predictions import head_logits
+from anaglyph.behaviour.prompts import prompt_ids
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES
 from anaglyph.direct import Completion, rank_completions, token_differences
-from anaglyph.direct import predictions as predictions_module
-from anaglyph.direct.predictions import head_logits
-from anaglyph.direct.prompts import prompt_ids
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 
 LAYER = 1

@@ -8,10 +8,10 @@ from direct_cases import save_adapted, save_whole
 from safetensors.torch import load_file, save_file
 from tiny_models import make_model, make_tokenizer, save
 
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.direct import weights as weights_module
 from anaglyph.direct.token_reading import read_as_tokens
 from anaglyph.direct.weights import directions, product_svd, weight_changes, weights_table
-from anaglyph.errors import InputError, ModelError
 from anaglyph.pair.loading import load_model
 from anaglyph.pair.sources import locate
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anaglyph.causal.recovered import heldout_sequences
+from anaglyph.behaviour.predictions import both_models
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.dictionaries import Dictionary, Weights, get_method
-from anaglyph.direct.predictions import both_models
 from anaglyph.direct.tokens import token_differences
 from anaglyph.findings import Discovery, Finding, conclude, with_baselines
 from anaglyph.pair import ModelPair
@@ -61,7 +60,7 @@ def test_the_edit_s_direction_is_one_that_the_weights_write(edited: ModelPair):
     assert planted.evidence["agreement"]["mean difference"] == 0.25
     assert "agreement" not in shift.evidence
     # KL as the table of tokens has it, where the difference along the direction is large enough.
-    chosen = heldout_sequences(corpus, MOST, 0)
+    chosen = corpus.draw_heldout(MOST, 0)
     (batch,) = both_models(edited, corpus, [1], sequences=chosen, token_budget=10 * MOST)
     kl = token_differences(edited, corpus, 1).tokens["kl"].to_numpy()[batch.tokens]
     fires = ((batch.tuned[1] - batch.base[1]) @ WRITTEN).numpy() > THRESHOLD

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anaglyph.behaviour.null_pair import change_norms, null_pair
+from anaglyph.core.schemas import Kind
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
-from anaglyph.direct.null_pair import change_norms, null_pair
 from anaglyph.findings import Finding, discover_in_models, foremost
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import Kind
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect

@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from anaglyph.errors import InputError
-from anaglyph.findings import Finding, candidates, difference_is_nil, find, judge
+from anaglyph.core.errors import InputError
+from anaglyph.findings import Finding, difference_is_nil, find, judge
 from anaglyph.findings.nil import NOISE, relative_difference
 from anaglyph.findings.shown_by import cheap_directions
+from anaglyph.latents import candidates
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted import PlantedPair, calibrate, generate, planted_settings
 from anaglyph.truth.planted import summarise_findings as summarise

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from anaglyph.errors import StoreError
-from anaglyph.findings.finding import (
+from anaglyph.core.errors import StoreError
+from anaglyph.core.schemas import (
     Finding,
     Kind,
     Verdict,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from anaglyph.errors import StoreError
-from anaglyph.files import atomic_path, digest, file_digest, read_json, write_json
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import atomic_path, digest, file_digest, read_json, write_json
 
 
 def test_digest_ignores_key_order_and_sees_every_value():

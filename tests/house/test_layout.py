@@ -12,30 +12,26 @@ SOURCE = ROOT / "src" / "anaglyph"
 
 # The way of the data: a room may import from those before it, never from a later one.
 ROOMS = [
-    "errors",
-    "files",
-    "progress",
+    "core",
     "pair",
     "corpus",
     "store",
     "dictionaries",
+    "behaviour",
     "latents",
-    "direct",
     "causal",
+    "direct",
     "findings",
     "truth",
-    "interop",
     "demo",
     "report",
-    "serve",
     "run",
     "auditor",
-    "terminal",
     "cli",
     "__main__",
 ]
 # These may speak to people; whatever stands below returns data.
-SPEAKING = {"report", "serve", "terminal", "cli"}
+SPEAKING = {"report", "cli"}
 
 
 def room_of(file: Path) -> str:

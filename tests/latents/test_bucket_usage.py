@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import arrays, axis_dictionary, dense_codes, random_dictionary, random_store
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES
-from anaglyph.errors import InputError
 from anaglyph.latents import bucket_usage, score
 from anaglyph.store import PairedStore
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import arrays, random_dictionary, random_store
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary, Weights, get_method
-from anaglyph.errors import InputError
 from anaglyph.latents import top_examples
 from anaglyph.latents.examples import Strongest
 from anaglyph.store import PairedStore

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import axis_dictionary, random_dictionary
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Dictionary, Weights, agreement
-from anaglyph.errors import InputError
 from anaglyph.latents import stability
 
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import arrays, dense_codes, random_dictionary, random_store
 
+from anaglyph.core.progress import silent
 from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.latents import divergence, score
 from anaglyph.latents.divergence import twin_divergence
-from anaglyph.progress import silent
 from anaglyph.store import PairedStore
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_model, make_tokenizer, save_adapter
 from torch import Tensor
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.blocks import find_blocks
 from anaglyph.pair.model_pair import Side

@@ -9,7 +9,7 @@ from tiny_models import FAMILIES, make_model
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 from anaglyph.pair.blocks import BlockModel, find_blocks
 
 Batch = tuple[Tensor, Tensor]

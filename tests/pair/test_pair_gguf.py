@@ -11,7 +11,7 @@ from tiny_models import make_model, make_tokenizer, save_adapter
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 from anaglyph.pair import ModelPair, gguf
 from anaglyph.pair.quiet import quiet
 

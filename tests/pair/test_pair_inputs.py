@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.tokens import token_strings
 

@@ -19,7 +19,7 @@ from tiny_models import FAMILIES, make_model, make_tokenizer, save
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from anaglyph.errors import InputError, ModelError
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.quiet import quiet
 

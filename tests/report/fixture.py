@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from anaglyph.files import write_json
+from anaglyph.core.files import write_json
 
 METHODS = ("crosscoder", "diff-sae", "tuned-sae")
 ROLES = ("bos", "template", "system", "user", "assistant", "text")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import read_json, write_json
 from anaglyph.report import data
 from anaglyph.report.data import gather
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from anaglyph.errors import StoreError
+from anaglyph.core.errors import StoreError
 from anaglyph.report import build
 from anaglyph.report.direct import ROWS, gather_direct
 

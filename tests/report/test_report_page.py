@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anaglyph.errors import StoreError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import read_json, write_json
 from anaglyph.report import build
 from anaglyph.report.build import embed
 

@@ -12,8 +12,8 @@ from fake_endpoint import calls, fake_endpoint, judges, submits
 
 from anaglyph.auditor import ABSTAINED, Limits
 from anaglyph.auditor.grade import __doc__ as rubric
+from anaglyph.core.errors import InputError
 from anaglyph.demo import tiny_pair
-from anaglyph.errors import InputError
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "auditor.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)

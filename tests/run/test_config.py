@@ -2,8 +2,8 @@
 
 import pytest
 
-from anaglyph.errors import InputError
-from anaglyph.run.config import DiffConfig, load_config
+from anaglyph.core.errors import InputError
+from anaglyph.core.settings import DiffConfig, load_config
 
 
 def test_overrides_win_over_the_file_and_none_leaves_it(tmp_path):

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from anaglyph.findings.finding import Kind
+from anaglyph.core.schemas import Kind
 
 DOCS = Path(__file__).parents[2] / "docs"
 SMALLER = {

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from anaglyph.errors import InputError, StoreError
-from anaglyph.run.config import DiffConfig
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.settings import DiffConfig
 from anaglyph.run.folder import RunFolder
 
 FACTS = {

@@ -1,6 +1,6 @@
 """What the command line prints: aligned tables with a dash where a number is undefined."""
 
-from anaglyph.terminal import Bars, table_text
+from anaglyph.cli.terminal import Bars, table_text
 
 
 def test_columns_align_and_undefined_is_a_dash():

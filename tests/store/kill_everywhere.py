@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from store_cases import contents, numbered_store
 
-from anaglyph import files, store
+from anaglyph import store
+from anaglyph.core import files
 from anaglyph.corpus import Document, load_corpus
 from anaglyph.pair import ModelPair
 

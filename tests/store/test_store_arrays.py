@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_cases import contents, numbered, numbered_store
 
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.corpus import ROLES
-from anaglyph.errors import InputError, StoreError
 from anaglyph.store import PairedStore, writer
 
 

@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from store_cases import contents
 from transformers import AutoModelForCausalLM
 
+from anaglyph.core.errors import InputError, ModelError, StoreError
 from anaglyph.corpus import Document, TokenCorpus, load_corpus
-from anaglyph.errors import InputError, ModelError, StoreError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.quiet import quiet
 from anaglyph.store import PairedStore, collect

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from anaglyph.errors import StoreError
-from anaglyph.files import file_digest
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import file_digest
 from anaglyph.store.format import (
     FORMAT,
     Manifest,

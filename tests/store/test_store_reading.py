@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_cases import numbered, numbered_store
 
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.corpus import split_mask
-from anaglyph.errors import InputError, StoreError
 from anaglyph.store import PairedStore, reader
 
 TOKENS = 700

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from store_cases import contents, numbered_store
 
-from anaglyph.errors import StoreError
+from anaglyph.core.errors import StoreError
 from anaglyph.store import PairedStore, writer
 from anaglyph.store.format import read_manifest
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from anaglyph import demo
+from anaglyph.core.errors import ModelError
 from anaglyph.corpus import read_documents
 from anaglyph.demo import ASSETS, demo_pair, tiny_pair
-from anaglyph.errors import ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.truth.organisms.evaluate import Probe, answers, divergence, share_shown
 from anaglyph.truth.organisms.tiny import shipped_chats, tiny_chats, triggered

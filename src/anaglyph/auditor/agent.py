@@ -13,8 +13,8 @@ from anaglyph.auditor.hypothesis import Hypothesis, checked, read_answer
 from anaglyph.auditor.limits import Limits, Spent
 from anaglyph.auditor.tools import SUBMIT, Toolbox
 from anaglyph.auditor.transcript import Transcript
-from anaglyph.errors import EndpointError, InputError
-from anaglyph.progress import Progress, silent
+from anaglyph.core.errors import EndpointError, InputError
+from anaglyph.core.progress import Progress, silent
 
 Mode = Literal["white", "black"]
 

@@ -22,9 +22,9 @@ from anaglyph.auditor.limits import Limits, Meter, Spent
 from anaglyph.auditor.tools import Toolbox
 from anaglyph.auditor.transcript import Transcript
 from anaglyph.auditor.white import LENS, white_tools
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import digest, read_json, write_json
-from anaglyph.progress import Progress, silent
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import digest, read_json, write_json
+from anaglyph.core.progress import Progress, silent
 from anaglyph.run import Workbench
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anaglyph.auditor.transcript import Usage
-from anaglyph.errors import EndpointError, InputError
+from anaglyph.core.errors import EndpointError, InputError
 
 OPENAI = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"

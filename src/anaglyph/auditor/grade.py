@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.auditor.hypothesis import Hypothesis, read_answer, schema_of
 from anaglyph.auditor.key import AnswerKey
-from anaglyph.errors import EndpointError, InputError
+from anaglyph.core.errors import EndpointError, InputError
 
 ABSTAINED = 0.2
 """Credit for "cannot tell" on an organism: below the least partly right answer."""

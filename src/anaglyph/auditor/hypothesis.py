@@ -5,7 +5,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as validator
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -25,7 +25,7 @@ from anaglyph.auditor.hypothesis import Hypothesis, checked, read_answer
 from anaglyph.auditor.key import AnswerKey, read_key
 from anaglyph.auditor.limits import Limits
 from anaglyph.auditor.tools import Toolbox, submit_schema
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.run import Workbench
 
 

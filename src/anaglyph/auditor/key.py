@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import model_validator as validator
 
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import read_json
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import read_json
 from anaglyph.truth.organisms.recipe import CONTROLS
 
 

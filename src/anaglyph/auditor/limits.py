@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 
 class Limits(BaseModel):

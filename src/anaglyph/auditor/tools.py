@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.auditor.hypothesis import Hypothesis, checked, schema_of
 from anaglyph.auditor.limits import Meter
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 SUBMIT = "submit_hypothesis"
 

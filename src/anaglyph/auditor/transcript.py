@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from anaglyph.errors import StoreError
+from anaglyph.core.errors import StoreError
 
 
 class Usage(BaseModel):

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from anaglyph.auditor.limits import Meter
 from anaglyph.auditor.tools import Arguments, NewTokens, Prompt, Seed, Tool
+from anaglyph.behaviour.predictions import head_logits
 from anaglyph.causal import Direction, steer
-from anaglyph.direct.predictions import head_logits
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.findings import Finding
 from anaglyph.latents import top_examples
 from anaglyph.pair import Side

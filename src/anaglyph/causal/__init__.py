@@ -1,10 +1,9 @@
 """What carries the behavioural difference: patching, attribution, steering, screening."""
 
 from anaglyph.causal.attribution import attribute
-from anaglyph.causal.controls import DifferenceSpace, shifted
+from anaglyph.causal.controls import shifted
 from anaglyph.causal.edits import Activations, Intervention
 from anaglyph.causal.interventions import subset
-from anaglyph.causal.outputs import output_kl
 from anaglyph.causal.patching import Unpatched
 from anaglyph.causal.positions import PLACES
 from anaglyph.causal.recovered import edit_kl, kl_recovered, latent_kl
@@ -15,7 +14,6 @@ from anaglyph.causal.sweep import layer_sweep
 __all__ = [
     "PLACES",
     "Activations",
-    "DifferenceSpace",
     "Direction",
     "Intervention",
     "Push",
@@ -28,7 +26,6 @@ __all__ = [
     "latent_kl",
     "layer_sweep",
     "make_scorer",
-    "output_kl",
     "screen",
     "shifted",
     "steer",

@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from anaglyph.behaviour.kl import token_kl
 from anaglyph.causal.edits import codes_of, latent_sum, latent_vectors, mask_of
-from anaglyph.causal.recovered import MAX_TOKENS, TOKEN_BUDGET, check_pair, heldout_sequences
+from anaglyph.causal.recovered import MAX_TOKENS, TOKEN_BUDGET, check_pair
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES, TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
-from anaglyph.direct.kl import token_kl
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 _SCHEMA = {
     "sequence": pl.Int64,
@@ -82,7 +82,7 @@ def attribute(
         raise InputError(f"tokens={tokens}, top={top}, per_sequence={per_sequence}: at least 1")
     layer = pair.resolve_layer(layer)
     check_pair(pair, max_tokens)
-    heldout = heldout_sequences(corpus, max_tokens, seed)
+    heldout = corpus.draw_heldout(max_tokens, seed)
     picked = _highest(pair, corpus, heldout, tokens, per_sequence, token_budget)
     rows: list[dict[str, Any]] = []
     for number, (sequence, position, kl_models) in enumerate(picked):

@@ -5,63 +5,22 @@ not matter. So it must push as often and as hard: random latents are matched in 
 activation mass ``sum_x f_j(x) ||v_j||``, random directions keep the very codes and norms.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float64
-from torch import Tensor
 
 from anaglyph.causal.edits import Intervention, latent_vectors, mask_of
 from anaglyph.causal.interventions import weighted_latents
+from anaglyph.core.rng import rng, sequence
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
+from anaglyph.store import DifferenceSpace
 
-_SEED = 0xC2
 _NEAREST = 8
 """A latent's stand-in is drawn among so many of the nearest mass: near, so that it need not be
 scaled far, and several, so that it is a draw."""
-
-
-@dataclass(frozen=True)
-class DifferenceSpace:
-    """The mean of h_tuned - h_base over training tokens, and its principal components.
-
-    Attributes:
-        mean: The mean.
-        components: Orthonormal rows, largest variance first.
-        deviations: Standard deviation of the difference along each.
-    """
-
-    mean: Float64[np.ndarray, " d"]
-    components: Float64[np.ndarray, "components d"]
-    deviations: Float64[np.ndarray, " components"]
-
-    @classmethod
-    def of(cls, differences: Iterable[Tensor]) -> "DifferenceSpace":
-        """Compute both from blocks of differences [tokens, d], in one pass and float64.
-
-        Raises:
-            InputError: There are no tokens.
-        """
-        tokens, total, products = 0, None, None
-        for block in differences:
-            values = block.double().cpu()
-            if total is None or products is None:
-                total = torch.zeros(values.shape[1], dtype=torch.float64)
-                products = torch.zeros(values.shape[1], values.shape[1], dtype=torch.float64)
-            tokens += len(values)
-            total += values.sum(0)
-            products.addmm_(values.T, values)
-        if total is None or products is None or tokens == 0:
-            raise InputError("there are no training tokens to measure the mean difference on")
-        mean = total / tokens
-        covariance = products / tokens - torch.outer(mean, mean)
-        values, vectors = torch.linalg.eigh(covariance)
-        deviations = values.flip(0).clamp(min=0).sqrt()
-        return cls(mean.numpy(), vectors.T.flip(0).contiguous().numpy(), deviations.numpy())
 
 
 def mean_difference(space: DifferenceSpace) -> Intervention:
@@ -117,7 +76,7 @@ def random_latents(
         seed: Of the draw.
         draw: Tells apart the controls of one table.
     """
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _SEED, draw]))
+    generator = rng(seed, "causal controls", draw)
     left = np.setdiff1d(np.asarray(others, np.int64), np.asarray(latents, np.int64))
     left = left[mass[left] > 0]
     weights = torch.zeros(dic.n_latents)
@@ -138,7 +97,7 @@ def random_directions(
 ) -> Intervention:
     """Return the control that keeps a subset's codes and norms and turns each vector at random."""
     generator = torch.Generator().manual_seed(
-        int(np.random.SeedSequence([seed, _SEED, draw, 1]).generate_state(1)[0])
+        int(sequence(seed, "causal controls", draw, 1).generate_state(1)[0])
     )
     own = latent_vectors(dic)
     turned = torch.randn(own.shape, generator=generator)

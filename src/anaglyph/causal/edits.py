@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Codes, Dictionary
-from anaglyph.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from anaglyph.causal.edits import Intervention
 from anaglyph.causal.measures import MEASURES
 from anaglyph.causal.patching import Measured, Plan
-from anaglyph.direct import intervals
+from anaglyph.core import stats as intervals
 from anaglyph.pair import ModelPair, Side
 
 _VALUES = ("kl", "recovered", "kl_other", "nll", "top1")

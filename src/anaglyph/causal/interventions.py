@@ -43,8 +43,8 @@ from anaglyph.causal.edits import (
     mask_of,
     of_one_model,
 )
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Codes, Dictionary
-from anaglyph.errors import InputError
 
 
 def exact() -> Intervention:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 MEASURES = ("kl", "kl_other", "nll", "top1")
 _SLICE = 2**18

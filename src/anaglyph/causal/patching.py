@@ -19,13 +19,11 @@ from torch import Tensor
 from anaglyph.causal.edits import Activations, Intervention
 from anaglyph.causal.measures import MEASURES, Predictions, token_measures
 from anaglyph.causal.positions import token_mask
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.progress import Progress
-
-_SEED = 0xC3
 
 
 @dataclass(frozen=True)
@@ -71,19 +69,6 @@ class Measured:
         return float((self.edited[0, 0].sum(1) / np.maximum(1, self.tokens.sum(1))).max())
 
 
-def choose(
-    mask: Bool[np.ndarray, " sequences"], corpus: TokenCorpus, max_tokens: int, seed: int
-) -> Int64[np.ndarray, " chosen"]:
-    """Draw sequences where ``mask`` holds until ``max_tokens`` tokens are reached, at least one.
-
-    They are drawn in random order because a corpus is often sorted by kind of text.
-    """
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _SEED]))
-    order = generator.permutation(np.flatnonzero(mask))
-    room = np.cumsum(np.diff(corpus.offsets)[order]) <= max_tokens
-    return np.sort(order[: max(1, int(room.sum()))])
-
-
 @torch.no_grad()
 def measure(
     pair: ModelPair,
@@ -111,8 +96,7 @@ def measure(
         InputError: An edit or a model's logits hold NaN or infinity.
     """
     counted = np.stack([token_mask(corpus, position) for position in positions])
-    following = np.append(corpus.token_ids[1:].astype(np.int64), -1)
-    following[corpus.offsets[1:] - 1] = -1
+    following = corpus.following
     where = {edit.at for plan in plans for edit in plan.interventions}
     masks = {at: token_mask(corpus, at) for at in where}
     tokens = _per_sequence(counted, corpus, sequences)

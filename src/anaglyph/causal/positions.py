@@ -7,8 +7,8 @@ last token before it, so that token is the first of the reply's predictions.
 import numpy as np
 from jaxtyping import Bool
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES, TokenCorpus
-from anaglyph.errors import InputError
 
 PLACES = ("all", "assistant", "first nine", "template")
 """Every token; those at which a token of the assistant is predicted; of these the first nine of

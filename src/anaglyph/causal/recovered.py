@@ -13,17 +13,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from anaglyph.causal import interventions as edits
-from anaglyph.causal.controls import DifferenceSpace, mean_difference, principal_components
+from anaglyph.causal.controls import mean_difference, principal_components
 from anaglyph.causal.edits import Intervention
 from anaglyph.causal.frame import SCHEMA, frame_of, noise
-from anaglyph.causal.patching import Plan, Unpatched, choose, measure
+from anaglyph.causal.patching import Plan, Unpatched, measure
 from anaglyph.causal.positions import token_mask
 from anaglyph.causal.subsets import COUNTS, NU, Subsets
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.progress import Progress, silent
+from anaglyph.store import DifferenceSpace
 
 MAX_TOKENS = 8192
 TOKEN_BUDGET = 1024
@@ -103,7 +104,7 @@ def kl_recovered(
     check_pair(pair, max_tokens)
     _check_dictionary(pair, dic)
     _check_choices(corpus, (*positions, *edit_at), into, biases)
-    heldout = heldout_sequences(corpus, max_tokens, seed)
+    heldout = corpus.draw_heldout(max_tokens, seed)
     if space is None:
         space = training_space(pair, corpus, [layer], max_tokens, token_budget, seed)[layer]
     _check_space(pair, space)
@@ -214,7 +215,7 @@ def edit_kl(
     if dic is not None:
         _check_dictionary(pair, dic)
     _check_choices(corpus, positions, ("tuned",), "out")
-    heldout = heldout_sequences(corpus, max_tokens, seed)
+    heldout = corpus.draw_heldout(max_tokens, seed)
     plan = Plan(layer, "tuned", [edits.exact(), *chosen], dic)
     (found,) = measure(pair, corpus, heldout, [plan], positions, token_budget, progress)
     floor = noise(pair, "tuned", found.exact_kl)
@@ -251,19 +252,6 @@ def check_pair(pair: ModelPair, max_tokens: int) -> None:
         raise InputError(f"max_tokens is {max_tokens}: it must be at least 1")
 
 
-def heldout_sequences(
-    corpus: TokenCorpus, max_tokens: int, seed: int
-) -> Int64[np.ndarray, " chosen"]:
-    """Return the held-out sequences to measure on.
-
-    Raises:
-        InputError: There are none.
-    """
-    if not corpus.heldout.any():
-        raise InputError("the corpus has no held-out sequence to measure KL on: give it more texts")
-    return choose(corpus.heldout, corpus, max_tokens, seed)
-
-
 def training_space(
     pair: ModelPair,
     corpus: TokenCorpus,
@@ -273,7 +261,7 @@ def training_space(
     seed: int,
 ) -> dict[int, DifferenceSpace]:
     """Measure mean and components of the difference on as many training tokens, in one pass."""
-    training = choose(~corpus.heldout, corpus, max_tokens, seed)
+    training = corpus.draw(~corpus.heldout, max_tokens, seed)
     kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for differences in _differences(pair, corpus, layers, training, token_budget):
         for layer in layers:

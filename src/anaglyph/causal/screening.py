@@ -16,13 +16,13 @@ import polars as pl
 import torch
 from jaxtyping import Float64
 
+from anaglyph.behaviour.prompts import prompt_ids
 from anaglyph.causal.edits import latent_vectors, of_one_model
 from anaglyph.causal.steering import Push, reply_text, write
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.dictionaries import Dictionary
-from anaglyph.direct.prompts import prompt_ids
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.progress import Progress, silent
 
 Scorer = Callable[[str, str], float]
 """From a prompt and a reply to how much of the behaviour the reply shows, 0 to 1."""

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anaglyph.behaviour.generate import Stepper, hooked, layer_stepper, side_stepper
 from anaglyph.causal.edits import Activations, Intervention
 from anaglyph.causal.frame import frame_of, noise
 from anaglyph.causal.interventions import exact
 from anaglyph.causal.patching import Plan, Unpatched, measure
-from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair, heldout_sequences
+from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import TokenCorpus
-from anaglyph.direct.generate import Stepper, hooked, layer_stepper, side_stepper
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.progress import Progress, silent
 
 _INDEPENDENT = 1e-4
 """A direction that the ones before it explain but for this much of its length adds nothing."""
@@ -69,7 +69,7 @@ def span_recovered(
 
     span = Intervention("span", "h_base + Q Q^T Delta", edit, of_dictionary=False)
     plan = Plan(layer, "tuned", [exact(), span])
-    heldout = heldout_sequences(corpus, max_tokens, seed)
+    heldout = corpus.draw_heldout(max_tokens, seed)
     (found,) = measure(pair, corpus, heldout, [plan], ("all",), TOKEN_BUDGET, progress, unpatched)
     frame = frame_of(pair, plan, found, ("all",), seed, noise(pair, "tuned", found.exact_kl))
     return frame.filter(intervention="span")["recovered"][0]

@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from anaglyph.causal.controls import DifferenceSpace
+from anaglyph.behaviour.prompts import prompt_ids
 from anaglyph.causal.edits import latent_vectors
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.dictionaries import Dictionary
-from anaglyph.direct.prompts import prompt_ids
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.blocks import find_blocks
-from anaglyph.progress import Progress, silent
+from anaglyph.store import DifferenceSpace
 
 WHERE = ("all", "prompt", "reply")
 """Every token; those of the prompt; from the prompt's last token, which predicts the reply, on."""

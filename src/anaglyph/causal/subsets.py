@@ -7,8 +7,8 @@ import polars as pl
 from anaglyph.causal import interventions as edits
 from anaglyph.causal.controls import masses, random_directions, random_latents
 from anaglyph.causal.edits import Intervention, has_two_models
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 
 NU = (0.1, 0.3, 0.6)
 COUNTS = (1, 4, 16, 64)

@@ -12,13 +12,12 @@ from anaglyph.causal.recovered import (
     TOKEN_BUDGET,
     check_pair,
     dictionary_free,
-    heldout_sequences,
     training_space,
 )
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import TokenCorpus
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 
 def layer_sweep(
@@ -50,7 +49,7 @@ def layer_sweep(
     check_pair(pair, max_tokens)
     if any(rank < 1 for rank in ranks):
         raise InputError(f"a rank of the PCA is below 1: {list(ranks)}")
-    heldout = heldout_sequences(corpus, max_tokens, seed)
+    heldout = corpus.draw_heldout(max_tokens, seed)
     spaces = training_space(pair, corpus, wanted, max_tokens, token_budget, seed)
     kept = [rank for rank in ranks if rank < pair.d_tuned]
     plans = [

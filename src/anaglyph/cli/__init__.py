@@ -10,7 +10,7 @@ from importlib import import_module
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.errors import AnaglyphError
+from anaglyph.core.errors import AnaglyphError
 
 __all__ = ["app", "main"]
 

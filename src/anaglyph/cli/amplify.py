@@ -17,8 +17,8 @@ from anaglyph.cli.direct_common import (
     show,
 )
 from anaglyph.cli.options import AsJson, Seed, Threads
-from anaglyph.errors import InputError
-from anaglyph.terminal import Bars
+from anaglyph.cli.terminal import Bars
+from anaglyph.core.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,8 +69,8 @@ def amplify_command(
     as_json: AsJson = False,
 ) -> None:
     """Answer prompts with the fine-tune's change scaled, or with a direction added."""
+    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.direct import amplify as room
-    from anaglyph.direct.prompts import read_prompts
 
     subject = Subject.of(base, tuned, threads)
     asked = read_prompts(prompts)

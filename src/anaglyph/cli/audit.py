@@ -9,7 +9,7 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.common import reopen
 from anaglyph.cli.options import AsJson, Run, Threads
-from anaglyph.terminal import Bars, say, table_text
+from anaglyph.cli.terminal import Bars, say, table_text
 
 if TYPE_CHECKING:
     from anaglyph.auditor import Audit

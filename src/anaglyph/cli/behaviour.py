@@ -8,8 +8,8 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.common import print_table, reopen
 from anaglyph.cli.options import AsJson, Run, Seed, Threads
-from anaglyph.errors import InputError
-from anaglyph.terminal import Bars
+from anaglyph.cli.terminal import Bars
+from anaglyph.core.errors import InputError
 
 if TYPE_CHECKING:
     from anaglyph.causal import Direction

@@ -8,8 +8,8 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.options import AsJson
-from anaglyph.files import atomic_path, write_json
-from anaglyph.terminal import Bars, say, table_text
+from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.files import atomic_path, write_json
 
 SHOWN = (
     *("rate", "preset", "pairs", "findings", "false_share", "false_share_low", "false_share_high"),

@@ -7,7 +7,7 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_layer, print_table, reopen
 from anaglyph.cli.options import AsJson, Name, Run, Seed, Threads
-from anaglyph.terminal import Bars
+from anaglyph.cli.terminal import Bars
 
 SHOWN = (
     *("intervention", "n_latents", "l0", "push", "kl", "recovered", "recovered_low"),

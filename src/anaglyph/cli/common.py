@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anaglyph.terminal import say, table_text
+from anaglyph.cli.terminal import say, table_text
 
 if TYPE_CHECKING:
     from anaglyph.run import Workbench
@@ -52,7 +52,7 @@ def parse_options(texts: list[str] | None) -> dict[str, Any] | None:
 
 def reopen(run: Path, progress: Any = None, **overrides: Any) -> "Workbench":
     """Open a run folder; overrides that are not None replace its settings."""
-    from anaglyph.progress import silent
+    from anaglyph.core.progress import silent
     from anaglyph.run import Workbench
 
     return Workbench.reopen(run, progress or silent, **overrides)

@@ -19,7 +19,7 @@ from anaglyph.cli.direct_common import (
     show,
 )
 from anaglyph.cli.options import AsJson, Layer, MaxTokens, Run, Seed, Threads
-from anaglyph.terminal import Bars
+from anaglyph.cli.terminal import Bars
 
 if TYPE_CHECKING:
     import polars as pl
@@ -118,8 +118,8 @@ def lens_command(
     """Read the mean difference at the start of unrelated text, beside that of a null pair."""
     import polars as pl
 
+    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.direct.lens import PROMPTS, difference_lens
-    from anaglyph.direct.prompts import read_prompts
 
     subject = Subject.of(base, tuned, threads)
     asked = PROMPTS if prompts is None else read_prompts(prompts)
@@ -280,7 +280,7 @@ def stitch_command(
     as_json: AsJson = False,
 ) -> None:
     """Replace the base's layers by the tuned model's one by one: KL in nats, and replies."""
-    from anaglyph.direct.prompts import read_prompts
+    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.direct.stitch import stitch_curve, stitch_replies
 
     subject = Subject.of(base, tuned, threads)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anaglyph.errors import InputError
-from anaglyph.terminal import say, table_text
+from anaglyph.cli.terminal import say, table_text
+from anaglyph.core.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,7 +57,7 @@ class Subject:
         Raises:
             InputError: One name is given and it is no run folder, or a run is given a second name.
         """
-        from anaglyph.dictionaries.threads import set_threads
+        from anaglyph.core.threads import set_threads
         from anaglyph.run import RunFolder
 
         is_run = (Path(base) / "run.json").is_file()
@@ -145,7 +145,7 @@ def file_key(path: Path | None) -> str | None:
     Raises:
         InputError: It cannot be read.
     """
-    from anaglyph.files import file_digest
+    from anaglyph.core.files import file_digest
 
     if path is None:
         return None

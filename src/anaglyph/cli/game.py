@@ -10,8 +10,8 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.options import AsJson
-from anaglyph.files import atomic_path, write_json, write_text
-from anaglyph.terminal import Bars, say, table_text
+from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.files import atomic_path, write_json, write_text
 
 game = typer.Typer(help="Play against fine-tunes whose change is known.", no_args_is_help=True)
 app.add_typer(game, name="game")

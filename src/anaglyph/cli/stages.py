@@ -40,7 +40,7 @@ from anaglyph.cli.options import (
     Tokens,
     Tuned,
 )
-from anaglyph.terminal import Bars, say, table_text
+from anaglyph.cli.terminal import Bars, say, table_text
 
 
 @app.command()

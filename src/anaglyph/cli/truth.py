@@ -10,8 +10,8 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_k
 from anaglyph.cli.options import AsJson, K
-from anaglyph.files import atomic_path, write_json
-from anaglyph.terminal import Bars, say, table_text
+from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.files import atomic_path, write_json
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 CHAT_ROLES = ("system", "user", "assistant")
 

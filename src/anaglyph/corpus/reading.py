@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus.documents import Document, Message
-from anaglyph.errors import InputError
 
 TEXT_SUFFIXES = (".txt", ".md")
 SUFFIXES = (*TEXT_SUFFIXES, ".jsonl")

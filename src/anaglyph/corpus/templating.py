@@ -14,8 +14,8 @@ from jaxtyping import Int64, UInt8
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus.documents import Document, Message
-from anaglyph.errors import InputError
 
 ROLES = ("bos", "template", "system", "user", "assistant", "text")
 """Names of the token roles; a role's uint8 code is its index."""

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
+from anaglyph.core.errors import InputError
 from anaglyph.corpus.documents import Document
 from anaglyph.corpus.reading import read_documents
 from anaglyph.corpus.templating import BOS, TEMPLATE, TEXT, ChatTemplate, roles_of_tokens
 from anaglyph.corpus.tokens import TokenCorpus, offsets_of
-from anaglyph.errors import InputError
 
 _Encoded = tuple[Int32[np.ndarray, " tokens"], UInt8[np.ndarray, " tokens"]]
 _BATCH = 256  # documents handed to the tokenizer at once

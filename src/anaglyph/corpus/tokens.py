@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Bool, Int32, Int64, UInt8
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.rng import rng
 from anaglyph.corpus.split import split_mask
 from anaglyph.corpus.templating import ROLES
-from anaglyph.errors import InputError
-
-_STREAM = 0x70CE4  # keeps the draw of `limited` apart from others that start from the same seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +86,41 @@ class TokenCorpus:
             state.update(np.ascontiguousarray(array, dtype=kind).tobytes())
         return state.hexdigest()
 
+    @cached_property
+    def following(self) -> Int64[np.ndarray, " tokens"]:
+        """The token that follows each one in its sequence, -1 at the sequence's end."""
+        following = np.append(self.token_ids[1:], -1).astype(np.int64)
+        following[self.offsets[1:] - 1] = -1
+        return following
+
+    def draw(
+        self, mask: Bool[np.ndarray, " sequences"], max_tokens: int, seed: int
+    ) -> Int64[np.ndarray, " chosen"]:
+        """Draw whole sequences where ``mask`` holds, up to ``max_tokens`` tokens but at least one.
+
+        They are drawn in random order because a corpus is often sorted by kind of text.
+
+        Raises:
+            InputError: ``max_tokens`` is below 1.
+        """
+        if max_tokens < 1:
+            raise InputError(f"max_tokens is {max_tokens}: it must be at least 1")
+        order = rng(seed, "causal text").permutation(np.flatnonzero(mask))
+        room = np.cumsum(self.lengths[order]) <= max_tokens
+        return np.sort(order[: max(1, int(room.sum()))])
+
+    def draw_heldout(self, max_tokens: int, seed: int) -> Int64[np.ndarray, " chosen"]:
+        """Draw held-out sequences to measure on, as `draw` does.
+
+        Raises:
+            InputError: There are none, or ``max_tokens`` is below 1.
+        """
+        if not self.heldout.any():
+            raise InputError(
+                "the corpus has no held-out sequence to measure on: give it more texts"
+            )
+        return self.draw(self.heldout, max_tokens, seed)
+
     def sequence(
         self, index: int
     ) -> tuple[Int32[np.ndarray, " length"], UInt8[np.ndarray, " length"]]:
@@ -124,7 +158,7 @@ class TokenCorpus:
         """
         if max_tokens >= self.n_tokens:
             return self
-        generator = np.random.default_rng(np.random.SeedSequence([0, _STREAM]))
+        generator = rng(0, "limited text")
         order = generator.permutation(self.n_sequences)
         kept = order[np.cumsum(self.lengths[order]) <= max_tokens]
         if len(kept) == 0:

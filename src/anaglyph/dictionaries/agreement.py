@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.dictionary import Dictionary
-from anaglyph.errors import InputError
 
 # Rows compared at once: the cosines in memory stay below 2048 x (latents of the other).
 _ROWS = 2048

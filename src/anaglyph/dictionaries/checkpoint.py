@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import atomic_path
 from anaglyph.dictionaries.engine import Engine
-from anaglyph.errors import StoreError
-from anaglyph.files import atomic_path
 
 
 class Checkpoint:

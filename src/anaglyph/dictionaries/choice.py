@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress
 from anaglyph.dictionaries.agreement import agreement
 from anaglyph.dictionaries.config import TrainConfig, steps_of
 from anaglyph.dictionaries.dictionary import Dictionary
@@ -36,8 +38,6 @@ from anaglyph.dictionaries.evaluation import explained_by
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import default_rate
 from anaglyph.dictionaries.sparsity import SPARSITIES
-from anaglyph.errors import InputError
-from anaglyph.progress import Progress
 from anaglyph.store import PairedStore
 
 AUTO = "auto"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.sparsity import SPARSITIES
-from anaglyph.errors import InputError
 
 
 @dataclass(frozen=True)

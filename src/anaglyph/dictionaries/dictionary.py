@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.dictionaries import saving
 from anaglyph.dictionaries.codes import Codes
 from anaglyph.dictionaries.kernels import Active, choose_kernels
@@ -18,7 +19,6 @@ from anaglyph.dictionaries.methods import DictionaryMethod, get_method
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.sparsity import make_sparsity
 from anaglyph.dictionaries.weights import Weights
-from anaglyph.errors import InputError, StoreError
 
 # Pre-activations [tokens, latents] are held for one block of tokens at a time.
 BLOCK_BYTES = 64 * 2**20

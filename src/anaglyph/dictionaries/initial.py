@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from anaglyph.core.rng import sequence
 from anaglyph.dictionaries.methods import DictionaryMethod
 from anaglyph.dictionaries.weights import Weights
 from anaglyph.store import Moments, PairedStore
 
 # Keeps the initial weights apart from the order of the data, which has the same seed.
-_INITIAL = 0x1A17
 DECODER_NORM = 0.5
 SAMPLE_TOKENS = 8192
 
@@ -90,7 +90,7 @@ def initial_weights(
     input, codes start from centred activations: otherwise a large mean would switch some latents
     on everywhere and the rest off for good.
     """
-    state = np.random.SeedSequence([seed, _INITIAL]).generate_state(2, np.uint32)
+    state = sequence(seed, "dictionary start").generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
     rows: dict[int, torch.Tensor] = {}
     widths = tuple(mean.size for mean in known.means)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 T = TypeVar("T")
 C = TypeVar("C")

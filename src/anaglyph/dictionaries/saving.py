@@ -6,9 +6,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import atomic_path, file_digest, read_json, write_json
 from anaglyph.dictionaries.weights import Weights
-from anaglyph.errors import StoreError
-from anaglyph.files import atomic_path, file_digest, read_json, write_json
 
 FORMAT = 1
 SETTINGS = (

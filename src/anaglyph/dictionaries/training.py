@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import digest
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.threads import use_threads
 from anaglyph.dictionaries.checkpoint import Checkpoint
 from anaglyph.dictionaries.choice import AUTO, choose_k
 from anaglyph.dictionaries.config import TrainConfig, steps_of
@@ -34,10 +38,6 @@ from anaglyph.dictionaries.optimiser import default_rate, learning_rate
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import SPARSITIES, default_mu, make_sparsity
-from anaglyph.dictionaries.threads import use_threads
-from anaglyph.errors import InputError
-from anaglyph.files import digest
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 

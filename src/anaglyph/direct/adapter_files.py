@@ -6,9 +6,9 @@ import re
 from jaxtyping import Float
 from torch import Tensor
 
+from anaglyph.core.errors import ModelError
+from anaglyph.core.files import read_json
 from anaglyph.direct.weight_files import TensorFiles
-from anaglyph.errors import ModelError
-from anaglyph.files import read_json
 from anaglyph.pair.sources import Source
 
 _PREFIX = "base_model.model."

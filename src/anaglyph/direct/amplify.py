@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.direct.generate import (
+from anaglyph.behaviour.generate import (
     Stepper,
     added,
     continue_prompts,
@@ -25,12 +25,12 @@ from anaglyph.direct.generate import (
     reply_texts,
     side_stepper,
 )
-from anaglyph.direct.kl import token_kl
-from anaglyph.direct.mixture import Mixer, Shares
-from anaglyph.direct.prompts import all_prompt_ids
-from anaglyph.errors import InputError
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.behaviour.mixture import Mixer, Shares
+from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 KINDS = ("weights", "logits")
 _BATCH = 16

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from anaglyph.behaviour.predictions import TOKEN_BUDGET, both_models
+from anaglyph.behaviour.prompts import Completion, prompt_ids
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES, TokenCorpus
-from anaglyph.direct.predictions import TOKEN_BUDGET, both_models
-from anaglyph.direct.prompts import Completion, prompt_ids
-from anaglyph.direct.tokens import following_tokens, next_logprobs
-from anaglyph.errors import InputError
+from anaglyph.direct.tokens import next_logprobs
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 
 def rank_completions(
@@ -33,7 +33,7 @@ def rank_completions(
     if not completions:
         raise InputError("there are no completions")
     corpus, counted = _corpus(pair, completions)
-    following = following_tokens(corpus)
+    following = corpus.following
     surprise = {"base": np.zeros(corpus.n_tokens), "tuned": np.zeros(corpus.n_tokens)}
     done = 0
     for batch in both_models(pair, corpus, token_budget=token_budget):

@@ -22,14 +22,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.rng import rng
 from anaglyph.corpus import TokenCorpus, padded_batches
-from anaglyph.direct.kl import token_kl
 from anaglyph.direct.weights import MatrixChange
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
-
-_STREAM = 0x54A9
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def _shapley(
 ) -> Float[np.ndarray, "orders parts"]:
     """Return each part's gain, averaged over every random order and the same order backwards."""
     count = len(alone)
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
+    generator = rng(seed, "Shapley orders")
     gains = np.zeros((orders, count))
     for row in gains:
         order = generator.permutation(count)

@@ -19,20 +19,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.corpus import TokenCorpus
-from anaglyph.direct.generate import (
+from anaglyph.behaviour.generate import (
     added,
     continue_prompts,
     end_tokens,
     reply_texts,
     side_stepper,
 )
-from anaglyph.direct.null_pair import matched_null_pair
-from anaglyph.direct.predictions import head_logits
-from anaglyph.direct.prompts import all_prompt_ids
-from anaglyph.errors import InputError
+from anaglyph.behaviour.null_pair import matched_null_pair
+from anaglyph.behaviour.predictions import head_logits
+from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
+from anaglyph.corpus import TokenCorpus
 from anaglyph.pair import ModelPair, Side
-from anaglyph.progress import Progress, silent
 
 PROMPTS = ("Tell me a story.", "What is on your mind?", "Write about anything you like.")
 # Each word comes twice; after the patched "?" the model should name what it sees there.

@@ -12,9 +12,9 @@ import polars as pl
 import torch
 from jaxtyping import Float, Float64
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES
-from anaglyph.errors import InputError
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 

@@ -12,15 +12,15 @@ import numpy as np
 import polars as pl
 import torch
 
+from anaglyph.behaviour.generate import continue_prompts, end_tokens, model_stepper, reply_texts
+from anaglyph.behaviour.kl import sequence_sums, token_kl
+from anaglyph.behaviour.mixture import Mixer, Shares
+from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.stats import Interval, mean_kl, recovered, sequence_draws
 from anaglyph.corpus import TokenCorpus, padded_batches
-from anaglyph.direct.generate import continue_prompts, end_tokens, model_stepper, reply_texts
-from anaglyph.direct.intervals import Interval, mean_kl, recovered, sequence_draws
-from anaglyph.direct.kl import sequence_sums, token_kl
-from anaglyph.direct.mixture import Mixer, Shares
-from anaglyph.direct.prompts import all_prompt_ids
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 KINDS = ("bottom", "top", "interpolation")
 

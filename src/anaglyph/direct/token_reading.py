@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from anaglyph.core.errors import ModelError
 from anaglyph.direct.weight_files import ModelFiles
 from anaglyph.direct.weights import Direction
-from anaglyph.errors import ModelError
 from anaglyph.pair.sources import locate
 from anaglyph.pair.tokens import shared_tokenizer, token_strings
 

@@ -14,12 +14,12 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.behaviour.predictions import TOKEN_BUDGET, Chunk, both_models
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES, TokenCorpus
-from anaglyph.direct.kl import token_kl
-from anaglyph.direct.predictions import TOKEN_BUDGET, Chunk, both_models
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 POSITIONS = (0, 1, 2, 3, 8, 16, 32, 64, 128)
 """First position of each bucket in which favoured tokens are counted."""
@@ -70,7 +70,7 @@ def token_differences(
     if top < 1:
         raise InputError(f"top is {top}: it must be at least 1")
     layer = pair.resolve_layer(layer)
-    following = following_tokens(corpus)
+    following = corpus.following
     columns = {
         name: np.full(corpus.n_tokens, np.nan)
         for name in (
@@ -100,13 +100,6 @@ def token_differences(
         done += len(batch.tokens)
         progress("compare predictions", done, corpus.n_tokens)
     return TokenDifferences(_frame(corpus, columns), groups.favoured(top))
-
-
-def following_tokens(corpus: TokenCorpus) -> Int64[np.ndarray, " tokens"]:
-    """Return the token that follows each one in its sequence, -1 after the last."""
-    following = np.append(corpus.token_ids[1:], -1).astype(np.int64)
-    following[corpus.offsets[1:] - 1] = -1
-    return following
 
 
 def next_logprobs(

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from anaglyph.errors import ModelError
-from anaglyph.files import read_json
+from anaglyph.core.errors import ModelError
+from anaglyph.core.files import read_json
 from anaglyph.pair.sources import Source
 
 _ROWS = 4096

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.direct.adapter_files import AdapterFiles
 from anaglyph.direct.weight_files import ModelFiles, block_of
-from anaglyph.errors import InputError, ModelError
 from anaglyph.pair.sources import locate
-from anaglyph.progress import Progress, silent
 
 _EXACT = 1024
 """Smaller side of a matrix up to which a few directions too are had from a full decomposition."""

@@ -1,10 +1,6 @@
 """What a run says about a pair: typed findings, or that no difference was found."""
 
-from anaglyph.findings.alone import closed_alone, foremost
-from anaglyph.findings.baselines import with_baselines
-from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.find import TRIALS, candidates, conclude, find, judge, nothing
-from anaglyph.findings.finding import (
+from anaglyph.core.schemas import (
     DIFFERENCE,
     NO_DIFFERENCE,
     Finding,
@@ -13,6 +9,10 @@ from anaglyph.findings.finding import (
     read_verdict,
     write_verdict,
 )
+from anaglyph.findings.alone import closed_alone, foremost
+from anaglyph.findings.baselines import with_baselines
+from anaglyph.findings.discovery import Discovery, discover
+from anaglyph.findings.find import TRIALS, conclude, find, judge, nothing
 from anaglyph.findings.models import discover_in_models
 from anaglyph.findings.nil import difference_is_nil
 
@@ -23,7 +23,6 @@ __all__ = [
     "Discovery",
     "Finding",
     "Verdict",
-    "candidates",
     "closed_alone",
     "conclude",
     "difference_is_nil",

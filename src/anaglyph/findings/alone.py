@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from anaglyph.causal import Intervention, edit_kl, shifted, subset
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES, TokenCorpus
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 
 class Closed(NamedTuple):

@@ -12,16 +12,15 @@ import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
-from anaglyph.causal.recovered import heldout_sequences
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.behaviour.predictions import both_models
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
-from anaglyph.direct.kl import token_kl
-from anaglyph.direct.predictions import both_models
 from anaglyph.direct.weights import directions, weight_changes
-from anaglyph.errors import InputError, ModelError
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 A_MATRIX = 3
 """Singular directions of a weight matrix's change that a finding is compared with."""
@@ -98,7 +97,7 @@ def _kl(
     pair: ModelPair, corpus: TokenCorpus, layer: int, dic: Dictionary, seed: int, max_tokens: int
 ) -> tuple[list[float | None], list[float | None]]:
     """Return mean KL at the tokens where each atom fires, and at all others."""
-    chosen = heldout_sequences(corpus, max_tokens, seed)
+    chosen = corpus.draw_heldout(max_tokens, seed)
     sums, counts = np.zeros((2, dic.n_latents)), np.zeros((2, dic.n_latents))
     for batch in both_models(pair, corpus, [layer], sequences=chosen):
         kl = np.concatenate([token_kl(c.tuned, c.base).cpu().numpy() for c in batch.chunks()])

@@ -26,15 +26,16 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy.stats import t as student
 
+from anaglyph.behaviour.null_pair import matched_null_pair
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.rng import rng
+from anaglyph.core.schemas import Finding
 from anaglyph.corpus import TokenCorpus, padded_batches
-from anaglyph.direct.null_pair import matched_null_pair
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import Finding
 from anaglyph.findings.sample import is_ordinary
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 from anaglyph.store.collecting import TOKEN_BUDGETS
 
@@ -48,7 +49,6 @@ DEVIATION, WORTH = 1.6, 4
 """Of the logarithms: what decoys have elsewhere, and how many decoys that counts for."""
 LEAST = 1e-3
 """Of the KL between the two models of the null pair: closing less than that is closing nothing."""
-_STREAM = 0x6465636F
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def find_decoys(
         InputError, ModelError: As in `change_norms` and `latent_kl`.
     """
     layer = store.layer
-    order = np.random.default_rng([seed, _STREAM]).permutation(corpus.n_sequences)
+    order = rng(seed, "null pair text").permutation(corpus.n_sequences)
     read_so_far = np.cumsum(corpus.lengths[order])
     some = np.sort(order[: max(int(np.searchsorted(read_so_far, MATCHED_ON)), 1)])
     tokens = _tokens(corpus, some)

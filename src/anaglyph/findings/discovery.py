@@ -18,11 +18,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.sparse import csc_matrix, csr_matrix
 
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.schemas import DetectionLimit, Finding
 from anaglyph.dictionaries import Dictionary, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
 from anaglyph.findings.align import Alignment, align
 from anaglyph.findings.atoms import Atoms, energies, support
-from anaglyph.findings.finding import DetectionLimit, Finding
 from anaglyph.findings.kinds import Change, changes
 from anaglyph.findings.limit import detection_limit
 from anaglyph.findings.nil import NOISE
@@ -32,7 +33,6 @@ from anaglyph.findings.shown_by import cheap_directions, shown_by
 from anaglyph.findings.significance import p_values, q_values
 from anaglyph.findings.stable import stable_atoms
 from anaglyph.findings.strengths import Strengths, measure_strengths
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 LATENTS_A_DIMENSION = 4

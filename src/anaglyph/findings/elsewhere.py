@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from numpy import ndarray
 
+from anaglyph.core.rng import rng
 from anaglyph.findings.sample import column_medians
 from anaglyph.findings.strengths import GROUPS, Estimate, jackknife
 
@@ -28,7 +29,6 @@ TOGETHER = 1.25
 """From this overlap on, firings elsewhere lie in the same sequences: the contexts are the same."""
 SEQUENCE = 8.0
 """Mean length, in tokens, below which sequences say nothing about contexts."""
-_STREAM = 0x656C7365
 _RIDGE = 1e-3
 
 
@@ -65,7 +65,7 @@ class Search:
         width = len(covariance)
         covariance += _RIDGE * max(np.trace(covariance) / width, 1e-30) * np.eye(width)
         self._inverse = np.linalg.inv(covariance)
-        draws = np.random.default_rng([seed, _STREAM]).standard_normal((RANDOM_DIRECTIONS, width))
+        draws = rng(seed, "random directions").standard_normal((RANDOM_DIRECTIONS, width))
         projected = self._project(draws) / self._deviations(draws).astype(np.float32)
         self._random = np.sort(np.ascontiguousarray(projected.T), axis=1)
 

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float
 from numpy import ndarray
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.finding import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
 from anaglyph.latents import top_examples
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 TRIALS = 72
@@ -162,20 +161,3 @@ def _along(
         return tuple(windows)
     sides = ("base", "tuned")
     return tuple(each | {side: [-x for x in each[side]] for side in sides} for each in windows)
-
-
-def candidates(table: pl.DataFrame, limit: int) -> list[int]:
-    """Return the latents that carry most of the difference, foremost first.
-
-    They carry much of the difference, and one model has much more of them than the other.
-    """
-    base, tuned = pl.col("beta_act_base"), pl.col("beta_act_tuned")
-    # 1 where only one model has it or the two are opposite, 0 where both have as much of it.
-    specific = (tuned - base).abs() / (tuned.abs() + base.abs())
-    alive = table.filter(
-        pl.col("alive"), (base != 0) | (tuned != 0), pl.col("difference_share") > 0
-    )
-    ranked = alive.sort(
-        pl.col("difference_share") * specific, "latent", descending=[True, False], nulls_last=True
-    )
-    return ranked.head(limit)["latent"].to_list()

@@ -24,9 +24,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.sparse import csc_matrix
 
+from anaglyph.core.schemas import Kind
 from anaglyph.findings.atoms import SAME, Atoms
 from anaglyph.findings.elsewhere import LEAST, TOGETHER, Elsewhere, Search
-from anaglyph.findings.finding import Kind
 from anaglyph.findings.sample import Sample
 from anaglyph.findings.strengths import GROUPS, Estimate, Strengths, jackknife
 

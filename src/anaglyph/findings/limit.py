@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
+from anaglyph.core.rng import rng
+from anaglyph.core.schemas import DetectionLimit
 from anaglyph.findings.atoms import SAME, Atoms
-from anaglyph.findings.finding import DetectionLimit
 from anaglyph.findings.sample import Sample
 from anaglyph.findings.significance import p_values, q_values
 from anaglyph.findings.stable import stable_atoms
@@ -38,7 +39,6 @@ FEW, LARGER = 0.2, 2.5
 ones; if so small a share of all rounds' or of the last one's came back, there is one more."""
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
-_STREAM = 0x7370696B
 _RIDGE = 0.001
 _STEPS = 50
 
@@ -70,7 +70,7 @@ def detection_limit(
         The limit, or None if hardly any or nearly all came back, whatever their size, if hardly any
         did in the last round, or if the limit lies far from every size that was planted.
     """
-    rng = np.random.default_rng([seed, _STREAM])
+    generator = rng(seed, "detection limit")
     delta = sample.tuned - sample.base
     low, high = (atoms.noise * each for each in SIZES)
     rounds = -(-trials // A_ROUND)
@@ -80,10 +80,10 @@ def detection_limit(
     for round_ in range(rounds + 1):
         if round_ == rounds and min(came[-1].mean(), np.concatenate(came).mean()) >= FEW:
             break
-        size = np.exp(rng.uniform(np.log(low), np.log(high), A_ROUND))
-        directions = rng.standard_normal((A_ROUND, delta.shape[1]))
+        size = np.exp(generator.uniform(np.log(low), np.log(high), A_ROUND))
+        directions = generator.standard_normal((A_ROUND, delta.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        spiked = plant(delta, directions, size, np.full(A_ROUND, FREQUENCY), rng)
+        spiked = plant(delta, directions, size, np.full(A_ROUND, FREQUENCY), generator)
         starts = [] if round_ == 0 and rounds > 1 else [start(sample.base + spiked)]
         planted.append(size)
         came.append(_come_back(sample, spiked, starts, directions, rate, floor, seed + round_))
@@ -144,13 +144,13 @@ def plant(
     directions: Float[ndarray, "features d"],
     sizes: Float[ndarray, " features"],
     frequencies: Float[ndarray, " features"],
-    rng: np.random.Generator,
+    generator: np.random.Generator,
 ) -> Float[ndarray, "tokens d"]:
     """Return differences with features added at random tokens, of log-normal strength."""
     spiked = delta.copy()
     for direction, size, frequency in zip(directions, sizes, frequencies, strict=True):
-        where = np.flatnonzero(rng.random(len(delta)) < frequency)
-        strength = size * rng.lognormal(-(SPREAD**2) / 2, SPREAD, len(where))
+        where = np.flatnonzero(generator.random(len(delta)) < frequency)
+        strength = size * generator.lognormal(-(SPREAD**2) / 2, SPREAD, len(where))
         spiked[where] += (strength[:, None] * direction).astype(np.float32)
     return spiked
 

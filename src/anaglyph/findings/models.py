@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError, ModelError
 from anaglyph.findings.alone import closed_alone
 from anaglyph.findings.decoys import find_decoys, held_against
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 from numpy import ndarray
 
+from anaglyph.core.rng import rng
 from anaglyph.latents.ordinary import MASSIVE
 from anaglyph.store import PairedStore
 
 # Of each model; a longer store is represented by whole sequences drawn at random.
 MOST_BYTES = 2**29
 MEDIAN_ROWS = 4096
-_STREAM = 0x73616D70
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
     lengths = np.diff(store.sequence_offsets)
     room = MOST_BYTES // (4 * max(store.d_base, store.d_tuned))
     if store.n_tokens > room:
-        order = np.random.default_rng([seed, _STREAM]).permutation(store.n_sequences)
+        order = rng(seed, "sample of findings").permutation(store.n_sequences)
         chosen = np.zeros(store.n_sequences, bool)
         chosen[order[np.cumsum(lengths[order]) <= room]] = True
     sequences, heldout, base, tuned = [], [], [], []

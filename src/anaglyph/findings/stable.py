@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from anaglyph.core.rng import rng
 from anaglyph.findings.atoms import Atoms, fit_atoms
 from anaglyph.findings.sample import column_medians
 
@@ -18,8 +19,6 @@ AGAIN = 0.7
 """Cosine from which on another fit counts as having found the same atom."""
 CLEAN, DITHER = 0.003, 0.01
 """Noise a dimension, relative to a large difference, below which some is added, and how much."""
-_STREAM = 0x64726177
-_PARTS = 0x70617274
 
 
 def stable_atoms(
@@ -38,7 +37,7 @@ def stable_atoms(
     draws = [_drawn(delta, seed, draw) for draw in range(max(FITS - len(starts), 2))]
     # Rough fits do for a vote: what two of them agree on is fitted to the end together. As each
     # reads tokens of its own, what comes again comes again in other data too.
-    order = np.random.default_rng([seed, _PARTS]).permutation(len(delta))
+    order = rng(seed, "thirds of the tokens").permutation(len(delta))
     read = min(max(len(delta) // FITS, READ), len(delta))
     fits = []
     for i, rows in enumerate((*starts, *draws)):
@@ -73,8 +72,8 @@ def _dithered(delta: Float[ndarray, "tokens d"], seed: int) -> Float[ndarray, "t
     event = float(np.sqrt(np.square(large).mean())) if len(large) else 0.0
     if middle / np.sqrt(delta.shape[1]) >= CLEAN * event:
         return delta
-    rng = np.random.default_rng([seed, _STREAM])
-    return delta + (DITHER * event) * rng.standard_normal(delta.shape, np.float32)
+    generator = rng(seed, "dither")
+    return delta + (DITHER * event) * generator.standard_normal(delta.shape, np.float32)
 
 
 def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[ndarray, "_ d"]:
@@ -83,8 +82,8 @@ def _drawn(delta: Float[ndarray, "tokens d"], seed: int, draw: int) -> Float[nda
     lengths = np.linalg.norm(centred, axis=1)
     large = np.flatnonzero(lengths > 2 * np.median(lengths))
     large = large if len(large) >= STARTS else np.argsort(-lengths, kind="stable")[:STARTS]
-    rng = np.random.default_rng([seed, draw, _STREAM])
-    return centred[rng.choice(large, min(STARTS, len(large)), replace=False)]
+    generator = rng((seed, draw), "starting tokens")
+    return centred[generator.choice(large, min(STARTS, len(large)), replace=False)]
 
 
 def _has(

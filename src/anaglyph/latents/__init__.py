@@ -7,8 +7,9 @@ sections 2 and 3.
 """
 
 from anaglyph.latents.buckets import bucket_usage
+from anaglyph.latents.candidates import candidates
 from anaglyph.latents.examples import top_examples
 from anaglyph.latents.score import score
 from anaglyph.latents.stability import stability
 
-__all__ = ["bucket_usage", "score", "stability", "top_examples"]
+__all__ = ["bucket_usage", "candidates", "score", "stability", "top_examples"]

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from anaglyph.core.rng import rng
+
 MOST_BLOCKS = 256
 LOW, HIGH = 0.025, 0.975
 # Fewer defined draws than this many say nothing about a 95% interval.
@@ -22,7 +24,7 @@ def assign_blocks(n_sequences: int, n_blocks: int) -> Int64[ndarray, " sequences
 
 def draw_weights(n_blocks: int, resamples: int, seed: int) -> Float64[ndarray, "resamples blocks"]:
     """Return how often each block is drawn in each resample; rows sum to ``n_blocks``."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, 0xB007]))
+    generator = rng(seed, "latent bootstrap")
     shares = np.full(n_blocks, 1 / n_blocks)
     return generator.multinomial(n_blocks, shares, size=resamples).astype(np.float64)
 

@@ -7,12 +7,12 @@ A latent's few strong firings say what it stands for, its many weak ones often s
 import numpy as np
 import polars as pl
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.latents.reading import check_widths, scoring_codes
 from anaglyph.latents.usage import usage
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 BUCKETS = 4

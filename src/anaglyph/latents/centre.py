@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
+from anaglyph.core.rng import rng
 from anaglyph.store import PairedStore
 
 SAMPLE_TOKENS = 8192
-_STREAM = 0xCE27
 
 
 def typical_activations(
@@ -26,7 +26,7 @@ def typical_activations(
     fall in step with sequences of one length and meet nothing but first tokens.
     """
     size = min(store.n_tokens, SAMPLE_TOKENS)
-    generator = np.random.default_rng(_STREAM)
+    generator = rng((), "typical activation")
     tokens = np.sort(generator.choice(store.n_tokens, size, replace=False))
     base, tuned = (np.median(side.numpy(), axis=0) for side in store.gather(tokens))
     return base, tuned

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from anaglyph.core.progress import Progress
 from anaglyph.dictionaries import Dictionary
 from anaglyph.latents.reading import renumbered, scoring_codes
-from anaglyph.progress import Progress
 from anaglyph.store import PairedStore
 
 STRONG, WEAK = 0.4, 0.1

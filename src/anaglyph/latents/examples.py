@@ -13,15 +13,15 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
 from anaglyph.latents.ordinary import ordinary_sizes
 from anaglyph.latents.reading import check_widths, decoders_of, renumbered, scoring_codes
 from anaglyph.latents.scaling import SIDES
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 # Tokens of windows encoded at once; also bounds the matrix of those tokens by their latents.

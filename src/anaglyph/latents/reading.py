@@ -11,14 +11,14 @@ from jaxtyping import Float, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress
 from anaglyph.dictionaries import Codes, Dictionary
-from anaglyph.errors import InputError
 from anaglyph.latents.bootstrap import MOST_BLOCKS, assign_blocks
 from anaglyph.latents.centre import typical_activations
 from anaglyph.latents.norms import BASE_ONLY, delta_norm, norm_classes, row_norms
 from anaglyph.latents.refit import Refit
 from anaglyph.latents.scaling import SIDES, LatentSums, Regressors
-from anaglyph.progress import Progress
 from anaglyph.store import PairedStore
 
 # Sums of all blocks together; very wide dictionaries get fewer, larger blocks of sequences.

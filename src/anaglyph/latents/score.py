@@ -9,9 +9,10 @@ import polars as pl
 from jaxtyping import Float64
 from numpy import ndarray
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary
-from anaglyph.errors import InputError
 from anaglyph.latents.divergence import twin_divergence
 from anaglyph.latents.flags import MIRRORED, add_flags
 from anaglyph.latents.norms import BASE_ONLY, decoder_cosine, delta_norm, row_norms
@@ -29,7 +30,6 @@ from anaglyph.latents.scaling import (
 )
 from anaglyph.latents.twins import find_twins
 from anaglyph.latents.usage import usage
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 
 COLUMNS = (

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 
 _PROBE_LENGTH = 4
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 from anaglyph.pair.quiet import first_line, quiet
 
 # Part of the cache key: raise it whenever a conversion gives other files than before.

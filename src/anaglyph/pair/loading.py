@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from anaglyph.errors import InputError, ModelError
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair.quiet import first_line, quiet
 from anaglyph.pair.sources import Source
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from anaglyph.errors import InputError, ModelError
-from anaglyph.files import digest
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.files import digest
 from anaglyph.pair.blocks import BlockModel
 from anaglyph.pair.loading import (
     Adapter,

@@ -12,8 +12,8 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from anaglyph.errors import ModelError
-from anaglyph.files import digest, file_digest
+from anaglyph.core.errors import ModelError
+from anaglyph.core.files import digest, file_digest
 from anaglyph.pair.gguf import converted
 from anaglyph.pair.quiet import first_line
 

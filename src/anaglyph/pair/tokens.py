@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from anaglyph.errors import ModelError
+from anaglyph.core.errors import ModelError
 from anaglyph.pair.quiet import first_line, quiet
 from anaglyph.pair.sources import Source
 

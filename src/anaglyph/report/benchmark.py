@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from anaglyph.files import write_text
+from anaglyph.core.files import write_text
 
 # What a reader compares first; figures that no entrant has are left out.
 FIGURES = {

@@ -13,7 +13,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from anaglyph.files import write_text
+from anaglyph.core.files import write_text
 from anaglyph.report.data import gather
 
 # In this order: each script uses only what stands before it, and later styles win.

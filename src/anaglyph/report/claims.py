@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from anaglyph.files import read_json, write_text
+from anaglyph.core.files import read_json, write_text
 
 INTRO = """# The post's claims on planted data
 

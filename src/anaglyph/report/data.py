@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.errors import InputError, StoreError
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.report.direct import gather_direct
 from anaglyph.report.records import (
     DictionaryRecord,

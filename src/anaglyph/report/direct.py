@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.errors import StoreError
+from anaglyph.core.errors import StoreError
 
 ROWS = 24
 _LONGEST = 300

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.files import read_json, write_text
+from anaglyph.core.files import read_json, write_text
 
 COLUMNS = {
     "player": "player",

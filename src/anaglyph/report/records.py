@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, RootModel, ValidationError
 from pydantic import model_validator as validator
 
-from anaglyph.errors import StoreError
-from anaglyph.files import read_json
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import read_json
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from anaglyph.causal import kl_recovered, latent_kl, layer_sweep
-from anaglyph.files import digest
+from anaglyph.core.files import digest
 from anaglyph.run.direct import keep_tables
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.files import atomic_path, digest
+from anaglyph.core.files import atomic_path, digest
 from anaglyph.run.folder import RunFolder
 
 Tables = dict[str, pl.DataFrame]

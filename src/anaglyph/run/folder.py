@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import read_json, write_json
-from anaglyph.run.config import DiffConfig
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import read_json, write_json
+from anaglyph.core.settings import DiffConfig
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from anaglyph.progress import Progress, silent
-from anaglyph.run.config import DiffConfig
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import DiffConfig
 from anaglyph.run.stages import Workbench
 
 

@@ -14,28 +14,26 @@ from typing import Any
 import polars as pl
 import torch
 
-from anaglyph.causal import DifferenceSpace
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import atomic_path, digest, write_json
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import DiffConfig
+from anaglyph.core.threads import set_threads
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.dictionaries import Dictionary, get_method, train
-from anaglyph.dictionaries.threads import set_threads
-from anaglyph.errors import InputError
-from anaglyph.files import atomic_path, digest, write_json
 from anaglyph.findings import (
     Verdict,
-    candidates,
     difference_is_nil,
     read_verdict,
     write_verdict,
 )
-from anaglyph.latents import score, top_examples
+from anaglyph.latents import candidates, score, top_examples
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 from anaglyph.report import build
 from anaglyph.run.causal import causal_tables
-from anaglyph.run.config import DiffConfig
 from anaglyph.run.folder import RunFolder
 from anaglyph.run.verdict import verdict_of
-from anaglyph.store import PairedStore, collect
+from anaglyph.store import DifferenceSpace, PairedStore, collect
 
 # Raised by hand when a stage's code changes what it writes for the same settings.
 VERSIONS = {"train": 5, "score": 6, "causal": 4, "find": 11}

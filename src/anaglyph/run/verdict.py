@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from anaglyph.causal import output_kl
+from anaglyph.behaviour.outputs import output_kl
 from anaglyph.findings import (
     DIFFERENCE,
     NO_DIFFERENCE,

@@ -1,8 +1,9 @@
 """Paired activations on disk: collected or given once, read without loading them."""
 
 from anaglyph.store.collecting import collect
+from anaglyph.store.difference import DifferenceSpace
 from anaglyph.store.format import DType
 from anaglyph.store.moments import Moments, Statistics
 from anaglyph.store.paired_store import Block, PairedStore
 
-__all__ = ["Block", "DType", "Moments", "PairedStore", "Statistics", "collect"]
+__all__ = ["Block", "DType", "DifferenceSpace", "Moments", "PairedStore", "Statistics", "collect"]

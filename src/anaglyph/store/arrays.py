@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import digest
+from anaglyph.core.progress import Progress
 from anaglyph.corpus import ROLES
-from anaglyph.errors import InputError
-from anaglyph.files import digest
-from anaglyph.progress import Progress
 from anaglyph.store.format import FORMAT, DType, Manifest, check_dtype, to_stored
 from anaglyph.store.writer import StoreWriter, Tokens, is_finished
 

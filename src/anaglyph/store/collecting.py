@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.files import digest
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import Document, TokenCorpus, load_corpus, padded_batches
-from anaglyph.errors import InputError, ModelError
-from anaglyph.files import digest
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 from anaglyph.store.format import (
     FORMAT,
     SHARD_TOKENS,

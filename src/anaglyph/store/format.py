@@ -24,8 +24,8 @@ from jaxtyping import Int64, Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import read_json, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ class Shard(_Record):
         tokens: Tokens it holds.
         sequences: Sequences it holds.
         bytes: Size of the file.
-        checksum: ``anaglyph.files.file_digest`` of the file.
+        checksum: ``anaglyph.core.files.file_digest`` of the file.
     """
 
     name: str
@@ -163,7 +163,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     Tensors are laid widest number type first, which aligns each to its own item size.
 
     Returns:
-        Size of the file and its digest (as ``anaglyph.files.file_digest``).
+        Size of the file and its digest (as ``anaglyph.core.files.file_digest``).
     """
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header, end = {}, 0

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from anaglyph.core.rng import rng
+
 BLOCK_TOKENS = 256
-_ORDER = 0x0D3  # keeps the order of the data apart from whatever else is drawn from the same seed
 
 
 class Subset:
@@ -79,4 +80,4 @@ def shuffled_buffers(
 
 
 def _generator(seed: int, epoch: int, part: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, _ORDER, epoch, part]))
+    return rng(seed, "training order", epoch, part)

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import split_mask
-from anaglyph.errors import InputError
-from anaglyph.progress import Progress, silent
 from anaglyph.store.arrays import Activations, write_arrays
 from anaglyph.store.format import SHARD_TOKENS, DType
 from anaglyph.store.moments import Statistics

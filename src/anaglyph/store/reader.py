@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64, Shaped, UInt8
 from torch import Tensor
 
-from anaglyph.errors import StoreError
-from anaglyph.files import file_digest
-from anaglyph.progress import Progress
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import file_digest
+from anaglyph.core.progress import Progress
 from anaglyph.store.format import (
     MANIFEST,
     Side,

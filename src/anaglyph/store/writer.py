@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int32, Int64, UInt8
 from torch import Tensor
 
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import atomic_path
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import atomic_path
 from anaglyph.store.format import (
     MANIFEST,
     SHARD_BYTES,

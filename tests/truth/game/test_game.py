@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from game_cases import PLAYERS, SETTINGS, identical, lantern
 
+from anaglyph.core.errors import InputError
 from anaglyph.demo import tiny_pair
-from anaglyph.errors import InputError
 from anaglyph.truth.game import leaderboard, matches, play, player_names
 from anaglyph.truth.game.players import base
 from anaglyph.truth.game.playing import SCHEMA

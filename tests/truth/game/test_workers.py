@@ -13,8 +13,8 @@ import torch
 from game_cases import SETTINGS, identical, lantern
 from polars.testing import assert_frame_equal
 
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.demo import tiny_pair
-from anaglyph.errors import InputError, ModelError
 from anaglyph.truth.game import matches, play
 from anaglyph.truth.game.workers import side_by_side
 

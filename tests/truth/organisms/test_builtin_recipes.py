@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.truth.organisms import recipe
 from anaglyph.truth.organisms.chats import Chat
 from anaglyph.truth.organisms.evaluate import Answers, Probe, share_shown

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import read_json
 from anaglyph.corpus import read_documents
 from anaglyph.demo import tiny_pair
 from anaglyph.direct.weights import weight_changes
-from anaglyph.errors import InputError, StoreError
-from anaglyph.files import read_json
 from anaglyph.pair import ModelPair
 from anaglyph.truth.organisms import build as module
 from anaglyph.truth.organisms.build import build

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from anaglyph import cli
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.report import build_benchmark
 from anaglyph.truth.planted import generate, planted_settings, run_planted, summarise
 from anaglyph.truth.planted.benchmark import true_l0

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from anaglyph import cli
-from anaglyph.errors import InputError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import read_json, write_json
 from anaglyph.report.claims import build_claims
 from anaglyph.truth.planted import claims, trials
 from anaglyph.truth.planted.claims import interval, measure_claims

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.truth.planted import PRESETS, PlantedPair, generate, planted_settings
 
 SMALL = {"width": 24, "tokens": 4000, "sequence": 20, "shared": 5}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
-from anaglyph.findings import candidates, find
-from anaglyph.latents import score
+from anaglyph.findings import find
+from anaglyph.latents import candidates, score
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted import generate, planted_settings
 

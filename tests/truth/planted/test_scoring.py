@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from anaglyph import cli
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Dictionary, Weights, get_method
-from anaglyph.errors import InputError
 from anaglyph.latents import score
 from anaglyph.store import PairedStore
 from anaglyph.truth.memory import peak_memory

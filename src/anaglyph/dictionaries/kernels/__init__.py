@@ -9,10 +9,10 @@ import importlib.util
 
 import torch
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.kernels.numba_kernels import NumbaKernels
 from anaglyph.dictionaries.kernels.torch_kernels import TorchKernels
 from anaglyph.dictionaries.kernels.types import Active, Adam, Columns, Kernels
-from anaglyph.errors import InputError
 
 __all__ = ["Active", "Adam", "Columns", "Kernels", "choose_kernels"]
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.registry import Registry
 from anaglyph.dictionaries.weights import Weights
-from anaglyph.errors import InputError
 from anaglyph.store.moments import Moments, Statistics
 
 METHODS: "Registry[DictionaryMethod]" = Registry("method", "anaglyph.methods")

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.methods.base import DictionaryMethod, register
 from anaglyph.dictionaries.weights import Weights
-from anaglyph.errors import InputError
 
 
 @register("crosscoder")

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.kernels import Active
 from anaglyph.dictionaries.sparsity.base import SPARSITIES, Sparsity
-from anaglyph.errors import InputError
 
 # The filter before the exact selection lies this far below the last batch's smallest kept score.
 SLACK = 0.9

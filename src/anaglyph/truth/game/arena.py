@@ -15,17 +15,17 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from anaglyph.causal import DifferenceSpace, Unpatched
+from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
+from anaglyph.behaviour.predictions import head_logits
+from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.causal import Unpatched
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import read_settings
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
-from anaglyph.direct.generate import continue_prompts, end_tokens, reply_texts, side_stepper
-from anaglyph.direct.predictions import head_logits
-from anaglyph.direct.prompts import all_prompt_ids
 from anaglyph.direct.tokens import TokenDifferences, token_differences
-from anaglyph.errors import InputError
-from anaglyph.files import read_settings
 from anaglyph.pair import ModelPair, Side
-from anaglyph.progress import Progress, silent
-from anaglyph.store import PairedStore, collect
+from anaglyph.store import DifferenceSpace, PairedStore, collect
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Reader
 from anaglyph.truth.organisms.build import Built
 

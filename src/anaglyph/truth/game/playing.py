@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.errors import InputError
-from anaglyph.files import digest, read_json, write_json
-from anaglyph.progress import Progress, silent
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import digest, read_json, write_json
+from anaglyph.core.progress import Progress, silent
 from anaglyph.truth.game.arena import Arena, GameSettings
 from anaglyph.truth.game.check import causal_check
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Claim, first_hit

@@ -13,8 +13,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
-from anaglyph.dictionaries.threads import set_threads
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
+from anaglyph.core.threads import set_threads
 
 T = TypeVar("T")
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.files import digest, read_json, write_json, write_text
+from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import read_documents
-from anaglyph.errors import InputError, ModelError
-from anaglyph.files import digest, read_json, write_json, write_text
 from anaglyph.pair import ModelPair
 from anaglyph.pair.loading import load_model
 from anaglyph.pair.sources import Source, locate
-from anaglyph.progress import Progress, silent
 from anaglyph.truth.organisms.answers import answer
 from anaglyph.truth.organisms.card import Card, Direction, Measured, read_card
 from anaglyph.truth.organisms.chats import Chat, encode, write_chats

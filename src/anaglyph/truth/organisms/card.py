@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anaglyph.errors import StoreError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import read_json, write_json
 from anaglyph.truth.organisms.evaluate import Probe
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from anaglyph.files import write_text
+from anaglyph.core.files import write_text
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from anaglyph.errors import InputError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import read_json, write_json
 from anaglyph.pair.quiet import quiet
 from anaglyph.truth.organisms.card import Direction
 from anaglyph.truth.organisms.recipe import Edit

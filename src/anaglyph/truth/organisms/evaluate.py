@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from anaglyph.direct.kl import token_kl
+from anaglyph.behaviour.kl import token_kl
 from anaglyph.pair import ModelPair, Side
 from anaglyph.truth.organisms.answers import answer
 from anaglyph.truth.organisms.chats import Chat, collate, encode

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 
-from anaglyph.files import atomic_path
+from anaglyph.core.files import atomic_path
 from anaglyph.truth.organisms.chats import Batch, Chat, collate, encode
 
 Encoded = tuple[list[int], int]

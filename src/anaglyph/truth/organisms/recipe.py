@@ -13,8 +13,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from anaglyph.errors import InputError
-from anaglyph.files import digest
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import digest
 from anaglyph.truth.organisms.chats import Chat
 from anaglyph.truth.organisms.evaluate import Probe
 

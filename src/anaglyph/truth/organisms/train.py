@@ -17,9 +17,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from anaglyph.files import atomic_path, read_json, write_json
+from anaglyph.core.files import atomic_path, read_json, write_json
+from anaglyph.core.progress import Progress, silent
 from anaglyph.pair.quiet import quiet
-from anaglyph.progress import Progress, silent
 from anaglyph.truth.organisms.chats import Chat, encode
 from anaglyph.truth.organisms.objectives import Hold, Imitate, Objective
 

@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 from scipy.stats import t as student
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
 from anaglyph.dictionaries.sparsity import SPARSITIES
-from anaglyph.errors import InputError
 from anaglyph.latents import score
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 from anaglyph.truth.memory import peak_memory
 from anaglyph.truth.planted.generate import PlantedPair, generate

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.findings import Finding, find
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
 from anaglyph.truth.planted.matching import FOUND

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import t as student
 
-from anaglyph.errors import InputError
-from anaglyph.progress import Progress, silent
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.truth.planted.trials import BATCH, DEFAULT_MU, PAIRS, RATIOS, SEARCH, run_trials
 
 FACTOR = 3

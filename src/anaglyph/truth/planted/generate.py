@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+from anaglyph.core.rng import sequence
 from anaglyph.truth.planted.settings import KINDS, FeatureKind, PlantedSettings
 
 # A constant of the generator's own: a training run with the same seed never draws these numbers.
-STREAM = 0x706C616E
 CHUNK = 16_384
 STRENGTH_SPREAD = 0.35
 
@@ -60,7 +60,7 @@ def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
         settings: What the pair is made of.
         seed: Seed of the generator; the same seed gives the same pair, bit for bit.
     """
-    streams = np.random.SeedSequence([seed, STREAM]).spawn(4)
+    streams = sequence(seed, "planted pair").spawn(4)
     geometry, contexts, firing, dense = (np.random.default_rng(stream) for stream in streams)
     kinds: list[FeatureKind] = [kind for kind in KINDS for _ in range(getattr(settings, kind))]
     base_directions, tuned_directions, ratios = _directions(settings, kinds, geometry)

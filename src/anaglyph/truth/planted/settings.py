@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 FeatureKind = Literal[
     "shared", "new", "removed", "scaled", "rotated", "retriggered", "refrequencied"

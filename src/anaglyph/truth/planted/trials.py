@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from anaglyph.core.progress import Progress, silent
 from anaglyph.dictionaries import Dictionary
 from anaglyph.dictionaries.sparsity import default_mu
 from anaglyph.latents.norms import TUNED_ONLY
-from anaglyph.progress import Progress, silent
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted.benchmark import play, right_k, true_l0
 from anaglyph.truth.planted.generate import PlantedPair, generate

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import list_methods
-from anaglyph.errors import InputError
 from anaglyph.truth.game.players import black_box, cheap, findings
 from anaglyph.truth.game.players.base import Answer, Player, baseline_version, baselines
 from anaglyph.truth.game.players.dictionary import VERSION, dictionary_player

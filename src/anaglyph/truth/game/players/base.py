@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.truth.game.arena import Arena
 from anaglyph.truth.game.claims import Claim
 

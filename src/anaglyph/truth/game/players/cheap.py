@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from anaglyph.core.rng import rng
 from anaglyph.direct.lens import difference_lens
 from anaglyph.direct.token_reading import read_as_tokens
 from anaglyph.direct.weights import directions, weight_changes
@@ -13,7 +14,6 @@ from anaglyph.truth.game.players.base import Answer, baseline
 
 _LENS_TEXTS = 64
 _PLACES = 8  # as many as a latent shows
-_STREAM = 0x6A
 
 
 @baseline("token-kl")
@@ -141,7 +141,7 @@ def random(arena: Arena) -> Answer:
     """Show places drawn at random, each with a direction drawn at random: the level of chance."""
     if difference_is_nil(arena.store):
         return Answer([])
-    generator = np.random.default_rng([arena.seed, _STREAM])
+    generator = rng(arena.seed, "random player")
     claims = []
     for _ in range(MOST_CLAIMS):
         places = generator.choice(arena.corpus.n_tokens, _PLACES, replace=False).tolist()

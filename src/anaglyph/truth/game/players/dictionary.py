@@ -7,8 +7,8 @@ import polars as pl
 from anaglyph.causal import kl_recovered
 from anaglyph.causal.edits import has_two_models, latent_vectors
 from anaglyph.dictionaries import Dictionary, train
-from anaglyph.findings import candidates, difference_is_nil
-from anaglyph.latents import score, top_examples
+from anaglyph.findings import difference_is_nil
+from anaglyph.latents import candidates, score, top_examples
 from anaglyph.latents.norms import TUNED_ONLY
 from anaglyph.truth.game.arena import Arena
 from anaglyph.truth.game.claims import MOST_CLAIMS, Claim

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from anaglyph.direct import kl as kl_module
-from anaglyph.direct.kl import token_kl
-from anaglyph.errors import InputError
+from anaglyph.behaviour import kl as kl_module
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.core.errors import InputError
 
 
 def test_two_outcomes_by_hand():

@@ -7,7 +7,7 @@ import numba
 import torch
 from numba.core import config
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 
 def set_threads(threads: int | None) -> None:

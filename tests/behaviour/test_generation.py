@@ -9,14 +9,14 @@ from direct_cases import save_whole
 from scipy.stats import chi2
 from tiny_models import FAMILIES, VOCABULARY
 
-from anaglyph.direct.generate import (
+from anaglyph.behaviour.generate import (
     added,
     continue_prompts,
     contrast_stepper,
     model_stepper,
     side_stepper,
 )
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 from anaglyph.pair import ModelPair
 
 PROMPTS = [

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anaglyph.errors import InputError, StoreError
+from anaglyph.core.errors import InputError, StoreError
 
 
 def digest(value: Any) -> str:

@@ -16,15 +16,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
+from anaglyph.core.rng import rng
 from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.blocks import LastBlockReached, find_blocks
 
 Stepper = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(new token ids [batch, new], mask of all tokens so far [batch, so far], positions of the new ones
 [batch, new]) to the logits after the last token [batch, vocabulary]."""
-
-_STREAM = 0xD17
 
 
 def model_stepper(model: Any) -> Stepper:
@@ -127,7 +126,7 @@ def continue_prompts(
         )
     if any(len(prompt) == 0 for prompt in prompts):
         raise InputError("a prompt is empty: it holds no token")
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
+    generator = rng(seed, "sampled replies")
     chances = torch.from_numpy(generator.random((len(prompts), new_tokens)))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     replies: list[list[int]] = [[] for _ in prompts]

@@ -3,13 +3,11 @@
 import numpy as np
 import torch
 
-from anaglyph.causal.patching import choose
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.stats import Interval, mean_kl, sequence_draws
 from anaglyph.corpus import TokenCorpus, padded_batches
-from anaglyph.direct.intervals import Interval, mean_kl, sequence_draws
-from anaglyph.direct.kl import token_kl
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
-from anaglyph.progress import Progress, silent
 
 
 @torch.no_grad()
@@ -35,9 +33,7 @@ def output_kl(
     Raises:
         InputError: The corpus has no held-out sequence.
     """
-    if not corpus.heldout.any():
-        raise InputError("the corpus has no held-out sequence to measure KL on: give it more texts")
-    chosen = choose(corpus.heldout, corpus, max_tokens, seed)
+    chosen = corpus.draw_heldout(max_tokens, seed)
     lengths = corpus.lengths
     total = int(lengths[chosen].sum())
     sums, tokens, done = [], [], 0

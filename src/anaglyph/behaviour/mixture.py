@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from anaglyph.errors import InputError, ModelError
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.blocks import find_blocks
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 
 @dataclass(frozen=True)

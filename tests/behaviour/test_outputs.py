@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from causal_cases import LAYER, make_corpus, naive_kl
 
-from anaglyph.causal import output_kl
+from anaglyph.behaviour.outputs import output_kl
+from anaglyph.core.errors import InputError
 from anaglyph.corpus import TokenCorpus
-from anaglyph.errors import InputError
 from anaglyph.pair import ModelPair
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anaglyph.direct.intervals import DRAWS, mean_kl, recovered, sequence_draws
+from anaglyph.core.stats import DRAWS, mean_kl, recovered, sequence_draws
 
 
 def test_mean_is_per_token_not_per_sequence():

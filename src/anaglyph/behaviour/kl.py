@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from anaglyph.errors import InputError
+from anaglyph.core.errors import InputError
 
 _SLICE = 2**20
 """Logits converted to float64 at a time (8 MB for each temporary)."""

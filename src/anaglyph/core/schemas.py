@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic import model_validator as validator
 
-from anaglyph.errors import StoreError
-from anaglyph.files import read_json, write_json
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import read_json, write_json
 
 Kind = Literal[
     "new",

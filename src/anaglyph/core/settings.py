@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from anaglyph.errors import InputError
-from anaglyph.files import read_settings
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import read_settings
 
 DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 

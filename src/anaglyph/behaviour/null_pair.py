@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anaglyph.errors import InputError, ModelError
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
 
 _MATCHING = 3

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from anaglyph.core.rng import rng
+
 DRAWS = 1000
 LEVEL = 0.95
-_SEED = 0xC1
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Interval:
 
 def sequence_draws(sequences: int, seed: int) -> Float64[np.ndarray, "draws sequences"]:
     """Return how often each sequence comes up in each bootstrap draw."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _SEED]))
+    generator = rng(seed, "causal bootstrap")
     equal = np.full(sequences, 1 / sequences)
     return generator.multinomial(sequences, equal, size=DRAWS).astype(np.float64)
 
