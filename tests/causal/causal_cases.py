@@ -121,7 +121,7 @@ def make_chats(sequences: int = 30, seed: int = 0) -> TokenCorpus:
 
 
 def naive_codes(dic: Dictionary, inputs: list[Tensor]) -> Tensor:
-    """Encode by the formula of the maths, dense."""
+    """Encode by the formula of docs/maths.md, section 1, dense."""
     total = dic.encoder_bias.clone().double()
     norms = torch.zeros(dic.n_latents)
     for source, values in enumerate(inputs):

@@ -47,7 +47,7 @@ def top(table: pl.DataFrame, count: int) -> list[int]:
 
 
 def reference_edits(dic: Dictionary, table: pl.DataFrame) -> dict[str, Edit]:
-    """Write down each edit by the table of the maths, dense and by hand."""
+    """Write down each edit by the table of docs/maths.md, section 4, dense and by hand."""
     decoders, biases = dic.decoder, dic.decoder_bias
     sign = -1 if dic.method == "diff-sae-reversed" else 1
     own: dict[str, Edit] = {}

@@ -52,7 +52,7 @@ def arrays(store):
 
 
 def dense_codes(dic, h):
-    """Encode in float64, straight from the formulas of section 1 of the maths."""
+    """Encode in float64, straight from the formulas of docs/maths.md, section 1."""
     inputs = {
         "crosscoder": (h["base"], h["tuned"]),
         "diff-sae": (h["tuned"].astype(np.float64) - h["base"],),

@@ -82,7 +82,7 @@ def layer_stepper(
 def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:
     """Return the stepper of logit amplification, ``l_tuned + alpha (l_tuned - l_base)``.
 
-    Section 7 of the maths. ``alpha`` 0 is the tuned model, -1 the base model.
+    docs/maths.md, section 7. ``alpha`` 0 is the tuned model, -1 the base model.
     """
     tuned, base = side_stepper(pair, "tuned"), side_stepper(pair, "base")
 

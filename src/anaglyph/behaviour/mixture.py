@@ -1,6 +1,6 @@
 """Models between and beyond the two: W_base + alpha (W_tuned - W_base), part by part.
 
-Section 7 of the maths. Alpha 0 is the base's part and 1 the tuned model's, both the very weights,
+docs/maths.md, section 7. Alpha 0 is the base's part and 1 the tuned model's, both the very weights,
 so that a mixture of zeros is the base bit for bit; other values interpolate, amplify (above 1) or
 reverse the change (below 0). The tuned model is changed in place for a while and put back after: a
 third model never exists, only copies of the parts whose alpha is neither 0 nor 1.

@@ -1,4 +1,4 @@
-"""Which latents are responsible where the tuned model predicts otherwise (section 5 of the maths).
+"""Which latents account for a token where the models differ (docs/maths.md, section 5).
 
 At a token of high KL the gradient of the KL by the activations says, to first order, what adding a
 latent would take off: ``attr_j = -sum_s f_j(s) <grad_s KL(p_tuned || p(h_base)), v_j>`` over the

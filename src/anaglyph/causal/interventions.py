@@ -1,4 +1,4 @@
-"""The edits of section 4 of the maths: what is put into the tuned model in place of its own layer.
+"""The edited activations that replace the tuned model's own (docs/maths.md, section 4).
 
 An intervention is a name and a pure function from both models' activations (and the dictionary's
 codes) to the edited activation. All start from h_base, the activation that the base model has at

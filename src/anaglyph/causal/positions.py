@@ -1,4 +1,4 @@
-"""Which tokens an edit is put in at, and which tokens' predictions are judged (section 4).
+"""Which tokens an edit replaces, and which predictions are judged (docs/maths.md, section 4).
 
 A prediction belongs to the token at which it is made: the first word of a reply is predicted at the
 last token before it, so that token is the first of the reply's predictions.

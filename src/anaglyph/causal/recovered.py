@@ -52,7 +52,7 @@ def kl_recovered(
     unpatched: Unpatched | None = None,
     progress: Progress = silent,
 ) -> pl.DataFrame:
-    """Patch the tuned model with each edit of section 4 of the maths; one row an intervention.
+    """Patch the tuned model with each edit of docs/maths.md, section 4; one row an intervention.
 
     With several ``positions`` or ``into`` there is one row for each of them. Columns: intervention,
     dictionary (null where it plays no part), n_latents, kl (mean nats a token of

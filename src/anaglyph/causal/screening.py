@@ -1,4 +1,4 @@
-"""Base-SAE screening: which of the base's own concepts a fine-tune turned up (section 6).
+"""Base-SAE screening: which of the base's concepts got stronger (docs/maths.md, section 6).
 
 After arXiv 2506.19823: the mean activation of each latent on evaluation prompts before and after
 the fine-tune, latents ranked by the increase, the foremost steered at all positions. Kept are those

@@ -53,7 +53,7 @@ def span_recovered(
     unpatched: Unpatched | None = None,
     progress: Progress = silent,
 ) -> float | None:
-    """Return the share of the KL gap that the directions close (section 4 of the maths).
+    """Return the share of the KL gap that the directions close (docs/maths.md, section 4).
 
     None where the layer shows no difference beyond numerical noise. ``unpatched`` keeps what the
     next call with other directions needs again.

@@ -46,7 +46,7 @@ def recovered(
     none: Float64[np.ndarray, " sequences"],
     draws: Float64[np.ndarray, "draws sequences"],
 ) -> Interval:
-    """Return ``1 - KL_patch / KL_none`` (section 4 of the maths), sequences drawn in pairs.
+    """Return ``1 - KL_patch / KL_none`` (docs/maths.md, section 4), sequences drawn in pairs.
 
     Args:
         sums: Each sequence's KL sum under the intervention, nats.

@@ -2,7 +2,7 @@
 
 Per token the top dead latents by pre-activation rebuild the error e of the live ones, which is
 taken as given (no gradient flows into it): L = sum ||e - e_hat||^2 / sum ||e - mean e||^2, over
-all sources together, times ``WEIGHT`` in the total loss (maths.md section 1).
+all sources together, times ``WEIGHT`` in the total loss (docs/maths.md, section 1).
 """
 
 from typing import NamedTuple

@@ -16,12 +16,12 @@ def heldout_stats(
 ) -> tuple[dict[str, float | int | None], Bool[np.ndarray, " latents"]]:
     """Return statistics over the held-out sequences and which latents fire on them.
 
-    ``fve`` is the fraction of variance explained over all sources together,
-    1 - sum_d Var(x - xhat) / sum_d Var(x) (maths.md section 1); ``fve_base`` and so on are those of
-    one source, ``fve_difference`` that of h_tuned - h_base where the dictionary rebuilds it.
-    They leave out the ``massive_tokens`` that training pulled in (``outliers.py``), whose variance
-    would hide all others'; ``fve_all`` is ``fve`` with them. ``l0`` is the mean number of active
-    latents a token. Without held-out tokens, or where nothing varies, a value is None.
+    ``fve`` is the fraction of variance explained over all sources together, 1 - sum_d Var(x - xhat)
+    / sum_d Var(x) (docs/maths.md, section 1); ``fve_base`` and so on are those of one source,
+    ``fve_difference`` that of h_tuned - h_base where the dictionary rebuilds it. They leave out the
+    ``massive_tokens`` that training pulled in (``outliers.py``), whose variance would hide all
+    others'; ``fve_all`` is ``fve`` with them. ``l0`` is the mean number of active latents a token.
+    Without held-out tokens, or where nothing varies, a value is None.
     """
     sources = dictionary.spec.sources
     ordinary: dict[str, _Variance] = {}

@@ -1,6 +1,6 @@
 """The change made larger than it is, so that what a fine-tune hints at the model says aloud.
 
-Section 7 of the maths: weight amplification W_base + alpha (W_tuned - W_base), of the whole model
+docs/maths.md, section 7: weight amplification W_base + alpha (W_tuned - W_base), of the whole model
 or of one block; activation amplification h + strength * direction; logit amplification
 l_tuned + alpha (l_tuned - l_base). And a search for rare behaviour: most prompts are answered alike
 whatever the amplification; those whose reply it changes most are looked at first.

@@ -1,6 +1,6 @@
 """The weight difference as rank-one parts, each with the KL that it accounts for.
 
-Section 7 of the maths. The parts are the leading sigma u v^T of the matrices inside the blocks. A
+docs/maths.md, section 7. The parts are the leading sigma u v^T of the matrices inside the blocks. A
 part is removed from the tuned model by a hook that takes sigma u (v . x) off its module's output,
 so that full models and adapters are served alike and no weight is copied. Where f(R) is the KL(
 p_tuned || p_tuned without R) of a set R of parts, each part is scored three ways:

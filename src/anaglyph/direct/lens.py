@@ -1,6 +1,6 @@
 """The activation difference lens: what a fine-tune left behind at the start of any text.
 
-Section 7 of the maths; Minder et al., "Narrow finetuning leaves clearly readable traces in
+docs/maths.md, section 7; Minder et al., "Narrow finetuning leaves clearly readable traces in
 activation differences" (2025). A narrow fine-tune often shifts the activations of the first few
 tokens of texts that have nothing to do with it. The mean shift at each of these positions is read
 three ways: through the final norm and the output embedding (logit lens), by patching it into the

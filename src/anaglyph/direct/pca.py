@@ -1,6 +1,6 @@
 """The shape of the difference: its principal components, and the tokens that it sits on.
 
-Section 7 of the maths; both stream once through the stored activations of one layer. The post
+docs/maths.md, section 7; both stream once through the stored activations of one layer. The post
 found that much of what a chat model adds sits on the chat template's own tokens, which is why the
 share is counted token by token and not only by role.
 """

@@ -1,9 +1,9 @@
 """From base to tuned, layer by layer: where along the depth does the behaviour change?
 
-Section 7 of the maths. The first n blocks are the tuned model's ("bottom"), or the last n ("top"),
-or all weights are interpolated; the mixture's predictions are compared with both models', and it
-answers questions. The embedding goes with the first block, the final norm and the output embedding
-with the last; none is base and all is tuned, bit for bit.
+docs/maths.md, section 7. The first n blocks are the tuned model's ("bottom"), or the last n
+("top"), or all weights are interpolated; the mixture's predictions are compared with both models',
+and it answers questions. The embedding goes with the first block, the final norm and the output
+embedding with the last; none is base and all is tuned, bit for bit.
 """
 
 from collections.abc import Sequence

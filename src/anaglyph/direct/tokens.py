@@ -1,6 +1,6 @@
 """Where in a text the two models differ, and which next tokens the fine-tune favours.
 
-Section 7 of the maths: per token KL(p_tuned || p_base), ||Delta||, the cosine of the two residual
+docs/maths.md, section 7: per token KL(p_tuned || p_base), ||Delta||, the cosine of the two residual
 streams, and the difference of the log-probabilities (the logit difference without the constant
 that a softmax does not see). Every token counts, the template's own included.
 """

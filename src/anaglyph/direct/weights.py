@@ -1,6 +1,6 @@
 """The change of the weights, matrix by matrix, in its singular directions.
 
-Section 7 of the maths. Each matrix's W_tuned - W_base is taken apart by a singular value
+docs/maths.md, section 7. Each matrix's W_tuned - W_base is taken apart by a singular value
 decomposition; a LoRA's change is s B A, whose exact decomposition comes from QR factors of B and of
 A transposed and an r by r core, without ever forming the matrix. Matrices are oriented [out, in]
 here, however a family stores them.

@@ -2,8 +2,8 @@
 
 ``score`` gives decoder norms, Latent Scaling, usage, twins and flags, one row a latent;
 ``bucket_usage`` says on which kinds of token a latent fires how strongly, ``stability`` whether
-another dictionary has it too; ``top_examples`` shows where it fires. Methods and formulas: maths
-sections 2 and 3.
+another dictionary has it too; ``top_examples`` shows where it fires. Methods and formulas:
+docs/maths.md, sections 2 and 3.
 """
 
 from anaglyph.latents.buckets import bucket_usage

@@ -1,9 +1,9 @@
 """Do twins fire together? Twins that do are one concept; twins that do not have other triggers.
 
-Twin divergence (maths section 3, after Minder, Dumas et al. 2025, arXiv 2504.02922): of the tokens
-at which either of the pair fires strongly, the share at which the other is weak. Both are measured
-against the highest strength that either reaches, so a pass over the codes must have gone before;
-twins are few or none, and without any the store is not read again.
+Twin divergence (docs/maths.md, section 3, after Minder, Dumas et al. 2025, arXiv 2504.02922): of
+the tokens at which either of the pair fires strongly, the share at which the other is weak. Both
+are measured against the highest strength that either reaches, so a pass over the codes must have
+gone before; twins are few or none, and without any the store is not read again.
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 """Flags for latents that a crosscoder shows as one model's own although both models have them.
 
-Both artefacts and their thresholds are those of Minder, Dumas et al. 2025 (arXiv 2504.02922; maths
-section 3), where a latent passes as specific if ``nu_error < 0.2`` and ``nu_recon < 0.5``. Each
-model is judged on its own decoder: tuned-only latents by nu, base-only ones by the mirrored nu.
+Both artefacts and their thresholds are those of Minder, Dumas et al. 2025 (arXiv 2504.02922;
+docs/maths.md, section 3), where a latent passes as specific if ``nu_error < 0.2`` and ``nu_recon <
+0.5``. Each model is judged on its own decoder: tuned-only latents by nu, base-only ones by the
+mirrored nu.
 
 - ``complete_shrinkage``: the latent's class is tuned-only or base-only, yet ``nu_error >= 0.2``:
   the other model has the concept too, and sparsity drove its decoder there to zero.

@@ -1,7 +1,7 @@
 """Decoder geometry: how long and how aligned a latent's two decoders are.
 
-Formulas: maths section 2, after Minder, Dumas et al. 2025 (arXiv 2504.02922). Undefined numbers are
-NaN in these arrays and become null in the table.
+Formulas: docs/maths.md, section 2, after Minder, Dumas et al. 2025 (arXiv 2504.02922). Undefined
+numbers are NaN in these arrays and become null in the table.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
 """Latent Scaling: how much of each latent each model really has, all latents in one pass.
 
 ``beta_j`` is the scale at which ``beta * f_j(x) * d_j`` fits a target ``y(x)`` best in least
-squares: ``<d_j, sum_x f_j y> / (||d_j||^2 sum_x f_j^2)``. ``nu_j = beta_j^base / beta_j^tuned``
-is near 0 for what only the tuned model has and near 1 for what both have (maths section 3, after
-Minder, Dumas et al. 2025, arXiv 2504.02922). The same regressor ``d_j`` serves both models.
+squares: ``<d_j, sum_x f_j y> / (||d_j||^2 sum_x f_j^2)``. ``nu_j = beta_j^base / beta_j^tuned`` is
+near 0 for what only the tuned model has and near 1 for what both have (docs/maths.md, section 3,
+after Minder, Dumas et al. 2025, arXiv 2504.02922). The same regressor ``d_j`` serves both models.
 
 Only ``sum f``, ``sum f^2`` and ``sum f <y, d_j>`` are kept: a pass costs O(tokens * k * d). The
 targets:

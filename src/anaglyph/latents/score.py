@@ -1,4 +1,4 @@
-"""The latent table: one row a latent, every statistic of maths sections 2 and 3, in one pass.
+"""The latent table: one row a latent, made in one pass (docs/maths.md, sections 2 and 3).
 
 The store is read once (``reading.py``); what the table says is computed from the sums over the
 sparse codes and from the decoders. Only if there are twins is it read again, for their divergence.

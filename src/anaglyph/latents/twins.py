@@ -1,7 +1,7 @@
 """Twins: one concept stored by a crosscoder as a tuned-only and a base-only latent.
 
-Latent Decoupling (maths section 3) makes a shared concept look specific to each model. Its trace is
-a pair of opposite norm classes whose decoders point the same way.
+Latent Decoupling (docs/maths.md, section 3) makes a shared concept look specific to each model. Its
+trace is a pair of opposite norm classes whose decoders point the same way.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What differs between dictionaries, as one small class a method (maths.md section 1).
+"""What differs between dictionaries, as one small class a method (docs/maths.md, section 1).
 
 A method says which activations go in, which decoders exist, how their errors make a loss and what
 its weights have to obey; training, saving and scoring are the same for all. Its options are the
@@ -47,7 +47,7 @@ class DictionaryMethod:
     """Whether ``constrain`` does anything."""
     default_k: ClassVar[int]
     scaling_targets: ClassVar[tuple[str, ...]]
-    """Targets of Latent Scaling that make sense for this method (maths.md section 3)."""
+    """Targets of Latent Scaling that make sense for this method (docs/maths.md, section 3)."""
 
     norm: str = "squared"
     """Loss of an error: "squared" ||e||^2, or "unsquared" ||e|| as the paper has it with L1."""

@@ -37,7 +37,7 @@ class LambdaBridge(Crosscoder):
     """A crosscoder with loss |e_t|^2 + |e_b|^2 + 2 lambda <e_t, e_b>, between it and a diff-SAE.
 
     At lambda = 0 it is the crosscoder, at -1 it rebuilds the difference only: |e_t - e_b|^2
-    (maths.md section 1). One scale for both models, or their errors could not be compared.
+    (docs/maths.md, section 1). One scale for both models, or their errors could not be compared.
     """
 
     common_scale = True

@@ -44,7 +44,8 @@ class Sparsity:
     """Selects the active latents; a subclass registers itself under its name.
 
     Scores are v_j = f_j * s_j with s_j = sum_m ||d_j^m|| (``norms``), the kept value is the
-    unscaled f_j: without the norms a latent could win by a short decoder (maths.md section 1).
+    unscaled f_j: without the norms a latent could win by a short decoder (docs/maths.md, section
+    1).
 
     Args:
         k: Mean number of active latents a token; None for a kind that does not take one.

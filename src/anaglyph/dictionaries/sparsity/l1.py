@@ -2,8 +2,8 @@
 
     penalty = mu * mean_x sum_j f_j s_j,  s_j = sum_m ||d_j^m||
 
-with gradients through the codes and through the norms (maths.md section 1; Lindsey et al., "Sparse
-Crosscoders", 2024). Without the latter a latent would shrink f and lengthen d at no cost.
+with gradients through the codes and through the norms (docs/maths.md, section 1; Lindsey et al.,
+"Sparse Crosscoders", 2024). Without the latter a latent would shrink f and lengthen d at no cost.
 """
 
 import torch

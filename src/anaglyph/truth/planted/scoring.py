@@ -129,7 +129,7 @@ def _classes(
     matching: Matching,
     kinds: np.ndarray,
 ) -> dict[str, Any]:
-    """Compare the norm class of the latents with the truth (maths section 2)."""
+    """Compare the norm class of the latents with the truth (docs/maths.md, section 2)."""
     classes = table["class"].to_numpy()
     expected = {"new": TUNED_ONLY, "removed": BASE_ONLY, "shared": SHARED}
     counts = ("tuned_only", "rotated_tuned_only", "false_tuned_only")

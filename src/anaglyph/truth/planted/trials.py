@@ -159,7 +159,7 @@ def _flagged(table: pl.DataFrame, dictionary: Dictionary, pair: PlantedPair) -> 
 
 
 def _screen(dictionary: Dictionary, store: PairedStore, pair: PlantedPair) -> dict[str, Any]:
-    """Rank the base's latents by how much their mean activation rises (maths section 6).
+    """Rank the base's latents by how much their mean activation rises (docs/maths.md, section 6).
 
     As many as there are new and scaled features are looked at; `screened_KIND` is the share of the
     kind's features along whose tuned direction one of them points.
