@@ -16,6 +16,7 @@ ROOMS = [
     "pair",
     "corpus",
     "store",
+    "subject",
     "dictionaries",
     "behaviour",
     "latents",

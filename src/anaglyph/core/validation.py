@@ -1,0 +1,76 @@
+"""From what pydantic says of a value to one line that names the field and the way out."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from anaglyph.core.errors import AnaglyphError, InputError
+
+M = TypeVar("M", bound=BaseModel)
+_LONGEST = 80  # characters of a bad value that a message repeats
+
+
+def validate(
+    model: type[M], value: Any, where: str = "", error: type[AnaglyphError] = InputError
+) -> M:
+    """Return ``value`` as a model, or raise one line that names the first bad field.
+
+    Args:
+        model: A pydantic model.
+        value: What was read or given, usually a dict.
+        where: The file or option it came from; put before the message.
+        error: Exception to raise: `InputError` for what a user wrote, `StoreError` for our files.
+
+    Raises:
+        AnaglyphError: Of the type ``error``, if a field is missing, unknown or has a bad value.
+
+    Example:
+        >>> from anaglyph.core.settings import TrainSettings
+        >>> validate(TrainSettings, {"latents": 64}).latents
+        64
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as bad:
+        raise error(": ".join(filter(None, (where, first_problem(bad))))) from bad
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that a validation found wrong, as ``field: problem (got value)``."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    field = _field(first)
+    if not field:
+        return message
+    if first["type"] == "extra_forbidden":
+        return f"{field}: there is no such setting"
+    if first["type"] == "missing":
+        return f"{field}: is missing"
+    if first["type"] == "value_error":
+        return message if message.startswith(field) else f"{field}: {message}"
+    got = repr(first["input"])
+    got = got if len(got) <= _LONGEST else got[: _LONGEST - 1] + "…"
+    same = [each for each in error.errors() if _field(each) == field]
+    wanted = list(dict.fromkeys(_wanted(each) for each in same))
+    if len(same) > 1 and all(wanted):
+        return f"{field}: {got} must be {' or '.join(filter(None, wanted))}"
+    return f"{field}: {message} (got {got})"
+
+
+def _field(problem: Any) -> str:
+    # A union reports each of its members as a part of the place; users know the field alone.
+    return ".".join(str(part) for part in problem["loc"] if not _is_member(part))
+
+
+def _wanted(problem: Any) -> str | None:
+    """Return what one member of a union would have taken; None if it is not about the type."""
+    if problem["type"].startswith(("int_", "float_")):
+        return "a number"
+    if problem["type"] == "literal_error":
+        return problem["ctx"]["expected"].replace("'", "")
+    return None
+
+
+def _is_member(part: int | str) -> bool:
+    names = ("int", "float", "str", "bool", "literal[", "function-", "constrained-", "tuple[")
+    return isinstance(part, str) and part.startswith(names)

@@ -1,0 +1,179 @@
+"""Subject: what every measurement asks for, each part loaded when it is first needed.
+
+A measurement needs some of: both models, the text they read, the layer, the stored activations, the
+mean and components of their difference, a seed, and someone to tell how far it is. `Subject` holds
+them all. A run, a command without a run folder and the diffing game make one each; a script that
+has the parts in hand uses `Subject.of`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import Settings
+from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
+from anaglyph.pair import ModelPair
+from anaglyph.store import DifferenceSpace, PairedStore, collect
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Subject:
+    """A pair of models with the text and the activations under measurement.
+
+    Attributes:
+        base: The base model as the user named it; None if no models were named.
+        tuned: The tuned model as the user named it.
+        data: Sources of text, as `read_documents` takes them.
+        out: Folder of the activations; None if they are not to be collected.
+        settings: What to collect, and the seed.
+        progress: Told how far each measurement is.
+        expected: Digests that the loaded models and text must have, by ``pair.fingerprints`` key
+            and "corpus". An empty mapping expects nothing.
+
+    Example:
+        >>> subject = Subject("BASE", "TUNED", ["chats.jsonl"])   # nothing is loaded yet
+        >>> subject.settings.seed
+        0
+    """
+
+    base: str | None = None
+    tuned: str | None = None
+    data: Sequence[str] = ()
+    out: Path | None = None
+    settings: Settings = field(default_factory=Settings)
+    progress: Progress = silent
+    expected: Mapping[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        pair: ModelPair | None = None,
+        corpus: TokenCorpus | None = None,
+        store: PairedStore | None = None,
+        layer: int | float | None = None,
+        settings: Settings | None = None,
+        progress: Progress = silent,
+    ) -> "Subject":
+        """Join parts that are loaded already; what is left out cannot be asked for.
+
+        Args:
+            pair: Both models.
+            corpus: What they read.
+            store: Their activations; its layer is the subject's unless one is named.
+            layer: Index, or fraction of the depth.
+            settings: For the seed; the defaults if None.
+            progress: Told how far each measurement is.
+        """
+        subject = cls(settings=settings or Settings(), progress=progress)
+        parts = {"pair": pair, "corpus": corpus, "store": store}
+        vars(subject).update({name: part for name, part in parts.items() if part is not None})
+        if layer is not None:
+            subject.__dict__["layer"] = layer if pair is None else pair.resolve_layer(layer)
+        elif store is not None:
+            subject.__dict__["layer"] = store.layer
+        return subject
+
+    def of_pair(self, pair: ModelPair) -> "Subject":
+        """Return the same text and layer under another pair, such as a null pair."""
+        return Subject.of(
+            pair=pair,
+            corpus=self.corpus,
+            layer=self.layer,
+            settings=self.settings,
+            progress=self.progress,
+        )
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice."""
+        return self.settings.seed
+
+    @property
+    def has_models(self) -> bool:
+        """Whether both models and their text are at hand or can be loaded."""
+        has_pair = "pair" in vars(self) or self.tuned is not None
+        return has_pair and ("corpus" in vars(self) or bool(self.data))
+
+    @cached_property
+    def pair(self) -> ModelPair:
+        """Both models.
+
+        Raises:
+            InputError: None were named, or they have changed since the run was made.
+            ModelError: A model cannot be loaded, or the two do not fit.
+        """
+        if self.base is None or self.tuned is None:
+            raise InputError("this step runs the models, and none were given: name BASE and TUNED")
+        pair = ModelPair.load(self.base, self.tuned)
+        for name, digest in pair.fingerprints.items():
+            if self.expected.get(name, digest) != digest:
+                raise InputError(f"{name} ({self.base}, {self.tuned}) has changed since the run")
+        return pair
+
+    @cached_property
+    def corpus(self) -> TokenCorpus:
+        """What the models read.
+
+        Raises:
+            InputError: No data were named, they cannot be read, or have changed since the run.
+        """
+        if not self.data:
+            raise InputError("--data is missing: name the text to read")
+        collecting = self.settings.collect
+        corpus = load_corpus(
+            [document for source in self.data for document in read_documents(source)],
+            self.pair.tokenizer,
+            context=collecting.context,
+            pack=collecting.pack,
+            max_tokens=collecting.max_tokens,
+        )
+        if self.expected.get("corpus", corpus.fingerprint) != corpus.fingerprint:
+            raise InputError(f"the data ({', '.join(self.data)}) have changed since the run")
+        return corpus
+
+    @cached_property
+    def layer(self) -> int:
+        """The layer under measurement."""
+        if "store" in vars(self):
+            return self.store.layer
+        return self.pair.resolve_layer(self.settings.collect.layer)
+
+    @cached_property
+    def store(self) -> PairedStore:
+        """Both models' activations at the layer; collected into ``out`` if need be.
+
+        Raises:
+            InputError: There are none, and nowhere to collect them.
+        """
+        if self.out is None:
+            raise InputError("this step reads stored activations, and there are none: collect them")
+        return collect(
+            self.pair,
+            self.corpus,
+            [self.layer],
+            self.out,
+            dtype=self.settings.collect.dtype,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def space(self) -> DifferenceSpace:
+        """Mean and principal components of h_tuned - h_base over the training tokens."""
+        blocks = self.store.blocks("train")
+        return DifferenceSpace.of(block.tuned - block.base for block in blocks)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` gives, made the first time that ``name`` is asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
