@@ -1,10 +1,10 @@
-"""Lay the causal tables of finished runs beside the post's, as JSON and as docs/causal.md.
+"""Compare the causal tables of finished runs with the post's, as JSON and in docs/causal.md.
 
     python benchmarks/causal_tables.py --run demo=RUN --run trigger=RUN --small demo=RUN
 
-`--run` names a run folder in which `anaglyph causal` has measured its dictionaries, `--small` one
-whose diff-SAE has as many latents as the model is wide (expansion 1). What was measured before and
-is not named again stays in the JSON. Without any argument only the page is written anew.
+`--run` names a run folder in which `anaglyph causal` has measured its dictionaries. `--small` names
+one whose diff-SAE has as many latents as the model is wide (expansion 1). Earlier results that are
+not named again stay in the JSON. Without arguments only the page is rewritten.
 """
 
 import argparse
@@ -46,7 +46,7 @@ ROWS = (
 
 
 def main() -> None:
-    """Parse the arguments, take the numbers up and write the page."""
+    """Parse the arguments, store the numbers and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--small", action="append", default=[], metavar="NAME=FOLDER")
@@ -83,18 +83,20 @@ def measured(folder: Path, suffix: str) -> dict[str, Any]:
 
 
 def page(results: dict[str, Any]) -> str:
-    """Return docs/causal.md: the guide as it stands there, then the tables."""
+    """Return docs/causal.md: the guide as it is there, then the tables."""
     guide = PAGE.read_text(encoding="utf-8").partition(HEADING)[0]
     parts = [guide.rstrip(), "", HEADING, ""]
     parts.append(
-        "Written by `python benchmarks/causal_tables.py` from `benchmarks/causal.json`. Percent of"
-        " the KL gap recovered, with 95% intervals over sequences; the post's are of Gemma-2-2B"
-        " base and chat at layer 13, ours of LoRA organisms over SmolLM2-135M-Instruct: the same"
-        " question, other pairs. Beside the demo they are organisms of the"
-        " [game](game.md), made by `anaglyph game build`. x1: as many latents as the model is wide."
+        "`python benchmarks/causal_tables.py` writes these tables from `benchmarks/causal.json`. The"
+        " numbers are percent of the KL gap recovered, with 95% intervals over sequences. The post"
+        " measured Gemma-2-2B base and chat at layer 13; we measured LoRA organisms on"
+        " SmolLM2-135M-Instruct. The question is the same, the pairs are not. Apart from the demo,"
+        " the organisms are from the [game](game.md), made by `anaglyph game build`. x1 means as many"
+        " latents as the model is wide. n is the number of latents. *Agrees* means that our interval"
+        " overlaps the post's number or range."
     )
     if not results:
-        parts += ["", "No run has been taken up yet."]
+        parts += ["", "No run has been measured yet."]
     for organism, dictionaries in results.items():
         names = list(dictionaries)
         parts += ["", f"### {organism}", "", _facts(dictionaries), ""]
@@ -146,7 +148,7 @@ def _compared(dictionaries: dict[str, Any]) -> list[str]:
             lines.append(f"| {name}: {row} | {said}% | not measured | |")
             continue
         if ours.get("n_latents") == 0:
-            lines.append(f"| {name}: {row} | {said}% | no latent of that nu | |")
+            lines.append(f"| {name}: {row} | {said}% | no latent with such a ν | |")
             continue
         low, _, high = said.partition(" to ")
         ends = (ours["recovered_low"], ours["recovered_high"])
