@@ -1,11 +1,11 @@
-"""How often findings are wrong, as docs/findings.md has it; numbers in docs/performance.
+"""How often findings are wrong: the tables of docs/findings.md, numbers in docs/performance.
 
     python benchmarks/calibration.py [--page]
 
-Parts: the claimed rates on every preset, the nulls of every sort, whether the promised detection
-limit holds in fresh runs, and what findings cost. The JSON is written after each part: a run that
-was killed goes on with the part it was at, after a whole one all starts anew. With --page the
-page's tables alone are written, of the parts that are there.
+Parts: the claimed rates on every preset, the nulls of every kind, whether the promised detection
+limit holds in fresh runs, and what findings cost. The JSON is written after each part, so a run
+that was stopped resumes with that part. After a complete run all parts start again. --page only
+writes the page's tables, for the parts that exist.
 """
 
 import sys
@@ -129,7 +129,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def measure() -> None:
-    """Play every part that is not there yet."""
+    """Run every part that is missing."""
     parts = read_json(NUMBERS)["parts"] if NUMBERS.exists() else {}
     if set(parts) == set(PARTS):
         parts = {}
@@ -158,9 +158,9 @@ def between(row: dict[str, Any], name: str) -> str:
 
 def rates(parts: dict[str, Any]) -> str:
     """Return what was found at each claimed rate."""
-    lines = [["claimed %", "preset", "pairs", "findings a pair", "false %"]]
-    lines[0] += ["pairs without a false one %", "recall %", "right kind %"]
-    lines[0] += ["interval holds the truth %"]
+    lines = [["rate %", "preset", "pairs", "findings per pair", "false % (95% interval)"]]
+    lines[0] += ["pairs without a false finding %", "recall %", "right kind %"]
+    lines[0] += ["interval contains the truth %"]
     for row in parts["rates"]["rows"]:
         cells = [f"{100 * row['rate']:g}", row["preset"], str(row["pairs"])]
         cells += [f"{row['findings']:.1f}", between(row, "false_share")]
@@ -171,7 +171,7 @@ def rates(parts: dict[str, Any]) -> str:
 
 def kinds(parts: dict[str, Any]) -> str:
     """Return how often intervals hold the truth, by kind."""
-    lines = [["interval holds the truth %, by kind", *KINDS]]
+    lines = [["interval contains the truth %", *KINDS]]
     for row in parts["rates"]["rows"]:
         if row["rate"] != DEFAULT:
             continue
@@ -183,7 +183,7 @@ def kinds(parts: dict[str, Any]) -> str:
 
 def nulls(parts: dict[str, Any]) -> str:
     """Return how often a pair in which nothing was planted shows nothing."""
-    lines = [["features of, differing by", "pairs", "pairs without a finding %"]]
+    lines = [["preset, difference", "pairs", "pairs without a finding %"]]
     rows = parts["nulls"]["rows"]
     lines += [[row["preset"], str(row["pairs"]), percent(row["silent"])] for row in rows]
     return table(lines)
@@ -192,15 +192,15 @@ def nulls(parts: dict[str, Any]) -> str:
 def held(parts: dict[str, Any]) -> str:
     """Return how often features of the promised size came back in fresh runs."""
     said = (
-        "The detection limit is a promise for runs to come. Features of exactly the promised size\n"
-        f"were planted into fresh pairs, {A_ROUND} in each, and looked for:"
+        "The detection limit is a promise about a run. We tested it: for each run we planted\n"
+        f"{A_ROUND} features of exactly the promised size in a fresh pair and searched for them:"
     )
-    lines = [["preset", "runs", "limit", "came back % (of 90 promised)"]]
+    lines = [["preset", "runs", "limit", "found % (promised: 90)"]]
     for preset in LIMITS:
         rows = [row for row in parts["limits"]["rows"] if row["preset"] == preset]
         came = [row["came"] for row in rows if row["came"] is not None]
         if not came:
-            lines.append([preset, str(len(rows)), "cannot be said", "–"])
+            lines.append([preset, str(len(rows)), "not given", "–"])
             continue
         size = spread([row["size"] for row in rows if row["size"] is not None])
         half = 1.96 * np.std(came, ddof=1) / len(came) ** 0.5
@@ -212,11 +212,11 @@ def held(parts: dict[str, Any]) -> str:
 def cost(parts: dict[str, Any]) -> str:
     """Return what findings cost in trainings."""
     said = (
-        "What it costs, in plain trainings of three dictionaries (difference, crosscoder, tuned)\n"
-        "of the size that findings use (four latents a dimension, 300,000 tokens), two threads\n"
-        "each; both are spent on top of these trainings. With the limit, at least three searches\n"
-        "run: on what the pair holds, and on two sets of planted features, for the second of\n"
-        "which a dictionary is trained too:"
+        "Cost, relative to training three dictionaries (diff-SAE, crosscoder, tuned-SAE) of the\n"
+        "size that findings use (four latents per dimension, 300,000 tokens), with two threads.\n"
+        "The cost comes on top of that training. With the detection limit there are at least\n"
+        "three searches: one of the pair itself and two with planted features. The second of\n"
+        "these trains a dictionary too:"
     )
     lines = [["preset", "training of three dictionaries, s", "findings", "with the limit"]]
     for preset in PRESETS:

@@ -87,13 +87,13 @@ def page(results: dict[str, Any]) -> str:
     guide = PAGE.read_text(encoding="utf-8").partition(HEADING)[0]
     parts = [guide.rstrip(), "", HEADING, ""]
     parts.append(
-        "`python benchmarks/causal_tables.py` writes these tables from `benchmarks/causal.json`. The"
-        " numbers are percent of the KL gap recovered, with 95% intervals over sequences. The post"
-        " measured Gemma-2-2B base and chat at layer 13; we measured LoRA organisms on"
+        "`python benchmarks/causal_tables.py` writes these tables from `benchmarks/causal.json`."
+        " The numbers are percent of the KL gap recovered, with 95% intervals over sequences. The"
+        " post measured Gemma-2-2B base and chat at layer 13; we measured LoRA organisms on"
         " SmolLM2-135M-Instruct. The question is the same, the pairs are not. Apart from the demo,"
-        " the organisms are from the [game](game.md), made by `anaglyph game build`. x1 means as many"
-        " latents as the model is wide. n is the number of latents. *Agrees* means that our interval"
-        " overlaps the post's number or range."
+        " the organisms are from the [game](game.md), made by `anaglyph game build`. x1 means as"
+        " many latents as the model is wide. n is the number of latents. *Agrees* means that our"
+        " interval overlaps the post's number or range."
     )
     if not results:
         parts += ["", "No run has been measured yet."]

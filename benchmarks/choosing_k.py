@@ -2,8 +2,8 @@
 
     python benchmarks/choosing_k.py [--page]
 
-Plays a grid of k and "auto", keeps the rows in docs/performance/choosing_k.json and writes the
-tables of the page from them; with --page it writes the tables alone.
+Trains with a grid of k and with "auto", keeps the rows in docs/performance/choosing_k.json and
+writes the page's tables from them. --page only writes the tables.
 """
 
 import statistics
@@ -36,7 +36,7 @@ KEPT = ("k", "fve", "precision", "seconds", "k_seconds", *(f"recall_{kind}" for 
 
 
 def measure() -> list[dict[str, Any]]:
-    """Play every cell; one row a training."""
+    """Run every cell; one row per training."""
     cells = [("diff-sae", preset, k) for preset, grid in GRID.items() for k in (*grid, "auto")]
     for preset, methods in OTHERS.items():
         cells += [(method, preset, k) for method, grid in methods.items() for k in (*grid, "auto")]

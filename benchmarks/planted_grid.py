@@ -2,9 +2,9 @@
 
     python benchmarks/planted_grid.py [--page]
 
-Every part is one `anaglyph planted` command, and the JSON is written after each: a run that was
-killed goes on with the part it was at, after a whole one all starts anew. With --page the page's
-tables alone are written, of the parts that are there.
+Every part is one `anaglyph planted` command. The JSON is written after each part, so a run that was
+stopped resumes with that part. After a complete run all parts start again. --page only writes the
+page's tables, for the parts that exist.
 """
 
 import sys
@@ -30,7 +30,7 @@ PARTS = {
     "ratio": f"--preset easy {POST} --sweep ratio=0.5,1,2,4,8,16",
     **{preset: f"--preset {preset} --methods all" for preset in PRESETS[3:]},
 }
-"""In the order in which they are played: the cheap ones first."""
+"""In the order in which they run: the cheap ones first."""
 COLUMNS = {
     "recall_new": "new",
     "recall_removed": "removed",
@@ -48,7 +48,7 @@ OF_CROSSCODERS = {
     "class_new": "class of new",
     "class_removed": "class of removed",
     "tuned_only": "tuned-only",
-    "false_tuned_only": "false ones",
+    "false_tuned_only": "of these false",
     "auroc_delta_norm": "AUROC Δ-norm",
     "auroc_nu_error": "AUROC ν error",
     "auroc_nu_recon": "AUROC ν recon.",
@@ -60,11 +60,11 @@ KEPT = (
     *("l0", "dead_share", "peak_mib"),
 )
 COUNTS = ("flagged", "tuned_only", "false_tuned_only", "seconds")
-"""Figures that are no shares: shown with one digit."""
+"""Figures that are not shares: shown with one digit."""
 
 
 def measure() -> None:
-    """Play every part that is not there yet."""
+    """Run every part that is missing."""
     parts = read_json(NUMBERS)["parts"] if NUMBERS.exists() else {}
     if set(parts) == set(PARTS):
         parts = {}
@@ -102,7 +102,7 @@ def figure(row: dict[str, Any], name: str) -> str:
 
 
 def figures(rows: list[dict[str, Any]], columns: dict[str, str], *heads: str) -> str:
-    """Lay out rows; columns that are empty everywhere are left out."""
+    """Return a table of rows, without columns that are empty everywhere."""
     if not rows:
         return "Not measured yet."
     shown = {
@@ -110,7 +110,7 @@ def figures(rows: list[dict[str, Any]], columns: dict[str, str], *heads: str) ->
         for name, head in columns.items()
         if any(row[name][0] is not None for row in rows)
     }
-    lines = [[*heads, *shown.values()]]
+    lines = [[*("method" if head == "entrant" else head for head in heads), *shown.values()]]
     lines += [
         [*(row[head] for head in heads), *(figure(row, name) for name in shown)] for row in rows
     ]
@@ -118,7 +118,7 @@ def figures(rows: list[dict[str, Any]], columns: dict[str, str], *heads: str) ->
 
 
 def sections(parts: dict[str, Any]) -> dict[str, str]:
-    """Return the text of every block of the page; what was not measured is left out."""
+    """Return the text of every block of the page, without what was not measured."""
     rows = {name: part["rows"] for name, part in parts.items()}
     presets = {name: rows[name] for name in PRESETS if name in rows}
     everything = [row for some in presets.values() for row in some]
@@ -153,8 +153,8 @@ def main() -> None:
     parts = numbers["parts"]
     minutes = sum(part["processor_seconds"] for part in parts.values()) / 60
     spent = (
-        f"{numbers['seeds']} seeds a cell. What is here took {minutes:.0f} minutes of processor\n"
-        f"time on one thread ({numbers['machine']['cpu']}), generation and scoring included."
+        f"There are {numbers['seeds']} seeds per cell. The tables took {minutes:.0f} minutes of\n"
+        f"processor time on one thread ({numbers['machine']['cpu']}), scoring included."
     )
     fill(PAGE, time=spent, **sections(parts))
 
