@@ -1,10 +1,10 @@
-"""Write the tables of docs/game.md from what `anaglyph game play --out DIR` left.
+"""Write the tables of docs/game.md from the results of `anaglyph game play --out DIR`.
 
     python benchmarks/game_tables.py [--add] DIR/leaderboard.json [OTHER/leaderboard.json ...]
 
-Several games are laid out together: the last command of each is named. Keeps the numbers in
-docs/performance/game.json; with --add, beside those that are there, of which what was played again
-goes. Without a file only the tables are written anew.
+Several games go into one page, which names the last command of each. The numbers are kept in
+docs/performance/game.json. --add keeps the games that are there and replaces what was played again.
+Without a file only the tables are rewritten.
 """
 
 import argparse
@@ -24,6 +24,14 @@ from anaglyph.truth.organisms.card import read_card
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS = DOCS / "performance" / "game.json"
+ORGANISMS = (
+    "*In base*, *in organism*: share of the probes on which the model shows the behaviour. "
+    "*Organism without Δ*, *base with Δ*: the same share (of the first probes, with short replies)"
+    " when the whole difference at the layer is removed from the organism or added to the base. "
+    "*Kept*: share of the answers that must stay and do. *Neutral KL*: KL on neutral chats, nats "
+    "per token."
+)
+RANKS = 'The rank of the first claim that hits ("-": none):'
 
 
 def cards(folder: Path, plays: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -47,9 +55,9 @@ def cards(folder: Path, plays: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def organisms(rows: list[dict[str, Any]], plays: pl.DataFrame) -> str:
-    """Lay out what the organisms do."""
-    head = ["organism", "dilution", "behaviour in base", "in organism", "without the difference"]
-    head += ["base with it", "kept", "neutral KL", "neutral answers, tokens", "training, s"]
+    """Return the table of what the organisms do."""
+    head = ["organism", "dilution", "in base", "in organism", "organism without Δ"]
+    head += ["base with Δ", "kept", "neutral KL", "neutral answers, tokens", "training, s"]
     lines = [head]
     for row in rows:
         own = plays.filter(organism=row["organism"], dilution=row["dilution"])
@@ -65,7 +73,7 @@ def organisms(rows: list[dict[str, Any]], plays: pl.DataFrame) -> str:
 
 
 def post(plays: pl.DataFrame) -> list[str]:
-    """Set the post's comparison of dictionaries beside the game's, where all of them played."""
+    """Compare the dictionaries as the post does, on organisms that all of them played."""
     organism = ["organism", "dilution", "seed"]
     real = plays.filter(~pl.col("is_control") & pl.col("player").is_in(POST))
     real = real.filter(pl.col("player").n_unique().over(organism) == len(POST))
@@ -82,23 +90,23 @@ def post(plays: pl.DataFrame) -> list[str]:
         lines.append([name, spread, cells[3], f"{own_latents:g}", f"{found} of {own.height}"])
     counts = {name: real.filter(player=name)["tuned_specific"].sum() for name in POST[:2]}
     said = (
-        f"The post's L1 crosscoder reports tuned-only latents that a BatchTopK one does not: here "
-        f"{counts[POST[1]]} of L1 and {counts[POST[0]]} of BatchTopK over all organisms."
+        f"In the post, the L1 crosscoder reports tuned-only latents that a BatchTopK one does not. "
+        f"Here L1 reports {counts[POST[1]]} and BatchTopK {counts[POST[0]]} over all organisms."
     )
-    title = "The post's dictionaries (medians, quartiles over organisms):"
+    title = "The dictionaries that the post compares (medians and quartiles over organisms):"
     return ["", title, "", table(lines), "", said]
 
 
 def carried(plays: pl.DataFrame) -> str:
-    """Say what the players' directions carry where the findings hit, and the post's two compare."""
+    """Say what the players' directions carry, and compare diff-SAE and crosscoder."""
     real = plays.filter(~pl.col("is_control"))
     hit = real.filter(pl.col("player") == "findings", pl.col("rank").is_not_null())["organism"]
     own = real.filter(pl.col("organism").is_in(hit.implode())).group_by("player")
     means = own.agg(pl.col("kl_span").mean()).drop_nulls().sort("kl_span", descending=True)
     parts = [f"{name} {share:.0%}" for name, share in means.iter_rows()]
     said = (
-        "KL recovered by a player's first five directions, where it names any, mean over the "
-        f"organisms that the findings hit ({len(hit)}): {', '.join(parts)}."
+        "KL recovered by the first five directions of a player (if it has any), mean over the "
+        f"{len(hit)} organisms that the findings hit: {', '.join(parts)}."
     )
     pair = ("diff-sae", "crosscoder")
     wide = real.filter(pl.col("player").is_in(pair)).pivot(
@@ -109,8 +117,8 @@ def carried(plays: pl.DataFrame) -> str:
     mean = " against ".join(f"{both[name].mean():.0%}" for name in pair)
     middle = " against ".join(f"{both[name].median():.0%}" for name in pair)
     return (
-        f"{said} KL recovered, whole: the diff-SAE's reconstruction carries more than the "
-        f"crosscoder's on {more} of {both.height}; mean {mean}, median {middle} (the post: 88 "
+        f"{said} KL recovered by the whole reconstruction: the diff-SAE recovers more than the "
+        f"crosscoder on {more} of {both.height}; mean {mean}, median {middle} (in the post 88 "
         "against 60%)."
     )
 
@@ -119,14 +127,23 @@ def page(result: dict[str, Any]) -> str:
     """Return the generated part of the page."""
     plays = pl.DataFrame(result["plays"], schema=SCHEMA)
     commands = ["```sh", *result["commands"], "```"]
-    parts = ["Made by", "", *commands, "", "Organisms:", ""]
+    parts = [
+        "These commands made the tables:",
+        "",
+        *commands,
+        "",
+        "### Organisms",
+        "",
+        ORGANISMS,
+        "",
+    ]
     parts.append(organisms(result["cards"], plays))
     for dilution in sorted(plays["dilution"].unique()):
         here = pl.col("dilution") == dilution
         met = plays.filter(here & ~pl.col("is_control"))["player"].unique().to_list()
         some = plays.filter((here | pl.col("is_control")) & pl.col("player").is_in(met))
         board, ranks = game_tables(leaderboard(some), grid(some.filter(dilution=dilution)))
-        parts += ["", f"Dilution 1:{dilution}:", "", table(board), "", table(ranks)]
+        parts += ["", f"### Dilution 1:{dilution}", "", table(board), "", RANKS, "", table(ranks)]
         parts += ["", carried(plays.filter(dilution=dilution))]
     parts += post(plays)
     minutes = sum(row["seconds"] for row in result["plays"]) / 60
@@ -135,8 +152,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         LEGEND,
         "",
-        f"{len(result['plays'])} plays took {minutes:.0f} minutes, the trainings {training:.0f}; "
-        "collecting, measuring the organisms and the causal checks are not among them.",
+        f"{len(result['plays'])} plays took {minutes:.0f} minutes and the trainings "
+        f"{training:.0f}, not counting collecting, measuring the organisms, and the causal checks.",
     ]
     return "\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""The game's page: who found what, how surely, and what each said."""
+"""The game's page: which player found what, and what each claimed."""
 
 import html
 from collections.abc import Sequence
@@ -25,28 +25,29 @@ COLUMNS = {
     "tuned_specific": "tuned-specific latents",
     "seconds": "seconds",
 }
-"""Columns of the leaderboard, and what a reader calls them."""
+"""Columns of the leaderboard and their headings."""
 SHARES = (
     *("found", "top1", "score", "alarms", "removed", "added", "neutral_same"),
     *("kl_span", "kl_reconstruction"),
 )
 LEGEND = (
-    "Found: a trigger or a word of the changed answers is among the first ten words or tokens that "
-    "one of the first ten claims shows (of a planted edit: a claim's direction is the planted one, "
-    "cosine 0.9 or more). Rank: of the first such claim. False alarms: share of controls on which "
-    "the player did not abstain. Behaviour removed and added: share of the probes' behaviour that "
-    "goes from the organism, or comes to the base, when the activation along the first five "
-    "directions together is taken from the other model (where the whole difference at that layer "
-    "does nothing either, the change lies behind it). KL recovered: what these directions carry; "
-    "whole: what the dictionary's reconstruction carries. What an organism shows is from its card "
-    "(all probes, longer replies), what is removed and added from its first probes and short "
-    "replies: a few per cent either way are nothing. Seconds: what an earlier player has measured "
-    "for all, such as both models' predictions, is not counted again. Intervals: 95%, Wilson."
+    "Found: one of the first ten claims shows a trigger or a word of the changed answers among its"
+    " ten words or ten tokens (for a planted edit: the claim's direction is the planted one, "
+    "cosine 0.9 or more). Rank: that of the first such claim. False alarms: share of controls on "
+    "which the player did not abstain. Behaviour removed and added: share of the probes' behaviour"
+    " that goes away in the organism, or appears in the base, when the activation along the first "
+    "five directions is replaced by the other model's. If replacing the whole difference at that "
+    "layer does nothing either, the change comes after the layer. KL recovered: what these "
+    "directions carry; whole: what the dictionary's reconstruction carries. What an organism shows"
+    " is from its card (all probes, longer replies). What is removed and added is from its first "
+    "probes and short replies, so differences of a few per cent mean nothing. Seconds: work that "
+    "an earlier player did for all, such as both models' predictions, is not counted again. "
+    "Intervals: 95%, Wilson."
 )
 
 
 def game_tables(board: pl.DataFrame, grid: pl.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
-    """Return leaderboard and grid as rows of text, the first being the head."""
+    """Return leaderboard and grid as rows of text; the first row is the head."""
     shown = [name for name in COLUMNS if board[name].count() > 0]
     head = [COLUMNS[name] for name in shown]
     body = [[_cell(row, name) for name in shown] for row in board.to_dicts()]
@@ -69,7 +70,7 @@ def build_game(
     Args:
         board: From `leaderboard`.
         grid: From `grid`.
-        plays: The plays' files, for what each player said; those of other games are left out.
+        plays: The plays' files, for what each player claimed; those of other games are left out.
         command: What a reader runs to get the same.
         out: The file to write.
     """
@@ -78,11 +79,11 @@ def build_game(
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>diffing game</title>",
         f"<style>{css}</style><main class='bench wide'><h1>The diffing game</h1>",
-        "<p>Real fine-tunes whose change is known; the players saw the models and a text, not the "
+        "<p>Real fine-tunes whose change is known. The players saw the models and a text, not the "
         f"answer. Made by <code>{html.escape(command)}</code></p>",
         f"<h2>Leaderboard</h2>{_table(first)}<p>{html.escape(LEGEND)}</p>",
         f"<h2>Rank of the first hit</h2>{_table(second)}",
-        "<h2>What they said</h2>",
+        "<h2>What they claimed</h2>",
     ]
     kept = {_key(play["row"]): play for play in map(read_json, plays)}
     for match in grid.to_dicts():
@@ -98,7 +99,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _said(plays: Sequence[dict[str, Any]]) -> str:
-    """Return what the players said of one organism, folded."""
+    """Return what the players claimed about one organism, folded."""
     row = plays[0]["row"]
     title = f"{row['organism']}, 1:{row['dilution']}"
     if row["shown_tuned"] is not None:
