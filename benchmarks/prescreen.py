@@ -16,9 +16,9 @@ from demo_activations import demo_store
 
 LATENTS, K, BATCH, RECALL = 8192, 32, 2048, 0.999
 NOTE = (
-    "Each screen's slack was set on one batch so that 99.9% of the active entries survive it; all "
-    "survivors are then computed exactly; recall is measured on another batch. "
-    "Real activations of the demo pair, 8192 latents, k=32, batch 2048."
+    "We set the slack of each screen on one batch so that 99.9% of the active entries pass it. All "
+    "entries that pass are then computed exactly. Recall is measured on another batch. Real "
+    "activations of the demo pair, 8192 latents, k=32, batch 2048."
 )
 
 

@@ -1,9 +1,9 @@
-"""The claims of the post, each judged on planted pairs over seeds.
+"""The claims of the post, each tested on planted pairs over seeds.
 
-A claim comes apart into checks: a number that is above zero if the claim holds, one a seed, paired
-within it. A check holds if the whole 95% interval of its mean (Student's t) lies above zero. All
-checks hold: reproduced; some: partly; none: not reproduced. Settings and checks were chosen after a
-look at seeds 0 and 1, so the page is measured on others.
+A claim has several checks. A check is a number per seed that is above zero if the claim holds; both
+sides of a comparison share the seed. It passes if the whole 95% interval of its mean (Student's t)
+is above zero. If all checks pass, the claim is reproduced; if some do, partly; if none, not
+reproduced. We chose settings and checks after looking at seeds 0 and 1, so the page uses others.
 """
 
 import time
@@ -138,47 +138,47 @@ def _artefacts(runs: pl.DataFrame, points: dict[str, tuple[str, float]]) -> list
     l1 = {name: sides["l1", name] for name in points}
     return [
         _claim(
-            "L1 crosscoders report tuned-only latents that are not",
+            "L1 crosscoders report tuned-only latents that are not specific to the tuned model",
             figures("tuned-only latents", "tuned_only")
-            | figures("of these false", "false_tuned_only")
+            | figures("false tuned-only latents", "false_tuned_only")
             | {
                 f"false share, {titles[side]}, {at[name]}": values
                 for (side, name), values in shares.items()
             },
             {
-                f"false share of L1 less {FACTOR} times that of BatchTopK, {at[name]}": _less(
+                f"false share of L1 minus {FACTOR} times that of BatchTopK, {at[name]}": _less(
                     shares["l1", name], [_times(FACTOR, v) for v in shares["batchtopk", name]]
                 )
                 for name in points
             },
         ),
         _claim(
-            "They do so through Complete Shrinkage: what the base has more weakly loses its base "
-            "decoder",
+            "One cause is Complete Shrinkage: what the base has more weakly loses its base decoder",
             {
                 f"tuned-only latents along features of both models, {titles[side]}, {at[name]}": v
                 for (side, name), v in both_models.items()
             },
             {
-                f"such latents of L1 less those of BatchTopK, {at[name]}": _less(
+                f"such latents, L1 minus BatchTopK, {at[name]}": _less(
                     both_models["l1", name], both_models["batchtopk", name]
                 )
                 for name in points
             },
         ),
         _claim(
-            "They do so through Latent Decoupling: a concept of both models is stored as twins",
-            {f"tuned-only latents flagged, {titles[s]}, default mu": v for s, v in twins.items()},
+            "Another cause is Latent Decoupling: a concept of both models is stored as twins",
             {
-                "flagged latents of L1": twins["l1"],
-                "flagged latents of L1 less those of BatchTopK": _less(
-                    twins["l1"], twins["batchtopk"]
-                ),
+                f"tuned-only latents flagged for Latent Decoupling, {titles[s]}, default mu": v
+                for s, v in twins.items()
+            },
+            {
+                "flagged latents, L1": twins["l1"],
+                "flagged latents, L1 minus BatchTopK": _less(twins["l1"], twins["batchtopk"]),
             },
         ),
         _claim(
-            "Latent Scaling tells the false ones: nu_error ranks an L1 crosscoder's latents better "
-            "than Delta_norm",
+            "Latent Scaling identifies the false ones: nu_error ranks an L1 crosscoder's latents "
+            "better than Delta_norm",
             {
                 f"AUROC of {score}, L1, {at[name]}": rows[f"auroc_{score}"].to_list()
                 for name, rows in l1.items()
@@ -192,27 +192,27 @@ def _artefacts(runs: pl.DataFrame, points: dict[str, tuple[str, float]]) -> list
                 for which in ("false", "true")
             },
             {
-                f"AUROC of nu_error less that of Delta_norm, {at[name]}": _less(
+                f"AUROC of nu_error minus AUROC of Delta_norm, {at[name]}": _less(
                     rows["auroc_nu_error"].to_list(), rows["auroc_delta_norm"].to_list()
                 )
                 for name, rows in l1.items()
             }
             | {
-                f"flagged share of the false less that of the true, {at['default']}": _less(
+                f"flagged share of the false minus that of the true, {at['default']}": _less(
                     _flag_share(l1["default"], "false"), _flag_share(l1["default"], "true")
                 )
             },
         ),
         _claim(
-            "BatchTopK mends both",
+            "BatchTopK avoids both",
             figures("tuned-only latents with nu_error >= 0.2", "shrunk")
             | figures("new features found", "recall_new"),
             {
-                "shrunk latents of L1 less those of BatchTopK, default mu": _less(
+                "tuned-only latents with nu_error >= 0.2, L1 minus BatchTopK, default mu": _less(
                     sides["l1", "default"]["shrunk"].to_list(),
                     sides["batchtopk", "default"]["shrunk"].to_list(),
                 ),
-                "decoupled latents of L1 less those of BatchTopK, default mu": _less(
+                "flagged for Latent Decoupling, L1 minus BatchTopK, default mu": _less(
                     twins["l1"], twins["batchtopk"]
                 ),
             },
@@ -235,20 +235,20 @@ def _comparisons(runs: pl.DataFrame) -> list[dict[str, Any]]:
             "Tuned-SAE and diff-SAE find more tuned-specific features than the crosscoder",
             {f"new features found, {method}": new[method] for method in methods},
             {
-                f"new features found, {method} less crosscoder": _less(
+                f"new features found, {method} minus crosscoder": _less(
                     new[method], new["crosscoder"]
                 )
                 for method in methods[1:]
             },
         ),
         _claim(
-            "Screening a base-SAE by what rose finds fewer",
+            "Screening a base-SAE by increase in activation finds fewer",
             {
                 "new features found, base-SAE": screened,
                 "features that grew found, base-SAE": of("base-sae", "screened_scaled"),
             },
             {
-                f"new features found, {method} less base-SAE": _less(new[method], screened)
+                f"new features found, {method} minus base-SAE": _less(new[method], screened)
                 for method in methods
             },
         ),
@@ -263,11 +263,11 @@ def _comparisons(runs: pl.DataFrame) -> list[dict[str, Any]]:
                 for kind in ("new", "shared")
             },
             {
-                "share of shared features found less that of new, crosscoder": gap["crosscoder"],
-                "the same difference, crosscoder less tuned-SAE": _less(
+                "share of shared features found minus that of new, crosscoder": gap["crosscoder"],
+                "the same difference, crosscoder minus tuned-SAE": _less(
                     gap["crosscoder"], gap["tuned-sae"]
                 ),
-                "frequency of new features found less that of shared, crosscoder": _less(
+                "frequency of new features found minus that of shared, crosscoder": _less(
                     of("crosscoder", "frequency_new"), of("crosscoder", "frequency_shared")
                 ),
             },
@@ -280,10 +280,10 @@ def _comparisons(runs: pl.DataFrame) -> list[dict[str, Any]]:
                 for name in ("diff-sae x1", "diff-sae x8", "crosscoder")
             },
             {
-                f"FVE at expansion 1 less {KEPT} of that at expansion 8": _less(
+                f"FVE at expansion 1 minus {KEPT} of that at expansion 8": _less(
                     small, [_times(KEPT, value) for value in large]
                 ),
-                "new features found at expansion 1 less the larger crosscoder's": _less(
+                "new features found, diff-sae x1 minus the larger crosscoder": _less(
                     new["diff-sae x1"], new["crosscoder"]
                 ),
             },
