@@ -230,7 +230,7 @@ def test_nothing_else_is_called_in_the_last_call(bench, tmp_path):
             audit(bench, endpoint, mode="black", limits=limits, out=out)
     first, second = [json.loads(line["message"]["content"]) for line in lines(out)[-2:]]
     assert "there is no tool 'generate'" in first["error"]
-    assert "verdict: Field required" in second["error"]
+    assert "verdict: is missing" in second["error"]
 
 
 def test_white_mode_needs_findings(bench, tmp_path):

@@ -100,7 +100,7 @@ def test_a_finding_of_unknown_strength_is_not_steered_by(bench):
     [
         ("generate", "{", "Invalid JSON"),
         ("generate", "[]", "object"),
-        ("generate", "{}", "prompts: Field required"),
+        ("generate", "{}", "prompts: is missing"),
         ("generate", '{"prompts": []}', "prompts"),
         ("generate", '{"prompts": [""]}', "prompts.0"),
         ("generate", '{"prompts": ["a"], "new_tokens": 100000}', "new_tokens"),

@@ -52,7 +52,7 @@ def test_what_an_endpoint_puts_beside_a_call_is_sent_back():
         (Raw(400, '{"error": "no such tool"}'), "no such tool"),
         (Raw(404, '{"detail": "Not Found"}'), "Not Found"),
         (Raw(200, "<html>hello</html>"), "answers no chat completion"),
-        (Raw(200, "{}"), "choices: Field required"),
+        (Raw(200, "{}"), "choices: is missing"),
         (Raw(200, completion(choices=[])), "without a choice"),
         (Raw(200, completion(choices=None)), "choices"),
         (Raw(200, completion(usage=None)), "counts no tokens"),

@@ -164,7 +164,7 @@ def test_cards_that_ship_are_read():
     ("text", "says"),
     [
         ("{", "card"),
-        ("[]", "is no card"),
+        ("[]", "is not a card"),
         ('{"name": "x", "kind": "persona"}', "behaviour"),
         ('{"name": "x", "kind": "persona", "behaviour": "b", "triggers": "t"}', "triggers"),
     ],

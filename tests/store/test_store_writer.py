@@ -55,7 +55,7 @@ def test_shards_without_a_manifest_are_not_touched(tmp_path: Path):
 def test_another_manifest_is_not_overwritten(tmp_path: Path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "manifest.json").write_text('{"name": "someone else\'s"}')
-    with pytest.raises(StoreError, match="is no manifest of a paired store"):
+    with pytest.raises(StoreError, match="is not a manifest of a paired store"):
         numbered_store(tmp_path / "s", 20)
     assert "someone" in (tmp_path / "s" / "manifest.json").read_text()
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from anaglyph.auditor.agent import Mode, Outcome, investigate, opening, spent_of
 from anaglyph.auditor.black import black_tools
@@ -25,6 +25,7 @@ from anaglyph.auditor.white import LENS, white_tools
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import digest, read_json, write_json
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.validation import validate
 from anaglyph.run import Workbench
 
 
@@ -229,9 +230,5 @@ def _kept(path: Path, kind: type[Any], key: str) -> Any:
     """Read a record that was written under a key; None if there is none, or of another key."""
     if not path.is_file():
         return None
-    try:
-        record = kind.model_validate(read_json(path))
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise StoreError(f"{path} is damaged: {where}: {error.errors()[0]['msg']}") from error
+    record = validate(kind, read_json(path), f"{path} is damaged", StoreError)
     return record if record.key == key else None

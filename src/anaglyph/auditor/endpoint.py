@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from anaglyph.auditor.transcript import Usage
 from anaglyph.core.errors import EndpointError, InputError
+from anaglyph.core.validation import translated
 
 OPENAI = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -124,13 +125,8 @@ class Client:
             text = raw.text
         except self._error as error:
             raise EndpointError(f"{where}: {self._words(error)}") from error
-        try:
+        with translated(f"{where} answers no chat completion", EndpointError):
             completion = _Completion.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            says = f"{place}: {first['msg']}" if place else first["msg"]
-            raise EndpointError(f"{where} answers no chat completion: {says}") from error
         if completion.usage is None:
             raise EndpointError(f"{where} counts no tokens (`usage`): no limit could be kept")
         if not completion.choices:

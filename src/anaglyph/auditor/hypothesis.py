@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as validator
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.validation import all_problems
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -59,12 +60,7 @@ def checked(text: str, kind: type[Record]) -> Record:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            where = ".".join(str(part) for part in fault["loc"])
-            says = fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{where}: {says}" if where else says)
-        raise InputError("; ".join(faults)) from error
+        raise InputError(all_problems(error)) from error
 
 
 def schema_of(kind: type[BaseModel]) -> dict[str, object]:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic import model_validator as validator
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import read_json
+from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.recipe import CONTROLS
 
 
@@ -49,11 +50,7 @@ def read_key(path: str | Path) -> AnswerKey:
         InputError: The file cannot be read, or a field is missing or wrong.
     """
     try:
-        return AnswerKey.model_validate(read_json(Path(path)))
+        card = read_json(Path(path))
     except StoreError as error:
         raise InputError(f"cannot read the card: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        says = f"{where}: {first['msg']}" if where else first["msg"]
-        raise InputError(f"{path} is no card: {says}") from error
+    return validate(AnswerKey, card, f"{path} is not a card")

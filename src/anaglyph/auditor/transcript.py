@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from anaglyph.core.errors import StoreError
+from anaglyph.core.validation import translated
 
 
 class Usage(BaseModel):
@@ -110,7 +111,5 @@ class Transcript:
 
 
 def _record(kind: type[Record], text: bytes, where: str) -> Record:
-    try:
+    with translated(f"{where} is damaged", StoreError):
         return kind.model_validate_json(text)
-    except ValidationError as error:
-        raise StoreError(f"{where} is damaged: {error.errors()[0]['msg']}") from error

@@ -9,7 +9,7 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.options import AsJson
 from anaglyph.cli.terminal import Bars, say, table_text
-from anaglyph.core.files import atomic_path, write_json
+from anaglyph.core.files import write_json, write_parquet
 
 SHOWN = (
     *("rate", "preset", "pairs", "findings", "false_share", "false_share_low", "false_share_high"),
@@ -75,9 +75,7 @@ def calibrate(
         how="diagonal",
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out / "findings.parquet") as temporary:
-            rows.write_parquet(temporary)
+        write_parquet(out / "findings.parquet", rows)
         write_json(out / "summary.json", summary.to_dicts())
     if as_json:
         say(json.dumps(summary.to_dicts()))

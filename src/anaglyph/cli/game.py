@@ -11,7 +11,7 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.options import AsJson
 from anaglyph.cli.terminal import Bars, say, table_text
-from anaglyph.core.files import atomic_path, write_json, write_text
+from anaglyph.core.files import write_json, write_parquet, write_text
 
 game = typer.Typer(help="Play against fine-tunes whose change is known.", no_args_is_help=True)
 app.add_typer(game, name="game")
@@ -86,8 +86,7 @@ def play_command(
             progress=progress,
         )
     board, ranks = leaderboard(plays), grid(plays)
-    with atomic_path(out / "plays.parquet") as temporary:
-        plays.write_parquet(temporary)
+    write_parquet(out / "plays.parquet", plays)
     command = " ".join(["anaglyph", *sys.argv[1:]])
     result: dict[str, Any] = {
         "command": command,

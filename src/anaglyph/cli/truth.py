@@ -11,7 +11,7 @@ from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_k
 from anaglyph.cli.options import AsJson, K
 from anaglyph.cli.terminal import Bars, say, table_text
-from anaglyph.core.files import atomic_path, write_json
+from anaglyph.core.files import write_json, write_parquet
 
 
 @app.command()
@@ -61,10 +61,8 @@ def planted(
         )
     summary = summarise(runs)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "summary.json", summary.to_dicts())
-        with atomic_path(out / "runs.parquet") as temporary:
-            runs.write_parquet(temporary)
+        write_parquet(out / "runs.parquet", runs)
         command = " ".join(["anaglyph", *sys.argv[1:]])
         build_benchmark(summary, command, out / "index.html")
     if as_json:

@@ -11,9 +11,12 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anaglyph.core.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def digest(value: Any) -> str:
@@ -54,6 +57,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all; NaN and inf are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_parquet(path: Path, table: "pl.DataFrame") -> None:
+    """Write a table as Parquet, whole or not at all; folders are made as needed."""
+    with atomic_path(path) as temporary:
+        table.write_parquet(temporary)
 
 
 def read_json(path: Path) -> Any:

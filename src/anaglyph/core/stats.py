@@ -1,14 +1,18 @@
-"""Mean KL and KL recovered with their confidence intervals.
+"""Numbers with their 95% confidence intervals: means, shares, mean KL and KL recovered.
 
-The unit that is drawn again is the sequence: tokens of one text depend on one another, and an
-interval over tokens would be several times too narrow. Every intervention is judged on the same
+Intervals of KL come from a bootstrap over sequences. Tokens of one text depend on one another, and
+an interval over tokens would be several times too narrow. Every intervention is judged on the same
 draws, so two rows of a table may be compared.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy.special import ndtri, stdtrit
 
 from anaglyph.core.rng import rng
 
@@ -23,6 +27,51 @@ class Interval:
     value: float | None
     low: float | None
     high: float | None
+
+
+def half_width(error: Float64[np.ndarray, "*shape"] | float, freedom: int) -> Any:
+    """Return half the width of an interval: Student's t quantile times the standard error.
+
+    Args:
+        error: Standard error of the estimate.
+        freedom: Degrees of freedom behind it, at least 1.
+    """
+    return stdtrit(freedom, (1 + LEVEL) / 2) * error
+
+
+def mean_interval(values: Iterable[float | int | None]) -> Interval:
+    """Return the mean and its Student's t interval.
+
+    None does not count. Without any number the mean is None; fewer than two have no interval.
+
+    Example:
+        >>> mean_interval([1.0, 3.0, None]).value
+        2.0
+    """
+    known = np.array([value for value in values if value is not None], float)
+    if len(known) == 0:
+        return Interval(None, None, None)
+    mean = float(known.mean())
+    if len(known) == 1:
+        return Interval(mean, None, None)
+    half = half_width(known.std(ddof=1) / len(known) ** 0.5, len(known) - 1)
+    return Interval(mean, float(mean - half), float(mean + half))
+
+
+def wilson(hits: int, total: int) -> Interval:
+    """Return the share ``hits / total`` and its interval (Wilson, 1927); of nothing, None.
+
+    Example:
+        >>> round(wilson(0, 20).high, 3)
+        0.161
+    """
+    if total == 0:
+        return Interval(None, None, None)
+    z = float(ndtri((1 + LEVEL) / 2))
+    share, z2 = hits / total, z**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def sequence_draws(sequences: int, seed: int) -> Float64[np.ndarray, "draws sequences"]:

@@ -1,8 +1,11 @@
 """From what pydantic says of a value to one line that names the field and the way out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from anaglyph.core.errors import AnaglyphError, InputError
 
@@ -29,15 +32,36 @@ def validate(
         >>> validate(TrainSettings, {"latents": 64}).latents
         64
     """
-    try:
+    with translated(where, error):
         return model.model_validate(value)
+
+
+@contextmanager
+def translated(where: str = "", error: type[AnaglyphError] = InputError) -> Iterator[None]:
+    """Turn a `ValidationError` in the block into one line; arguments and errors as in `validate`.
+
+    Example:
+        >>> with translated("answer", EndpointError):
+        ...     reply = Reply.model_validate_json(text)
+    """
+    try:
+        yield
     except ValidationError as bad:
         raise error(": ".join(filter(None, (where, first_problem(bad))))) from bad
 
 
 def first_problem(error: ValidationError) -> str:
     """Return the first thing that a validation found wrong, as ``field: problem (got value)``."""
-    first = error.errors()[0]
+    return _problem(error, error.errors()[0])
+
+
+def all_problems(error: ValidationError) -> str:
+    """Return everything that a validation found wrong, a semicolon between two fields."""
+    said = [_problem(error, each) for each in error.errors()]
+    return "; ".join(dict.fromkeys(said))
+
+
+def _problem(error: ValidationError, first: ErrorDetails) -> str:
     message = first["msg"].removeprefix("Value error, ")
     field = _field(first)
     if not field:
@@ -72,5 +96,6 @@ def _wanted(problem: Any) -> str | None:
 
 
 def _is_member(part: int | str) -> bool:
-    names = ("int", "float", "str", "bool", "literal[", "function-", "constrained-", "tuple[")
-    return isinstance(part, str) and part.startswith(names)
+    # "int" is a member of a union, "into" is a field.
+    names = ("literal[", "function-", "constrained-", "tuple[", "list[", "dict[")
+    return part in ("int", "float", "str", "bool") or str(part).startswith(names)

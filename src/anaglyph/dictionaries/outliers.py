@@ -1,9 +1,8 @@
-"""Tokens of massive activation, such as the first of a sequence, which soaks up attention.
+"""Tokens of massive activation (`store/massive.py`) are pulled in before a dictionary reads them.
 
-Their norm can be 160 times that of any other token (SmolLM2-135M, layer 15). Left alone they take
-nearly all the loss, all the active latents of a batch and all the variance, and ordinary tokens
-are learned worse: FVE 0.78 instead of 0.84 on that model. They are neither dropped nor masked, but
-pulled in along the line to the decoder bias b:
+Left alone they take nearly all the loss, all the active latents of a batch and all the variance,
+and ordinary tokens are learned worse: FVE 0.78 instead of 0.84 on SmolLM2-135M, layer 15. They are
+neither dropped nor masked, but pulled in along the line to the decoder bias b:
 
     x' = b + a (x - b),  a = (radius / CLOSER) / ||x - b|| where ||x - b|| > radius, else 1,
 
@@ -11,10 +10,10 @@ the smallest a over the sources: with a radius of five median distances a massiv
 median distance, and so weighs in the loss and takes latents like any other.
 
 Training sees x'. Afterwards f(x) = f(x') / a: then the reconstruction f(x) D + b has exactly the
-relative error that it has at x', and codes of all other tokens are untouched. In a difference of
-activations a rare large one is what is looked for, so there only what exceeds fifteen times the
-95th percentile is pulled in (``DictionaryMethod.massive``): in the demo the first tokens stand at
-117 times the median, those of the planted fact at 5 to 12, and the former hold 98% of the energy.
+relative error that it has at x', and codes of all other tokens are untouched. An SAE of one model
+pulls in what exceeds five times the median distance. In a difference of activations the rare
+large ones are what we look for: only massive tokens are pulled in (``DictionaryMethod.massive``).
+In the demo the first tokens are at 117 times the median, those of the planted fact at 5 to 12.
 """
 
 import torch

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Float32, Int64
 from numpy import ndarray
 
 from anaglyph.core.rng import rng
-from anaglyph.latents.ordinary import MASSIVE
 from anaglyph.store import PairedStore
+from anaglyph.store.massive import is_massive
 
 # Of each model; a longer store is represented by whole sequences drawn at random.
 MOST_BYTES = 2**29
@@ -41,9 +41,8 @@ class Sample:
 def load_sample(store: PairedStore, seed: int) -> Sample:
     """Read a store's tokens, or as many whole sequences of it as fit ``MOST_BYTES`` a model.
 
-    Left out are tokens whose activation is more than fifteen times as long as the 95th percentile
-    in either model (``dictionaries/outliers.py`` says why), and those that
-    `PairedStore.first_readings` does not name.
+    Tokens that are massive in either model (``store/massive.py``) are left out, and so are those
+    that `PairedStore.first_readings` does not name.
     """
     chosen = np.ones(store.n_sequences, bool)
     lengths = np.diff(store.sequence_offsets)
@@ -83,11 +82,10 @@ def column_medians(values: Float[ndarray, "tokens d"]) -> Float32[ndarray, " d"]
 
 
 def is_ordinary(*sides: Float[ndarray, "tokens _"]) -> Bool[ndarray, " tokens"]:
-    """Return which tokens are of no massive activation in any of the models."""
+    """Return which tokens are massive in none of the models (``store/massive.py``)."""
     kept = np.ones(len(sides[0]), bool)
     for values in sides:
-        lengths = np.linalg.norm(values - column_medians(values), axis=1)
-        kept &= lengths <= MASSIVE * max(float(np.quantile(lengths, 0.95)), 1e-30)
+        kept &= ~is_massive(np.linalg.norm(values - column_medians(values), axis=1))
     return kept
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 from numpy import ndarray
 from scipy.sparse import csr_matrix
-from scipy.stats import t as student
 
+from anaglyph.core.stats import half_width
 from anaglyph.findings.atoms import Atoms, support
 from anaglyph.findings.sample import Sample
 
@@ -111,7 +111,7 @@ def jackknife(rows: Float64[ndarray, "groups_plus_one atoms"]) -> Estimate:
     groups = len(parts)
     value = groups * whole - (groups - 1) * parts.mean(0)
     error = np.sqrt((groups - 1) / groups * np.square(parts - parts.mean(0)).sum(0))
-    half = student.ppf(0.975, groups - 1) * error
+    half = half_width(error, groups - 1)
     return Estimate(value, value - half, value + half)
 
 

@@ -1,10 +1,8 @@
 """The typical activation of each model: the zero from which latents are measured.
 
-It is the median of each dimension, not the mean. Language models put activations a hundred times
-the usual size on the first token of a sequence (Sun et al. 2024, "Massive activations in large
-language models", arXiv 2402.17762). In SmolLM2-135M, layer 15, one token in a hundred has a norm of
-25,000 where the others have 150 to 250, and so moves the mean about as far as an ordinary token
-lies from it.
+It is the median of each dimension, not the mean. Massive tokens (``store/massive.py``) would move
+the mean: in SmolLM2-135M, layer 15, one token in a hundred has a norm of 25,000 where the others
+have 150 to 250, and moves the mean about as far as an ordinary token is from it.
 """
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Ordinary tokens and those of massive activation: shares of the difference, and sizes.
 
-The first token of a sequence soaks up attention. In SmolLM2-135M its activation is 160 times as
-long as any other, and so is what a fine-tune does to it: in the demo 98% of the difference's energy
-stood on 1% of the tokens, and a ranking by energy would have ranked nothing else.
+`store/massive.py` says which tokens are massive, and why they are set apart.
 """
 
 import numpy as np
@@ -11,19 +9,17 @@ from numpy import ndarray
 
 from anaglyph.dictionaries import Dictionary
 from anaglyph.store import PairedStore
-
-MASSIVE = 15.0
-"""Times the 95th percentile of the lengths: far beyond any feature."""
+from anaglyph.store.massive import is_massive, usual_distance
 
 
 def ordinary_sizes(
     store: PairedStore,
     centres: tuple[Float32[ndarray, " d_base"], Float32[ndarray, " d_tuned"]],
 ) -> Float64[ndarray, " tokens"]:
-    """Return what makes every token one of ordinary size: 1, less where activation is massive.
+    """Return the factor that brings every token to ordinary size: 1, less for a massive token.
 
-    Of a token whose distance from the centre is more than fifteen times the 95th percentile in
-    either model, it is that percentile over its distance.
+    For a token that is massive in either model, it is the usual distance from the centre over the
+    token's own.
     """
     distances = np.empty((2, store.n_tokens))
     for block in store.blocks():
@@ -31,8 +27,7 @@ def ordinary_sizes(
             distances[side, block.tokens] = np.linalg.norm(
                 values.float().numpy() - centres[side], axis=1
             )
-    usual = np.quantile(distances, 0.95, axis=1, keepdims=True)
-    massive = distances > MASSIVE * usual
+    usual, massive = usual_distance(distances), is_massive(distances)
     return np.where(massive, usual / np.where(massive, distances, 1.0), 1.0).min(axis=0)
 
 

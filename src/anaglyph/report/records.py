@@ -7,11 +7,12 @@ its page breaking. A file that does not fit is damaged, and the error names the 
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, RootModel
 from pydantic import model_validator as validator
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import read_json
+from anaglyph.core.validation import validate
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -122,9 +123,4 @@ def read(path: Path, kind: type[Record]) -> Record | None:
     """
     if not path.exists():
         return None
-    try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "contents"
-        raise StoreError(f"{path} is damaged: {where}: {first['msg']}") from error
+    return validate(kind, read_json(path), f"{path} is damaged", StoreError)

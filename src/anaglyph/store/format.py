@@ -21,11 +21,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import read_json, write_json
+from anaglyph.core.validation import validate
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -119,14 +120,8 @@ def read_manifest(folder: Path) -> Manifest:
     version = value.get("format") if isinstance(value, dict) else None
     if isinstance(version, int) and version != FORMAT:
         raise StoreError(f"{path} is of format {version}; this version reads format {FORMAT}")
-    try:
-        manifest = Manifest.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the file"
-        raise StoreError(
-            f"{path} is no manifest of a paired store: {field}: {first['msg']}"
-        ) from error
+    where = f"{path} is not a manifest of a paired store"
+    manifest = validate(Manifest, value, where, StoreError)
     held = sum(shard.tokens for shard in manifest.shards)
     if manifest.complete and held != manifest.tokens:
         raise StoreError(f"{path} is damaged: {manifest.tokens} tokens, but shards of {held}")

@@ -13,7 +13,7 @@ from anaglyph.demo import tiny_pair
 from anaglyph.truth.game import leaderboard, matches, play, player_names
 from anaglyph.truth.game.players import base
 from anaglyph.truth.game.playing import SCHEMA
-from anaglyph.truth.game.table import grid, wilson
+from anaglyph.truth.game.table import grid
 from anaglyph.truth.organisms.card import read_card
 
 
@@ -176,10 +176,3 @@ def test_the_leaderboard_sums_up_by_hand():
     cells = grid(pl.DataFrame(rows[3:5], schema=SCHEMA))
     assert cells.row(0, named=True)["a"] == "abstains"
     assert cells.row(0, named=True)["b"] == "10"
-
-
-def test_wilson_intervals_are_those_of_the_textbook():
-    # Newcombe (1998), table I: 81 of 263 and 0 of 20.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    assert wilson(0, 0) is None

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.dictionaries.methods.base import DictionaryMethod, register
+from anaglyph.store.massive import MASSIVE
 from anaglyph.store.moments import Moments, Statistics
 
 
@@ -22,7 +23,7 @@ class DiffSAE(SAE):
 
     sources = ("difference",)
     # Most tokens may be unchanged, so the median says nothing of how large a real change is.
-    massive = (0.95, 15.0)
+    massive = MASSIVE
     # A fine-tune changes few things at a token: with the k of an SAE every change is split over
     # many latents while the explained variance still rises, so FVE does not warn.
     default_k = 8

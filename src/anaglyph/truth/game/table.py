@@ -1,12 +1,10 @@
 """The leaderboard: plays summed up by player, with intervals over organisms."""
 
-import math
 from typing import Any
 
 import polars as pl
-from scipy.stats import norm
 
-_Z = float(norm.ppf(0.975))
+from anaglyph.core.stats import wilson
 
 
 def leaderboard(plays: pl.DataFrame) -> pl.DataFrame:
@@ -73,20 +71,10 @@ def grid(plays: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def wilson(hits: int, total: int) -> tuple[float, float] | None:
-    """Return the 95% Wilson interval of a share (Wilson 1927); None of nothing."""
-    if total == 0:
-        return None
-    share, z2 = hits / total, _Z**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _share(hits: int, total: int) -> float | None:
     return hits / total if total else None
 
 
 def _with_interval(name: str, hits: int, total: int) -> dict[str, float | None]:
-    low, high = wilson(hits, total) or (None, None)
-    return {name: _share(hits, total), f"{name}_low": low, f"{name}_high": high}
+    share = wilson(hits, total)
+    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}

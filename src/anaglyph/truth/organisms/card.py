@@ -6,10 +6,11 @@ The card is the answer key of the game. `card.json` lies beside the adapter.
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import read_json, write_json
+from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.evaluate import Probe
 
 
@@ -80,9 +81,5 @@ def read_card(folder: Path) -> Card:
     Raises:
         StoreError: It is missing or damaged.
     """
-    try:
-        return Card.model_validate(read_json(folder / "card.json"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{folder / 'card.json'} is damaged: {where}: {first['msg']}") from error
+    file = folder / "card.json"
+    return validate(Card, read_json(file), f"{file} is damaged", StoreError)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
+from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.chats import Chat
 from anaglyph.truth.organisms.evaluate import Probe
 
@@ -256,13 +257,7 @@ def load_recipe(source: str | Path) -> Organism:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path} must hold one recipe, not {type(fields).__name__}")
-    try:
-        return Organism.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        says = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {where}: {says}" if where else f"{path}: {says}") from error
+    return validate(Organism, fields, str(path))
 
 
 def builtin_organisms() -> list[str]:

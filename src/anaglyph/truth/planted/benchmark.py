@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import t as student
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.stats import mean_interval
 from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.latents import score
@@ -276,12 +276,7 @@ def summarise(runs: pl.DataFrame) -> pl.DataFrame:
     for (preset, entrant), group in runs.group_by(["preset", "entrant"], maintain_order=True):
         row: dict[str, Any] = {"preset": preset, "entrant": entrant, "seeds": group.height}
         for name in figures:
-            values = group[name].drop_nulls().to_numpy().astype(float)
-            row[name] = float(values.mean()) if len(values) else None
-            row[f"{name}_low"] = row[f"{name}_high"] = None
-            if len(values) > 1:
-                half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-                row[f"{name}_low"] = float(values.mean() - half)
-                row[f"{name}_high"] = float(values.mean() + half)
+            mean = mean_interval(group[name])
+            row |= {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)

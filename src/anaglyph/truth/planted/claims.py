@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import t as student
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.stats import mean_interval
 from anaglyph.truth.planted.trials import BATCH, DEFAULT_MU, PAIRS, RATIOS, SEARCH, run_trials
 
 FACTOR = 3
@@ -315,13 +315,9 @@ def interval(values: Values) -> dict[str, Any]:
 
     Seeds without the figure (None) do not count; fewer than two have no interval.
     """
-    known = np.array([value for value in values if value is not None], float)
-    mean = float(known.mean()) if len(known) else None
-    low = high = None
-    if mean is not None and len(known) > 1:
-        half = student.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
-        low, high = float(mean - half), float(mean + half)
-    return {"mean": mean, "low": low, "high": high, "seeds": len(known)}
+    found = mean_interval(values)
+    known = sum(value is not None for value in values)
+    return {"mean": found.value, "low": found.low, "high": found.high, "seeds": known}
 
 
 def _side(runs: pl.DataFrame, entrant: str, point: tuple[str, float]) -> pl.DataFrame:

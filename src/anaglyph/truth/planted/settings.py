@@ -7,9 +7,10 @@ on them; change a preset only together with every figure that was measured on it
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.validation import validate
 
 FeatureKind = Literal[
     "shared", "new", "removed", "scaled", "rotated", "retriggered", "refrequencied"
@@ -162,11 +163,7 @@ def planted_settings(preset: str = "easy", **overrides: object) -> PlantedSettin
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}")
-    try:
-        settings = PlantedSettings.model_validate({**PRESETS[preset], **overrides})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    settings = validate(PlantedSettings, {**PRESETS[preset], **overrides})
     if settings.null and any(getattr(settings, kind) for kind in _CHANGES):
         raise InputError(f"null={settings.null!r} goes with no changed features; set them to 0")
     if settings.null and settings.tuned_width not in (None, settings.width):
