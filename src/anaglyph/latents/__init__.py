@@ -1,8 +1,8 @@
-"""What each latent of a dictionary is worth: one table and the strongest examples.
+"""The latent table and the strongest examples of each latent.
 
-``score`` gives decoder norms, Latent Scaling, usage, twins and flags, one row a latent;
-``bucket_usage`` says on which kinds of token a latent fires how strongly, ``stability`` whether
-another dictionary has it too; ``top_examples`` shows where it fires. Methods and formulas:
+``score`` gives decoder norms, Latent Scaling, usage, twins and flags, one row per latent.
+``bucket_usage`` gives token roles by how strongly a latent fires. ``stability`` says whether
+another dictionary has the same latent. ``top_examples`` shows where it fires. Formulas:
 docs/maths.md, sections 2 and 3.
 """
 

@@ -1,8 +1,8 @@
 """Confidence intervals over sequences by a block bootstrap.
 
 Tokens of one sequence depend on each other, so whole sequences are drawn with replacement. To bound
-memory, sequences are first gathered into at most 256 blocks of neighbours, and blocks are drawn:
-where documents of one kind lie together, that keeps what depends on each other together too.
+memory, sequences are first grouped into at most 256 blocks of neighbours, and blocks are drawn.
+This also keeps neighbouring documents of one kind together.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from anaglyph.core.rng import rng
 
 MOST_BLOCKS = 256
 LOW, HIGH = 0.025, 0.975
-# Fewer defined draws than this many say nothing about a 95% interval.
+# With fewer defined draws there is no 95% interval.
 _LEAST_DRAWS = 40
 
 
@@ -34,8 +34,8 @@ def interval(
 ) -> tuple[Float64[ndarray, " latents"], Float64[ndarray, " latents"]]:
     """Return the 2.5% and 97.5% points of each column, linearly interpolated.
 
-    NaN marks a resample in which the statistic is undefined (the latent was not drawn); such draws
-    are left out. A column with fewer than 40 defined draws has no interval: NaN.
+    NaN marks a resample in which the statistic is undefined (the latent was not drawn); such
+    resamples are left out. A column with fewer than 40 defined draws has no interval: NaN.
     """
     if len(draws) < _LEAST_DRAWS:
         return np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)

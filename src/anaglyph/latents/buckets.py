@@ -1,7 +1,7 @@
 """On which kinds of token a latent fires weakly, and on which strongly.
 
-A latent's few strong firings say what it stands for, its many weak ones often something else
-(template tokens above all); shares over all firings hide the former behind the latter.
+The few strong firings of a latent show what it stands for. Its many weak ones are often something
+else, such as template tokens, and dominate the shares over all firings.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from anaglyph.latents.usage import usage
 from anaglyph.store import PairedStore
 
 BUCKETS = 4
-# Codes encoded with another number of threads differ by rounding, not by more than this.
+# Codes computed with another number of threads differ by rounding, but not by more than this.
 _ROUNDING = 1e-3
 
 
@@ -25,17 +25,17 @@ def bucket_usage(
 ) -> pl.DataFrame:
     """Return the roles of each latent's active tokens by how strongly it fires there.
 
-    The buckets are quarters of the latent's highest activation: 0-25% (without 0), to 50%, to 75%,
-    to 100%, each with its upper bound. The store is read once.
+    The buckets are quarters of the latent's maximum activation: up to 25% (without 0), up to 50%,
+    up to 75% and up to 100%; each includes its upper bound. The store is read once.
 
     Args:
         dic: The dictionary.
-        store: The store that ``table`` was made from.
-        table: What ``score`` returned: its ``max_activation`` sets the buckets.
+        store: The store from which ``table`` was computed.
+        table: The result of ``score``; its ``max_activation`` sets the buckets.
         progress: Told after each block of tokens.
 
     Returns:
-        One row for each latent that fires and each bucket, in that order: ``latent``, ``bucket`` (0
+        One row per live latent and bucket, in that order: ``latent``, ``bucket`` (0
         to 3), ``low`` and ``high`` (its bounds, in units of the code), ``active_tokens``,
         ``template_share`` and ``share_ROLE`` for every role, null in an empty bucket.
 

@@ -4,12 +4,9 @@ import polars as pl
 
 
 def candidates(table: pl.DataFrame, limit: int) -> list[int]:
-    """Return the latents that carry most of the difference, foremost first.
-
-    They carry much of the difference, and one model has much more of them than the other.
-    """
+    """Return the top latents by difference share times how specific they are to one model."""
     base, tuned = pl.col("beta_act_base"), pl.col("beta_act_tuned")
-    # 1 where only one model has it or the two are opposite, 0 where both have as much of it.
+    # 1 where only one model has it or the two are opposite, 0 where both have the same amount.
     specific = (tuned - base).abs() / (tuned.abs() + base.abs())
     alive = table.filter(
         pl.col("alive"), (base != 0) | (tuned != 0), pl.col("difference_share") > 0

@@ -1,9 +1,9 @@
-"""Do twins fire together? Twins that do are one concept; twins that do not have other triggers.
+"""Do twins fire together? If so they are one concept; if not, their triggers differ.
 
 Twin divergence (docs/maths.md, section 3, after Minder, Dumas et al. 2025, arXiv 2504.02922): of
 the tokens at which either of the pair fires strongly, the share at which the other is weak. Both
-are measured against the highest strength that either reaches, so a pass over the codes must have
-gone before; twins are few or none, and without any the store is not read again.
+are measured relative to the highest strength that either reaches, so one pass over the codes comes
+first. If there are no twins, the store is not read again.
 """
 
 import numpy as np
@@ -30,15 +30,15 @@ def twin_divergence(
 ) -> Float64[ndarray, " latents"]:
     """Return the divergence of each latent from its twin: 0 together, 1 apart; NaN without one.
 
-    Strength is ``f_j ||d_j||``, the length of what the latent writes: a code alone has no scale,
-    for doubling a decoder halves it. Strong is above 0.4 of the pair's joint maximum, weak at or
-    below 0.1 of it.
+    Strength is ``f_j ||d_j||``, the length of what the latent adds. (A code alone has no scale,
+    because doubling the decoder halves it.) Strong is above 0.4 of the pair's joint maximum, weak
+    at or below 0.1 of it.
 
     Args:
         dic: The dictionary.
-        store: What ``largest`` was taken over.
+        store: The store that ``largest`` was computed from.
         twin: Each latent's twin, -1 for none.
-        lengths: Norm of the decoder by which each latent was found a twin.
+        lengths: Norm of the decoder that was compared to find each latent's twin.
         largest: Highest code of each latent.
         progress: Told after each block of tokens.
     """

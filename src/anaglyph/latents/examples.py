@@ -1,9 +1,9 @@
-"""The strongest examples of a latent, with what each model has along its direction.
+"""The strongest examples of a latent, with the strength of its direction in each model.
 
-Each example comes from another sequence, so that one document cannot fill the list. Around its peak
-stand three strips of numbers: the code, and how far each model's activation lies along the latent's
-unit decoder, measured from that model's typical activation. The last two share one scale: where
-they differ, the models differ.
+Each example comes from another sequence, so one document cannot fill the list. An example has three
+rows of numbers: the code, and how far each model's activation reaches along the latent's unit
+decoder, measured from that model's typical activation. The last two share one scale, so where they
+differ, the models differ.
 """
 
 from collections.abc import Sequence
@@ -39,14 +39,14 @@ def top_examples(
 ) -> list[dict[str, Any]]:
     """Return the strongest examples of some latents, ready for JSON.
 
-    Of a beginning that several sequences share only the first reading is shown. Tokens of massive
-    activation are ranked as if they were of ordinary size (``ordinary.py``).
+    If several sequences begin with the same tokens, only the first reading is shown. Tokens of
+    massive activation are ranked as if they had ordinary size (``ordinary.py``).
 
     Args:
         dic: The dictionary. A base-SAE is read on the tuned model, as in ``score``.
         store: Activations of the pair that the dictionary belongs to.
-        latents: Which latents; the result has their order.
-        n: Most examples a latent, each from another sequence, strongest first.
+        latents: Which latents; the result keeps their order.
+        n: Maximum number of examples per latent, each from another sequence, strongest first.
         window: Tokens shown before and after the peak, within its sequence.
         progress: Told after each block of tokens.
 
@@ -67,7 +67,7 @@ def top_examples(
         wrong = chosen[(chosen < 0) | (chosen >= dic.n_latents)][0]
         raise InputError(f"latent {wrong} is not within 0 to {dic.n_latents - 1}")
     if np.unique(chosen).size != chosen.size:
-        raise InputError("a latent is asked for twice")
+        raise InputError("latents lists a latent twice: name each once")
     if n < 1 or window < 0:
         raise InputError(f"n={n} must be at least 1 and window={window} at least 0")
     check_widths(dic, store)
@@ -88,8 +88,8 @@ def top_examples(
 class Strongest:
     """The ``n`` strongest firings so far of some latents, each from another sequence.
 
-    Rows are latents, columns ranks. Equal values are ordered by token, so that the outcome does not
-    depend on how the tokens were cut into batches.
+    Rows are latents, columns are ranks. Equal values are ordered by token, so the result does not
+    depend on how the tokens are divided into batches.
 
     Attributes:
         values: float32 [latents, n], -inf where there are fewer.
@@ -114,7 +114,7 @@ class Strongest:
         sequences: Int64[ndarray, " firings"],
     ) -> None:
         """Take in firings: the row of each, its code, its token and its sequence."""
-        # What does not beat the weakest kept one cannot enter, and most firings do not.
+        # Most firings do not beat the weakest kept one and can be skipped.
         better = values > self.values[rows, -1]
         if not better.any():
             return

@@ -1,16 +1,16 @@
-"""Flags for latents that a crosscoder shows as one model's own although both models have them.
+"""Flags for latents that a crosscoder shows as specific although both models have them.
 
 Both artefacts and their thresholds are those of Minder, Dumas et al. 2025 (arXiv 2504.02922;
 docs/maths.md, section 3), where a latent passes as specific if ``nu_error < 0.2`` and ``nu_recon <
 0.5``. Each model is judged on its own decoder: tuned-only latents by nu, base-only ones by the
 mirrored nu.
 
-- ``complete_shrinkage``: the latent's class is tuned-only or base-only, yet ``nu_error >= 0.2``:
-  the other model has the concept too, and sparsity drove its decoder there to zero.
+- ``complete_shrinkage``: the class is tuned-only or base-only, but ``nu_error >= 0.2``. The other
+  model has the concept too; sparsity drove its decoder there to zero.
 - ``latent_decoupling``: the class is tuned-only or base-only, ``nu_recon >= 0.5``, AND the latent
-  has a twin: the concept is shared, and stored as one latent for each model. Either sign alone has
-  other causes. A twin that fires elsewhere is a direction that got a new trigger, a real change,
-  and leaves nu_recon low; nu_recon also rises where latents of other directions overlap.
+  has a twin. The concept is shared and stored as one latent per model. Each sign alone can have
+  other causes. A twin that fires elsewhere is a direction with a new trigger, which is a real
+  change and leaves nu_recon low. And nu_recon also rises where latents of other directions overlap.
 
 Latents of the other classes are not flagged: False.
 """
@@ -31,7 +31,7 @@ def add_flags(table: pl.DataFrame, *, one_width: bool) -> pl.DataFrame:
     Args:
         table: Has ``alive``, ``class``, ``twin`` and both ``nu_error`` and ``nu_recon``, plain and
             ``_mirror``.
-        one_width: Whether the models' decoders can be compared; otherwise nobody knows the twins.
+        one_width: Whether the models' decoders can be compared; otherwise twins are unknown.
     """
     specific = pl.col("class").is_in([TUNED_ONLY, BASE_ONLY])
 

@@ -1,14 +1,14 @@
 """Inner loops over sparse codes, compiled for the CPU.
 
-The products are independent of each other, so they run in parallel and come out bit-identical with
-any number of threads. Adding them up touches little memory and runs in one thread, in token order.
+The products are independent of each other, so they run in parallel and are bit-identical for any
+number of threads. Adding them up touches little memory and runs in one thread, in token order.
 """
 
 import numba
 import numpy as np
 
-# Sums may be reordered so that the inner product uses vector instructions; NaN and inf keep their
-# meaning, so that a damaged activation is not hidden.
+# Sums may be reordered so that the inner product uses vector instructions. NaN and inf keep their
+# meaning, so a damaged activation stays visible.
 _REORDER = {"reassoc", "contract", "nsz"}
 
 
@@ -23,9 +23,9 @@ def project(indices, offsets, targets, directions):
         directions: float32 [latents, d].
 
     Returns:
-        float64 [active, targets]. A product is summed in float32, in many partial sums, so that it
-        runs at full width; it errs by about 1e-7 of the two lengths' product. What cancels later,
-        the mean of the targets, is for the caller to take out first.
+        float64 [active, targets]. Each product is summed in float32, in many partial sums; its
+        error is about 1e-7 of the product of the two lengths. The caller should subtract the mean
+        of the targets first, because it cancels later.
     """
     n_targets = len(targets)
     width = directions.shape[1]
@@ -76,9 +76,9 @@ def accumulate(indices, values, offsets, products, blocks, roles, sums, firings,
 
 @numba.njit(parallel=True, cache=True, nogil=True, fastmath=_REORDER)
 def add_rows(keys, starts, order, tokens, values, rows, sums):
-    """Add ``f * rows[token]`` of every active entry to the row of ``sums`` that is its key's.
+    """Add ``f * rows[token]`` of every active entry to the row of ``sums`` that belongs to its key.
 
-    A key's entries are added by one thread, in their order, so any number of threads gives the same
+    One thread adds the entries of a key in their order, so any number of threads gives the same
     bits.
 
     Args:

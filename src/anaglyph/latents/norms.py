@@ -1,4 +1,4 @@
-"""Decoder geometry: how long and how aligned a latent's two decoders are.
+"""Decoder geometry: the norms of a latent's two decoders and the cosine between them.
 
 Formulas: docs/maths.md, section 2, after Minder, Dumas et al. 2025 (arXiv 2504.02922). Undefined
 numbers are NaN in these arrays and become null in the table.

@@ -1,7 +1,7 @@
-"""One reading of a store through a dictionary: the sums from which the latent table is made.
+"""One pass over a store with a dictionary: the sums from which the latent table is computed.
 
-Each block of tokens is encoded (and, for a crosscoder, rebuilt) once; everything that the table
-needs of it is added up before the next block is read.
+Each block of tokens is encoded (and, for a crosscoder, reconstructed) once. All sums are updated
+before the next block is read.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from anaglyph.latents.refit import Refit
 from anaglyph.latents.scaling import SIDES, LatentSums, Regressors
 from anaglyph.store import PairedStore
 
-# Sums of all blocks together; very wide dictionaries get fewer, larger blocks of sequences.
+# Memory for the sums of all blocks; large dictionaries get fewer, larger blocks of sequences.
 _SUMS_BYTES = 256 * 2**20
 _LEAST_BLOCKS = 32
 _MIRRORED = {"base": "tuned", "tuned": "base"}
@@ -29,14 +29,15 @@ _MIRRORED = {"base": "tuned", "tuned": "base"}
 
 @dataclass(frozen=True)
 class Reading:
-    """What one pass over the store leaves.
+    """The result of one pass over the store.
 
     Attributes:
-        sums: Of every latent, on the tuned decoder (or on the only one).
-        mirror_rows: The latents of class base-only, which ``mirror`` has in this order.
-        mirror: Of those latents, on their base decoder and with the models exchanged, so that its
-            "base" is the tuned model and its nu is ``beta^tuned / beta^base``. None without any.
-        refit: Both models' directions; None if they were not asked for or the widths differ.
+        sums: Sums for every latent, on the tuned decoder (or on the only one).
+        mirror_rows: The latents of class base-only, in the order of ``mirror``.
+        mirror: Sums for those latents, on their base decoder and with the models exchanged: its
+            "base" is the tuned model, and its nu is ``beta^tuned / beta^base``. None if there are
+            no such latents.
+        refit: Both models' directions; None if not requested or if the widths differ.
     """
 
     sums: LatentSums
@@ -46,7 +47,7 @@ class Reading:
 
 
 def read(dic: Dictionary, store: PairedStore, progress: Progress, *, refit: bool) -> Reading:
-    """Read the whole store once and return the sums; ``progress`` hears of every block."""
+    """Read the whole store once and return the sums; ``progress`` is called for every block."""
     crosscoder = dic.spec.kind == "crosscoder"
     centres: dict[str, ndarray] = dict(zip(SIDES, typical_activations(store), strict=True))
     regressors = _regressors(dic, centres)
@@ -59,7 +60,7 @@ def read(dic: Dictionary, store: PairedStore, progress: Progress, *, refit: bool
     mirror = None
     if mirror_rows.size:
         mirror = LatentSums(_mirrored(dic, centres, mirror_rows), n_blocks)
-    # Both models can be seen along one direction only if they have one width.
+    # Both models can be measured along one direction only if they have the same width.
     directions = None
     if refit and store.d_base == store.d_tuned:
         directions = Refit(dic.n_latents, store.d_tuned)

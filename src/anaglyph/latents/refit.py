@@ -1,17 +1,17 @@
 """The angle between a latent's directions in the two models, refitted to the activations.
 
-Decoders are trained for both models at once and under a sparsity penalty; what a model has along a
-latent is refitted here by least squares, ``A_j^m = sum_x f_j(x) y^m(x)``. For a crosscoder ``y`` is
-the error with the latent's own part put back, ``eps^m + f_j d_j^m``; for an SAE, which rebuilds
-neither model, it is ``h^m`` less the model's typical activation, so that what fires together with
-the latent counts as part of it. The lengths of the ``A_j^m`` need no table of their own: their
-ratio along the decoder is nu (``scaling.py``).
+Decoders are trained for both models at once and under a sparsity penalty. So each model's direction
+is refitted here by least squares, ``A_j^m = sum_x f_j(x) y^m(x)``. For a crosscoder ``y`` is the
+error plus the latent's own part, ``eps^m + f_j d_j^m``. An SAE reconstructs neither model; for it
+``y`` is ``h^m`` minus the model's typical activation, so whatever fires together with the latent
+counts as part of it. The lengths of the ``A_j^m`` are not stored: their ratio along the decoder is
+nu (``scaling.py``).
 
-[D] A plain angle would grow with noise: two noisy copies of one direction are never parallel. So
-each model is refitted twice, on halves of the sequences, and only products across halves are used:
-``cos = 1/2 (<b1, t2> + <b2, t1>) / sqrt(<b1, b2> <t1, t2>)`` (correction for attenuation, Spearman
-1904). Noise that the models share within a half drops out too. The test of whether a model has a
-direction at all is that its halves agree.
+A plain angle would grow with noise, because two noisy copies of one direction are never parallel.
+So each model is refitted twice, on halves of the sequences, and only products across halves are
+used: ``cos = 1/2 (<b1, t2> + <b2, t1>) / sqrt(<b1, b2> <t1, t2>)`` (correction for attenuation,
+Spearman 1904). Noise that the models share within a half drops out too. A model has a
+direction at all only if its halves agree.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from numpy import ndarray
 from anaglyph.dictionaries import Codes
 from anaglyph.latents.kernels import add_rows
 
-# Halves of cosine r agree with the truth, taken together, at sqrt(2 r / (1 + r)): 0.82 here.
+# If the halves have cosine r, their sum has cosine sqrt(2 r / (1 + r)) with the truth: 0.82 here.
 LEAST_AGREEMENT = 0.5
-# Latents worked out at once; bounds memory to a few of 256 x d float64.
+# Latents computed at once; bounds memory to a few arrays of 256 x d float64.
 _CHUNK = 256
 
 
 class Refit:
-    """Running sums ``sum f_j y`` of both models, apart for two halves of the sequences.
+    """Running sums ``sum f_j y`` of both models, separate for two halves of the sequences.
 
     Attributes:
         sums: For "base" and "tuned", [latents, halves, d].
@@ -60,8 +60,8 @@ class Refit:
 
         Args:
             codes: Codes of the tokens.
-            targets: For "base" and "tuned", what is left of ``y`` when the latent's own part, if it
-                is known, is taken out: ``eps^m`` or the centred ``h^m``.
+            targets: For "base" and "tuned", ``y`` without the latent's own part: ``eps^m`` for a
+                crosscoder, the centred ``h^m`` for an SAE.
             halves: 0 or 1 for each token, the same within a sequence.
         """
         if not codes.values.size:
@@ -82,12 +82,12 @@ class Refit:
     ) -> Float64[ndarray, " latents"]:
         """Return the angle between the models in degrees, 0 to 180.
 
-        NaN where a model's halves agree by less than a cosine of 0.5: what has no direction there
-        has no angle. That is so of whatever only the other model has, and of a latent active in one
-        half only.
+        NaN where a model's halves agree by less than a cosine of 0.5, because the latent then has
+        no direction in that model. This is so if only the other model has it, or if it is active in
+        one half only.
 
         Args:
-            decoders: Decoders of "base" and "tuned", if they were left out of the targets.
+            decoders: Decoders of "base" and "tuned", if the targets are without the latent's part.
         """
         n_latents = len(self.squares)
         angle = np.full(n_latents, np.nan)

@@ -1,4 +1,4 @@
-"""Latent Scaling: how much of each latent each model really has, all latents in one pass.
+"""Latent Scaling: how much of each latent each model has, for all latents in one pass.
 
 ``beta_j`` is the scale at which ``beta * f_j(x) * d_j`` fits a target ``y(x)`` best in least
 squares: ``<d_j, sum_x f_j y> / (||d_j||^2 sum_x f_j^2)``. ``nu_j = beta_j^base / beta_j^tuned`` is
@@ -8,16 +8,16 @@ after Minder, Dumas et al. 2025, arXiv 2504.02922). The same regressor ``d_j`` s
 Only ``sum f``, ``sum f^2`` and ``sum f <y, d_j>`` are kept: a pass costs O(tokens * k * d). The
 targets:
 
-- ``error``: ``eps^m + f_j d_j^m``, for crosscoders. Its sum is that of ``eps`` plus
-  ``<d_j^m, d_j> sum f^2``, which needs no pass of its own.
+- ``error``: ``eps^m + f_j d_j^m``, for crosscoders. Its sum is the sum for ``eps`` plus
+  ``<d_j^m, d_j> sum f^2``, so it needs no separate pass.
 - ``recon``: ``hhat^m``, for crosscoders.
 - ``act``: ``h^m``, or with ``target_centre="median"`` ``h^m`` minus that model's typical activation
-  (``centre.py``; never the mean of the difference). What both models have at every token lies along
-  ``d_j`` too, and draws the nu of plain ``h^m`` away from the latent's own: towards 1 if the latent
-  is weak beside it, anywhere if it happens to cancel. Planted features in the activations of
-  SmolLM2-135M, a third of a token's deviation strong, showed a true nu of 0 as -0.09 to 0.09 (80%)
-  in plain targets, as -0.18 to 0.11 in targets without the mean (first tokens are outliers that
-  drag it along), and as -0.01 to 0.01 in targets without the median.
+  (``centre.py``; never the mean of the difference). A constant that both models share also has a
+  part along ``d_j`` and biases the nu of plain ``h^m``: towards 1 if the latent is weak, anywhere
+  if it happens to cancel. We planted features with a true nu of 0 in the activations of
+  SmolLM2-135M, a third of a token's deviation strong. Measured nu (80% of them) was -0.09 to 0.09
+  in plain targets, -0.18 to 0.11 with the mean subtracted (first tokens are outliers that shift the
+  mean), and -0.01 to 0.01 with the median subtracted.
 """
 
 from collections.abc import Mapping
@@ -35,9 +35,9 @@ from anaglyph.latents.kernels import accumulate, project
 SIDES = ("base", "tuned")
 TARGETS = ("error", "recon", "act")
 TARGET_CENTRES = ("none", "median")
-# A latent of which the tuned model shows less than one hundredth has no ratio worth the name.
+# If the tuned model has less than one hundredth of a latent, the ratio is meaningless.
 BETA_FLOOR = 0.01
-# The smallest count whose full range covers the median of independent draws in 94% of cases.
+# The smallest number of independent draws whose range covers the median in 94% of cases.
 LEAST_ACTIVE_BLOCKS = 5
 # Latents resampled at once; bounds the memory to resamples x 1024 x columns float64.
 _CHUNK = 1024
@@ -45,11 +45,11 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class Regressors:
-    """What the sums are projected on, and the constants that turn sums into betas.
+    """The directions that sums are projected on, and the constants that turn sums into betas.
 
-    ``directions`` holds ``d_j``. ``decoders`` and ``centres`` map "base" and "tuned" to what that
-    model has; a model of another width than the regressor is left out, its betas are undefined.
-    ``decoders`` is empty for an SAE, which reconstructs neither model.
+    ``directions`` are the ``d_j``. ``decoders`` and ``centres`` map "base" and "tuned" to that
+    model's values. A model of another width than the regressor is left out; its betas are
+    undefined. ``decoders`` is empty for an SAE, which reconstructs neither model.
     """
 
     directions: Float32[ndarray, "latents d"]
@@ -63,7 +63,7 @@ class Regressors:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What is projected of each model: its error and reconstruction, or its activation."""
+        """Which parts of each model are projected: error and reconstruction, or activation."""
         return ("error", "rest") if self.decoders else ("rest",)
 
     @property
@@ -72,12 +72,12 @@ class Regressors:
         return 2 + len(self.sides) * len(self.parts)
 
     def column(self, side: str, part: str) -> int:
-        """Return where the sums of ``f * <part of side, d_j>`` stand."""
+        """Return the column with the sums of ``f * <part of side, d_j>``."""
         return 2 + self.sides.index(side) * len(self.parts) + self.parts.index(part)
 
 
 class LatentSums:
-    """Running sums of every latent over sparse codes, kept apart for each block of sequences.
+    """Running sums of every latent over sparse codes, one set per block of sequences.
 
     Attributes:
         sums: [blocks, latents, columns]: ``sum f``, ``sum f^2``, then ``sum f <target, d_j>``.
@@ -113,7 +113,7 @@ class LatentSums:
         """
         targets = []
         for side in self.regressors.sides:
-            # Sums of what is left without the centre are small, so little of them cancels later.
+            # Subtracting the centre keeps the sums small, so little cancels later.
             centre = self.regressors.centres[side]
             if self.regressors.decoders:
                 targets.append(activations[side] - reconstructions[side])
@@ -146,7 +146,7 @@ def betas(
     Args:
         sums: Sums over blocks (or over draws of blocks), of the latents that ``latents`` selects.
         regressors: What the sums were projected on.
-        target_centre: What is taken from the activation target, one of TARGET_CENTRES.
+        target_centre: What is subtracted from the activation target, one of TARGET_CENTRES.
         latents: Which latents these are.
     """
     directions = regressors.directions[latents]
@@ -197,7 +197,7 @@ def estimate(
 ) -> tuple[dict[tuple[str, str], Estimate], dict[str, Estimate]]:
     """Return ``{(target, side): beta}`` and ``{target: nu}`` with intervals over sequences.
 
-    A latent active in fewer than five blocks gets no interval, for so few cannot give one. nu is
+    A latent active in fewer than five blocks gets no interval. nu is
     undetermined (NaN) where the latent never fired, where ``d_j`` is zero, where
     ``|beta^tuned| < 0.01``, and where the interval of ``beta^tuned`` contains 0.
     """

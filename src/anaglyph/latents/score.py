@@ -1,7 +1,7 @@
 """The latent table: one row a latent, made in one pass (docs/maths.md, sections 2 and 3).
 
-The store is read once (``reading.py``); what the table says is computed from the sums over the
-sparse codes and from the decoders. Only if there are twins is it read again, for their divergence.
+The store is read once (``reading.py``). The table is computed from the sums over the sparse codes
+and from the decoders. Only if there are twins is the store read again, for their divergence.
 """
 
 import numpy as np
@@ -50,7 +50,7 @@ COLUMNS = (
     ),
 )
 
-# Above this much memory the refit waits until it is asked for.
+# Above this much memory the refit runs only on request.
 _REFIT_BYTES = 2**30
 
 
@@ -64,7 +64,7 @@ def score(
     target_centre: str = "none",
     refit: bool | None = None,
 ) -> pl.DataFrame:
-    """Return the latent table of a dictionary over all tokens of a store, one row a latent.
+    """Return the latent table of a dictionary over all tokens of a store, one row per latent.
 
     Columns (null where undefined; never NaN or inf):
 
@@ -83,23 +83,23 @@ def score(
       ("undetermined") where the latent never fired, where ``|beta^tuned| < 0.01``, and where the
       interval of ``beta^tuned`` contains 0. Latents active in fewer than five blocks of sequences
       have no interval.
-    - ``nu_error_mirror`` and ``nu_recon_mirror``, with intervals: the same question asked of the
-      base model, for latents of class base-only and null for all others. The regressor is their
-      base decoder and the ratio ``beta^tuned / beta^base``: near 0 is specific to the base model.
+    - ``nu_error_mirror`` and ``nu_recon_mirror``, with intervals: the same for the base model, for
+      latents of class base-only and null for all others. The regressor is their base decoder and
+      the ratio is ``beta^tuned / beta^base``: near 0 is specific to the base model.
     - ``complete_shrinkage`` and ``latent_decoupling``: the two ways in which a crosscoder shows a
-      shared concept as one model's own (rules in ``flags.py``). Null without a norm class, and for
-      a latent of one model where the data cannot say.
+      shared concept as specific to one model (rules in ``flags.py``). Null without a norm class,
+      and for a specific latent whose nu is undetermined.
     - ``angle``: degrees between the two models' directions along the latent, refitted to the
-      activations and corrected for noise (``refit.py``); null where a model has none. How long the
-      one is beside the other needs no column: that is nu_error for a crosscoder, nu_act under
+      activations and corrected for noise (``refit.py``); null where a model has none. The ratio of
+      their lengths has no column: it is nu_error for a crosscoder, and nu_act with
       ``target_centre="median"`` for an SAE.
     - ``difference_share``: what the latent contributes to the difference, the sum over tokens of
       ``(f - mean f)^2 ||e||^2`` over that of ``||Delta - mean Delta||^2``, with ``e`` the decoder
       of a diff-SAE, the difference of a crosscoder's two decoders, or, for an SAE of one model, the
-      multiple of ``d`` by which ``f - mean f`` fits ``Delta`` best. What is always on, alike,
-      contributes to the mean only and counts as 0. Latents overlap: shares need not add up to 1.
-      Where the dictionary pulls massive tokens in, a diff-SAE's or crosscoder's shares are those of
-      the other tokens.
+      multiple of ``d`` by which ``f - mean f`` fits ``Delta`` best. A latent with a constant code
+      contributes only to the mean and counts as 0. Latents overlap, so shares need not add up to 1.
+      If the dictionary pulls massive tokens in, the shares of a diff-SAE or crosscoder are computed
+      on the other tokens.
     - ``kind``: null here; findings fill it in.
 
     Args:
@@ -108,11 +108,11 @@ def score(
         progress: Told after each block of tokens.
         bootstrap: Number of resamples; 0 for no intervals.
         seed: Of the resamples.
-        target_centre: What is taken from the target of ``beta_act``. "none": nothing, the target
-            is ``h^m`` as published. "median": that model's typical activation; on real models
-            this tells specific latents from shared ones far better (see ``scaling.py``).
-        refit: Whether to fill ``angle``, which takes 16 bytes a latent and dimension. None: if that
-            is no more than 1 GiB.
+        target_centre: What is subtracted from the target of ``beta_act``. "none": nothing; the
+            target is ``h^m`` as published. "median": that model's typical activation. On real
+            models this separates specific from shared latents much better (see ``scaling.py``).
+        refit: Whether to compute ``angle``, which takes 16 bytes per latent and dimension. None:
+            only if that is at most 1 GiB.
 
     Raises:
         InputError: The dictionary's widths are not the store's, or an argument is out of range.
@@ -194,7 +194,7 @@ def _difference_share(
     decoders = decoders_of(dic)
     fired, squares = totals[:, 0], totals[:, 1]
     spread = np.maximum(squares - fired**2 / sums.n_tokens, 0)
-    # What rounding leaves of a latent that is always on, alike, is no spread.
+    # For a latent with a constant code, the rest is rounding.
     spread[spread <= 1e-9 * squares] = 0
     written = None
     if "difference" in decoders:

@@ -1,4 +1,4 @@
-"""Does a latent come again when another dictionary is trained on the same pair?
+"""Is a latent found again when another dictionary is trained on the same pair?
 
 A latent that training with another seed does not find says more about the training than about the
 models.
@@ -15,11 +15,11 @@ def stability(dic_a: Dictionary, dic_b: Dictionary) -> pl.DataFrame:
     """Find each latent of one dictionary in another, by the cosine of their decoders.
 
     Decoders of several sources are compared together (``dictionaries.agreement``). Dead latents are
-    compared like all others: join the result with the latent tables to leave them out.
+    compared too; join the result with the latent tables to leave them out.
 
     Args:
         dic_a: The dictionary whose latents are looked for.
-        dic_b: Where they are looked for; usually the same method with another seed. It may have
+        dic_b: The dictionary to search; usually the same method with another seed. It may have
             another number of latents.
 
     Returns:

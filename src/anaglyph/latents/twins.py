@@ -1,7 +1,7 @@
 """Twins: one concept stored by a crosscoder as a tuned-only and a base-only latent.
 
 Latent Decoupling (docs/maths.md, section 3) makes a shared concept look specific to each model. Its
-trace is a pair of opposite norm classes whose decoders point the same way.
+sign is a pair of latents of opposite norm classes whose decoders point the same way.
 """
 
 from dataclasses import dataclass
@@ -33,15 +33,14 @@ def find_twins(
 ) -> Twins:
     """Find, for each tuned-only and each base-only latent, its twin of the other class.
 
-    A latent speaks through the decoder of the model it belongs to: tuned decoders of tuned-only
-    latents are compared with base decoders of base-only ones. The twin is the one of the highest
-    cosine if that exceeds 0.9; of equal ones, the first.
+    Tuned decoders of tuned-only latents are compared with base decoders of base-only ones. The twin
+    is the latent with the highest cosine, if that exceeds 0.9; of equal ones, the first.
 
     Args:
         base: Decoder of the base model.
         tuned: Decoder of the tuned model, of the same width.
         classes: Norm class of each latent, as ``norm_classes`` gives it.
-        alive: Whether a latent fired; dead latents have no twin and are nobody's twin.
+        alive: Whether a latent fired; dead latents are left out.
     """
     index = np.full(classes.shape, -1, dtype=np.int64)
     cosine = np.full(classes.shape, np.nan)
@@ -68,5 +67,5 @@ def find_twins(
 
 
 def _unit_rows(rows: Float[ndarray, "latents d"]) -> Float[ndarray, "latents d"]:
-    # No row is zero: its latent's class says that this decoder is the longer of the two.
+    # No row is zero, because by its class this decoder is the longer of the two.
     return rows / row_norms(rows)[:, None].astype(rows.dtype)

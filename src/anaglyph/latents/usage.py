@@ -6,7 +6,7 @@ from numpy import ndarray
 
 from anaglyph.corpus import ROLES
 
-# Tokens that the chat template or the tokenizer puts there, whatever the text says.
+# Tokens that the chat template or the tokenizer adds, independent of the text.
 TEMPLATE_ROLES = ("bos", "template")
 
 

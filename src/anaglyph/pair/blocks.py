@@ -1,13 +1,13 @@
-"""A causal language model cut open at its decoder blocks: run up to one, or on from one.
+"""A causal language model divided at its decoder blocks: run up to a block, or from a block on.
 
-Choices made here:
+Design:
 
-- The model's own ``forward`` always does the work, so masks, rotary embeddings and per-layer
-  attention types are the real ones. Running *to* a layer puts hooks on the wanted blocks and leaves
-  by an exception from the last of them; running *from* a layer lets the skipped blocks stand aside.
-- Blocks are found by search, not by family: they are the one ``ModuleList`` as long as the model
-  is deep. A family that hands state from block to block behind our back (a shared key-value cache,
-  say) would come out wrong without a word, so every model proves itself once on four tokens.
+- The model's own ``forward`` always runs, so masks, rotary embeddings and per-layer attention types
+  are the real ones. Running *to* a layer puts hooks on the wanted blocks and leaves by an exception
+  from the last of them. Running *from* a layer replaces the skipped blocks.
+- Blocks are found by search, not by model family: they are the one ``ModuleList`` as long as the
+  model is deep. A family that passes hidden state from block to block (a shared key-value cache,
+  for example) would give wrong results silently, so every model is tested once on four tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ _PROBE_LENGTH = 4
 
 
 class LastBlockReached(BaseException):
-    """Leaves the model's forward; not an ``Exception``, so that nothing on the way swallows it."""
+    """Leaves the model's forward; not an ``Exception``, so that no handler catches it."""
 
 
 def find_blocks(model: nn.Module, depth: int) -> list[nn.Module]:
@@ -60,7 +60,7 @@ class BlockModel:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Find the blocks and check on a few tokens that the model can be cut between them.
+        """Find the blocks and check on a few tokens that the model can be divided between them.
 
         Raises:
             ModelError: The blocks cannot be found, the logits are not finite, or logits computed
@@ -91,8 +91,8 @@ class BlockModel:
     ) -> dict[int, Float[Tensor, "batch length d"]]:
         """Return the outputs of blocks ``layers``; later blocks and the logits are not computed.
 
-        With ``start``, a block and its output, no block up to that one is computed either;
-        ``layers`` come after it.
+        ``start`` is a block and its output: then no block up to it is computed, and ``layers`` must
+        come after it.
         """
         reached: dict[int, Tensor] = {}
         last = max(layers)
@@ -127,7 +127,7 @@ class BlockModel:
     ) -> Float[Tensor, "batch length vocab"]:
         """Return the logits when block ``layer`` outputs ``edited``; no block up to it is computed.
 
-        Gradients flow back to ``edited`` exactly if it asks for them.
+        Gradients flow back to ``edited`` if it requires them.
         """
         edited = edited.to(device=self.device, dtype=self.model.dtype)
 
@@ -136,7 +136,7 @@ class BlockModel:
             return self._forward(input_ids, attention_mask)
 
     def _skip(self, stack: ExitStack, layer: int, output: Tensor) -> None:
-        """Let blocks 0 to ``layer`` stand aside, the last of them giving ``output``."""
+        """Replace blocks 0 to ``layer``; the last of them returns ``output``."""
 
         def hand_on(*args: Any, **kwargs: Any) -> Any:
             return self._as_output(args[0] if args else kwargs["hidden_states"])
@@ -158,7 +158,7 @@ class BlockModel:
         return self._forward(input_ids, attention_mask)
 
     def probe_logits(self) -> Float[Tensor, "one length vocab"]:
-        """Return the logits on a fixed handful of tokens, to compare the model with itself."""
+        """Return the logits on a few fixed tokens, to compare the model with itself."""
         return self.logits(*self._probe())
 
     def _probe(self) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ class BlockModel:
         ).logits
 
     def _as_output(self, hidden: Tensor) -> Any:
-        """Dress ``hidden`` as what a block of this family returns: a tensor or a tuple."""
+        """Return ``hidden`` as a block of this family returns it: a tensor or a tuple."""
         if self._tuple_length is None:
             return hidden
         return (hidden, *[None] * (self._tuple_length - 1))
@@ -207,7 +207,7 @@ def _hidden(output: Any) -> Tensor:
 
 @contextmanager
 def _forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Shadow ``block.forward`` on the instance; one that was there already comes back after."""
+    """Replace ``block.forward`` on the instance, and restore it afterwards."""
     before = vars(block).get("forward")
     vars(block)["forward"] = forward
     try:

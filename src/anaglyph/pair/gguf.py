@@ -1,7 +1,7 @@
-"""GGUF files, turned once into a float32 folder that loads in a tenth of a second.
+"""GGUF files, converted once to a float32 folder that loads in a tenth of a second.
 
-De-quantising takes from seconds to a minute, so the result is kept under a name made from the
-file's digest. The folder appears under that name only when it is complete.
+De-quantising takes seconds to a minute, so the result is kept under a name made from the file's
+digest. The folder gets that name only when it is complete.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from anaglyph.core.errors import ModelError
 from anaglyph.pair.quiet import first_line, quiet
 
-# Part of the cache key: raise it whenever a conversion gives other files than before.
+# Part of the cache key: raise it whenever the conversion changes.
 _FORMAT = 1
 
 
@@ -33,7 +33,7 @@ def converted(file: Path, digest: str) -> Path:
         digest: Digest of its bytes, the key of the conversion.
 
     Raises:
-        ModelError: The file is no GGUF file, its architecture is unknown to transformers, or the
+        ModelError: The file is not a GGUF file, its architecture is unknown to transformers, or the
             ``gguf`` package is missing.
     """
     folder = cache_root() / "gguf" / f"{digest}-{_FORMAT}"
@@ -55,7 +55,7 @@ def converted(file: Path, digest: str) -> Path:
         try:
             temporary.rename(folder)
         except OSError:
-            # Another process may have finished the same file meanwhile; its copy is as good.
+            # Another process may have finished the same file meanwhile; its copy is equal.
             if not folder.is_dir():
                 raise
     finally:
@@ -70,12 +70,11 @@ def _convert(file: Path, folder: Path) -> None:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
             )
-            # The copy holds plain numbers; left in place, these marks make transformers refuse to
-            # save it.
+            # The copy has plain numbers; with these marks transformers would refuse to save it.
             model.config.__dict__.pop("quantization_config", None)
             model.hf_quantizer = None
             model.is_quantized = False
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-    except Exception as error:  # parsers of damaged bytes raise whatever they stumble on
+    except Exception as error:  # parsers of damaged bytes raise anything
         raise ModelError(f"cannot read {file}: {first_line(error)}") from error

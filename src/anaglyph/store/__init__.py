@@ -1,4 +1,4 @@
-"""Paired activations on disk: collected or given once, read without loading them."""
+"""Paired activations on disk: collected once, read without loading them into memory."""
 
 from anaglyph.store.collecting import collect
 from anaglyph.store.difference import DifferenceSpace

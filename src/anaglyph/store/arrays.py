@@ -1,4 +1,4 @@
-"""Arrays from anywhere become a store: checked before a byte is written, keyed by contents."""
+"""Make a store from arrays: checked before anything is written, keyed by their contents."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from anaglyph.corpus import ROLES
 from anaglyph.store.format import FORMAT, DType, Manifest, check_dtype, to_stored
 from anaglyph.store.writer import StoreWriter, Tokens, is_finished
 
-# Shapes are checked in the code, so that a caller who gets them wrong is told which array it is.
+# Shapes are checked in the code, so that the error names the wrong array.
 Activations = np.ndarray | Tensor
 _CHUNK = 8192
 _LAYER = 0

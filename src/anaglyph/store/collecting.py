@@ -1,8 +1,8 @@
-"""Runs both models over a corpus and keeps their residual streams, resumably.
+"""Run both models over a corpus and store their residual streams; an interrupted run resumes.
 
-Every sequence is run once, to the deepest layer wanted, in batches of like length; what an adapter
-leaves as it is in both models is computed once (``ModelPair.run_both_to``). A finished shard is
-written, measured and hashed by a thread of its own while the models run on.
+Every sequence runs once, to the deepest layer wanted, in batches of similar length. Blocks that an
+adapter leaves unchanged are computed once for both models (``ModelPair.run_both_to``). A second
+thread writes, measures and hashes a finished shard while the models continue.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ from anaglyph.store.paired_store import PairedStore
 from anaglyph.store.writer import Part, StoreWriter, Tokens, is_finished
 
 TOKEN_BUDGETS = {"cpu": 1024, "cuda": 16_384}
-"""Tokens a forward pass: what keeps the device busy, and on a CPU fits into its cache (SmolLM2-135M
-reads 512 to 1024 at a time a third faster than 4096)."""
+"""Tokens per forward pass: enough to keep the device busy, few enough for a CPU's cache
+(SmolLM2-135M is a third faster with 512 to 1024 than with 4096)."""
 
 
 def collect(
@@ -52,7 +52,8 @@ def collect(
 ) -> PairedStore:
     """Store the outputs of decoder blocks ``layers`` of both models on the same tokens.
 
-    A killed run is resumed by the same call and ends with the same bytes; a finished one is opened.
+    The same call resumes a run that was stopped and ends with the same bytes; a finished store is
+    opened.
 
     Args:
         pair: The two models.
@@ -60,13 +61,13 @@ def collect(
         layers: Block indexes, or fractions of the depth as floats.
         out: Folder of the store.
         dtype: Number type to store activations in.
-        shard_tokens: Most tokens a shard (a shard is lost when a run is killed); fewer where a
-            shard would exceed 512 MiB.
-        token_budget: Most tokens a forward pass, padding included; None fits the device.
+        shard_tokens: Maximum tokens per shard; fewer if a shard would exceed 512 MiB. A run that is
+            killed loses the unfinished shard.
+        token_budget: Maximum tokens per forward pass, with padding; None fits the device.
         progress: Told of tokens stored.
         context: Longest sequence, in tokens.
-        pack: Join documents instead of keeping one to a sequence.
-        max_tokens: Most tokens to read.
+        pack: Join documents instead of keeping one per sequence.
+        max_tokens: Maximum number of tokens to read.
 
     Returns:
         The store, at its first layer.
@@ -117,7 +118,8 @@ def collect(
                 for rows in padded_batches(tokens, shard.sequences, budget):
                     progress("collect activations", done, tokens.n_tokens)
                     done += shard.run(*rows)
-                # At most one shard waits: memory holds two, the one written and the one filled.
+                # At most one shard waits, so memory has two: one being written and one being
+                # filled.
                 if writing is not None:
                     writing.result()
                 writing = beside.submit(
@@ -155,7 +157,7 @@ class _Shard:
         input_ids: Int64[Tensor, "batch length"],
         attention_mask: Int64[Tensor, "batch length"],
     ) -> int:
-        """Run a batch of sequences through both models; returns how many tokens it had."""
+        """Run a batch of sequences through both models; return its number of tokens."""
         offsets = self._corpus.offsets
         spans = [np.arange(int(offsets[i]), int(offsets[i + 1])) for i in sequences]
         rows = torch.from_numpy(np.concatenate(spans) - self._part.tokens.start)

@@ -1,8 +1,8 @@
-"""Means and variances of activations, kept so that parts can be merged without reading them again.
+"""Means and variances of activations, in a form that can be merged without reading them again.
 
 Each shard stores its own count, mean and sum of squared deviations in float64. Merging follows
 Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-variances" (1979): no sum of squares is ever formed, so a large mean does not eat a small variance.
+variances" (1979): no sum of squares is formed, so a large mean does not swamp a small variance.
 """
 
 import math
@@ -70,7 +70,7 @@ class Moments:
 class Statistics(NamedTuple):
     """The moments of both sides over the whole store.
 
-    ``difference`` is that of tuned minus base; None when the two widths differ.
+    ``difference`` is for tuned minus base; None if the two widths differ.
     """
 
     base: Moments

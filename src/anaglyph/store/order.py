@@ -1,10 +1,9 @@
-"""Which tokens a subset has, and the order in which training sees them; no file is touched here.
+"""The tokens of a subset, and the order in which training sees them; no file is touched here.
 
-A shuffled epoch is cut into buffers. Each is made of random blocks of 256 consecutive tokens of the
-subset, so that the disk is read in long runs, and is shuffled as a whole, so that a batch mixes
-some hundreds of sequences. A subset that fits into one buffer is simply permuted. Every buffer has
-its own generator: any place of the endless stream is reached without walking through the ones
-before it.
+A shuffled epoch is divided into buffers. A buffer has random blocks of 256 consecutive tokens of
+the subset, so the disk is read in long runs. It is shuffled as a whole, so a batch mixes hundreds
+of sequences. A subset that fits into one buffer is simply permuted. Every buffer has its own random
+generator, so the endless stream can start anywhere without walking through what comes before.
 """
 
 from collections.abc import Iterator
@@ -47,17 +46,17 @@ class Subset:
 def shuffled_buffers(
     n_tokens: int, seed: int, buffer: int, start: int = 0
 ) -> Iterator[tuple[Int64[np.ndarray, " held"], Int64[np.ndarray, " shuffled"]]]:
-    """Walk a subset in shuffled order, epoch after epoch without end.
+    """Walk a subset in shuffled order, endlessly, epoch after epoch.
 
     Args:
         n_tokens: Size of the subset, at least 1.
         seed: Seed of the order.
-        buffer: Most tokens a buffer (at least one block of 256 is taken).
-        start: How many tokens of the stream to pass over.
+        buffer: Maximum tokens per buffer (at least one block of 256).
+        start: How many tokens of the stream to skip.
 
     Yields:
         Ascending positions of the buffer's tokens, and the order in which to take them (indexes
-        into those positions; the first buffer's lacks what ``start`` passes over).
+        into those positions; in the first buffer without what ``start`` skips).
     """
     blocks = -(-n_tokens // BLOCK_TOKENS)
     shortfall = blocks * BLOCK_TOKENS - n_tokens  # of the last block

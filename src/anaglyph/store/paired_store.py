@@ -1,7 +1,7 @@
 """PairedStore: the activations of both models on the same tokens, read from disk as needed.
 
-Base and tuned always come together and in the same order. Nothing here loads the store: rows are
-copied out of memory maps, and what a call holds is bounded by its own arguments.
+Base and tuned always come together and in the same order. Nothing here loads the whole store. Rows
+are copied from memory maps, and the arguments of a call bound its memory.
 """
 
 from collections.abc import Iterator
@@ -46,10 +46,10 @@ class Block:
 
 
 class PairedStore:
-    """One layer's view of a store on disk; ``open``, ``from_arrays`` and ``collect`` make it.
+    """A view of one layer of a store on disk; made by ``open``, ``from_arrays`` and ``collect``.
 
     Attributes:
-        layer: The layer that activations and statistics are of.
+        layer: The layer of the activations and statistics.
     """
 
     def __init__(self, reader: ShardReader, layer: int) -> None:
@@ -82,20 +82,20 @@ class PairedStore:
         shard_tokens: int = SHARD_TOKENS,
         progress: Progress = silent,
     ) -> "PairedStore":
-        """Make a store of activations that the caller has already, as layer 0.
+        """Make a store from your own activations, as layer 0.
 
-        The same contents in the same folder are written once; a killed call is resumed by the next.
+        The same contents in the same folder are written once; a call that was stopped resumes.
 
         Args:
             base: [tokens, d_base], any floating-point type.
             tuned: [tokens, d_tuned] of the same tokens.
             out: Folder of the store.
             token_ids: [tokens], at least 0; all 0 if not given.
-            sequence_ids: [tokens], equal within a sequence and different between sequences, each
-                sequence in one piece; if not given, every token is a sequence of its own.
+            sequence_ids: [tokens], equal within a sequence and different between sequences; each
+                sequence is contiguous. If not given, every token is its own sequence.
             roles: [tokens], codes into ``anaglyph.corpus.ROLES``; all "text" if not given.
             dtype: Number type to store activations in.
-            shard_tokens: Most tokens a shard; sequences are never split.
+            shard_tokens: Maximum tokens per shard; sequences are never split.
             progress: Told of tokens written.
 
         Raises:
@@ -190,18 +190,18 @@ class PairedStore:
         return np.repeat(np.arange(self.n_sequences), np.diff(self.sequence_offsets))
 
     def first_readings(self) -> Bool[np.ndarray, " tokens"]:
-        """Return which tokens follow what no earlier sequence began with.
+        """Return which tokens are the first reading of their beginning.
 
         Chats that begin with the same system prompt have the same activations there. Read a hundred
-        times they are one measurement: counted as many they would pass for the evidence of a
-        hundred sequences, and what was fitted to some of them be judged by their copies. Arrays
+        times, they are still one measurement. Counted a hundred times, they would pass for evidence
+        from a hundred sequences, and held-out copies would test what was fitted to them. Arrays
         without token ids have no repeats.
         """
         return first_readings(self.token_ids, self.sequence_offsets)
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Moments over all tokens, held-out ones too, without reading an activation."""
+        """Moments over all tokens, held-out ones included; no activation is read."""
         same = self.d_base == self.d_tuned
         return Statistics(
             self._reader.moments("base", self.layer),
@@ -212,10 +212,10 @@ class PairedStore:
     def gather(
         self, token_index: Int[np.ndarray, " picked"] | Int[Tensor, " picked"]
     ) -> tuple[Float32[Tensor, "picked d_base"], Float32[Tensor, "picked d_tuned"]]:
-        """Return the activations of any tokens, in the order asked for.
+        """Return the activations of any tokens, in the given order.
 
         Raises:
-            InputError: An index is not of this store.
+            InputError: An index is outside this store.
         """
         tokens = np.asarray(token_index).astype(np.int64)
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.n_tokens:
@@ -229,13 +229,13 @@ class PairedStore:
 
         Args:
             subset: Which sequences.
-            tokens: Tokens a block; the last may be shorter.
+            tokens: Tokens per block; the last may be shorter.
 
         Raises:
-            InputError: Unknown subset, or no token a block.
+            InputError: Unknown subset, or less than one token per block.
         """
         if tokens < 1:
-            raise InputError(f"a block of {tokens} tokens holds nothing: give 1 or more")
+            raise InputError(f"tokens is {tokens}: a block needs at least 1")
         return self._blocks(self._subset(subset), tokens)
 
     def _blocks(self, chosen: Subset, tokens: int) -> Iterator[Block]:
@@ -255,18 +255,18 @@ class PairedStore:
         *,
         buffer: int = BUFFER_TOKENS,
     ) -> Iterator[tuple[Float32[Tensor, "batch d_base"], Float32[Tensor, "batch d_tuned"]]]:
-        """Yield shuffled batches without end, every token once an epoch, each epoch in a new order.
+        """Yield shuffled batches endlessly: every token once per epoch, each epoch in a new order.
 
         All batches have the same size: one may take its last rows from the next epoch.
 
         Args:
-            batch: Tokens a batch.
+            batch: Tokens per batch.
             seed: Seed of the order.
             subset: Which sequences.
-            skip: Pass over this many batches, without reading them: what follows is the same as
-                after consuming them.
-            buffer: Most tokens held in memory to be shuffled together, at most 512 MiB as stored.
-                Another buffer gives another order.
+            skip: Skip this many batches without reading them; the next ones are the same as after
+                consuming them.
+            buffer: Maximum tokens shuffled together in memory, at most 512 MiB as stored. Another
+                buffer gives another order.
 
         Raises:
             InputError: A setting is out of range, or the subset has no token.
@@ -278,7 +278,7 @@ class PairedStore:
             )
         chosen = self._subset(subset)
         if chosen.n_tokens == 0:
-            raise InputError(f"the subset {subset!r} of the store at {self.path} has no token")
+            raise InputError(f"the subset {subset!r} of the store at {self.path} has no tokens")
         row_bytes = self._reader.manifest.token_bytes // len(self.layers)
         held = max(BLOCK_TOKENS, min(buffer, BUFFER_BYTES // row_bytes))
         return self._batches(chosen, batch, seed, skip, held)
@@ -318,7 +318,7 @@ class PairedStore:
         return Subset(chosen, self.sequence_offsets)
 
     def verify(self, progress: Progress = silent) -> None:
-        """Compare every shard with the checksum it was written with.
+        """Compare every shard with its checksum from when it was written.
 
         Raises:
             StoreError: A shard is damaged; the message names it.

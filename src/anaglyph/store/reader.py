@@ -1,7 +1,6 @@
-"""Reads a store's shards through memory maps: only the rows asked for are ever read.
+"""Read a store's shards through memory maps: only the requested rows are read.
 
-A store may have more shards than a process may have open files, so only the maps last used are
-kept.
+A store can have more shards than a process may open files, so only the most recent maps are kept.
 """
 
 from collections.abc import Iterator
@@ -31,14 +30,13 @@ Room = tuple[Shaped[np.ndarray, "rows d_base"], Shaped[np.ndarray, "rows d_tuned
 
 
 class ShardReader:
-    """The shards of one complete store as one long table of tokens.
+    """The shards of one complete store as one table of tokens.
 
     Args:
         folder: The store's folder.
 
     Raises:
-        StoreError: There is no store, it is unfinished, or a shard has another size than when it
-            was written.
+        StoreError: There is no store, it is unfinished, or the size of a shard has changed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +53,7 @@ class ShardReader:
                 raise StoreError(
                     f"shard {folder / shard.name} is missing or truncated ({shard.bytes} bytes "
                     "expected): run collect (or from_arrays) again with the same arguments to "
-                    "make it anew"
+                    "restore it"
                 )
         self._ends = np.cumsum([shard.tokens for shard in self.manifest.shards])
         self._map = lru_cache(_OPEN_MAPS)(self._open)
@@ -126,8 +124,8 @@ class ShardReader:
         Args:
             layer: One of the manifest's layers.
             tokens: Indexes within the store; not checked.
-            room: Where to copy them, if it is there already: fresh memory costs as much as the
-                copy itself. What is returned lies in it.
+            room: Memory to copy into, because new memory costs as much as the copy itself. The
+                result is a view of it.
         """
         sides: tuple[Side, Side] = ("base", "tuned")
         found = [side[: len(tokens)] for side in room or self.room(len(tokens))]
@@ -154,10 +152,10 @@ class ShardReader:
         return from_stored(found[0]), from_stored(found[1])
 
     def release(self) -> None:
-        """Unmap the shards; whoever reads on maps them anew.
+        """Unmap the shards; the next read maps them again.
 
-        Pages that were read stay in the system's cache, which takes them back when memory is short,
-        but no longer count as this process's: walking a store would make it look as large as it.
+        Pages that were read stay in the system's cache, which frees them when memory is short. But
+        they no longer count as memory of this process.
         """
         self._map.cache_clear()
 

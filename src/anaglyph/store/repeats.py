@@ -1,20 +1,23 @@
-"""Which tokens of a store are read for the first time: a text read again is no new measurement."""
+"""Which tokens of a store are read for the first time: repeated text is not new evidence."""
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 from numpy import ndarray
 
-# Of a rolling hash: any odd number that fills 64 bits.
+# Base of a rolling hash: any odd number that fills 64 bits.
 _BASE = 0x9E3779B97F4A7C15
 
 
 def first_readings(
     token_ids: Int32[ndarray, " tokens"], offsets: Int64[ndarray, " sequences_and_one"]
 ) -> Bool[ndarray, " tokens"]:
-    """Return which tokens follow what no earlier sequence began with.
+    """Return which tokens are the first reading of their beginning.
+
+    A token is a repeat if an earlier sequence begins with the same tokens up to it.
 
     Args:
-        token_ids: Of all sequences, end to end; all 0 where there is no text, and nothing repeats.
+        token_ids: Token ids of all sequences, end to end. All 0 means that there is no text; then
+            nothing is a repeat.
         offsets: Where each sequence begins, and the number of tokens.
     """
     if not token_ids.any():

@@ -1,8 +1,8 @@
-"""Writes a paired store shard by shard, so that a killed run loses at most the shard in hand.
+"""Write a paired store shard by shard, so that a killed run loses at most the unfinished shard.
 
-A shard appears under its name only when whole, and counts only once the manifest lists it; so the
-state on disk is always: a manifest, the shards it vouches for, and rubbish that the next run sweeps
-away. The bytes depend on nothing but the contents: a resumed store equals an unbroken one.
+A shard appears under its name only when it is complete, and counts only once the manifest lists it.
+So there is always a manifest, the shards it lists, and leftovers that the next run deletes. The
+bytes depend only on the contents: a resumed store equals one written without interruption.
 """
 
 import os
@@ -39,7 +39,7 @@ _SHARDS = "shard-*.safetensors"
 
 
 class Tokens(NamedTuple):
-    """The tokens of a store: what is known of them before any activation."""
+    """The tokens of a store: what is known before any activation."""
 
     token_ids: Int32[np.ndarray, " tokens"]
     roles: UInt8[np.ndarray, " tokens"]
@@ -66,27 +66,27 @@ class Part:
 
     @property
     def entry(self) -> tuple[str, int, int, int]:
-        """What the manifest says of it: name, first sequence, sequences, tokens."""
+        """Its entry in the manifest: name, first sequence, sequences, tokens."""
         first, last = self.sequences.start, self.sequences.stop
         return self.name, first, last - first, self.n_tokens
 
 
 class StoreWriter(AbstractContextManager["StoreWriter"]):
-    """Fills the folder of one store; holds a lock on it while open.
+    """Fill the folder of one store; the folder is locked while open.
 
     Args:
-        folder: The store's folder, made if absent.
-        manifest: What the store will hold, without shards.
+        folder: The store's folder; created if missing.
+        manifest: What the store will contain, without shards.
         tokens: Its tokens.
-        shard_tokens: Most tokens a shard (fewer where that would exceed ``SHARD_BYTES``).
+        shard_tokens: Maximum tokens per shard (fewer if that would exceed ``SHARD_BYTES``).
 
     Raises:
-        StoreError: The folder holds something else, or another process is writing to it.
+        StoreError: The folder has other contents, or another process is writing to it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, tokens: Tokens, shard_tokens: int) -> None:
         if shard_tokens < 1:
-            raise InputError(f"shard_tokens is {shard_tokens}, but a shard holds at least 1 token")
+            raise InputError(f"shard_tokens is {shard_tokens}: a shard needs at least 1 token")
         self.folder, self.tokens = folder, tokens
         self._manifest = manifest
         limit = max(1, min(shard_tokens, SHARD_BYTES // manifest.token_bytes))
@@ -108,7 +108,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         self._open.close()
 
     def _adopt(self) -> None:
-        """Keep what an earlier run of the same store left whole, sweep away the rest."""
+        """Keep complete shards of an earlier run of the same store; delete the rest."""
         for name in (_SHARDS, MANIFEST):
             for leftover in self.folder.glob(f".{name}.*.tmp"):
                 leftover.unlink()
@@ -135,7 +135,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         )
 
     def missing(self) -> list[Part]:
-        """List the planned shards that are not there yet, in order."""
+        """List the planned shards that are missing, in order."""
         return [part for part in self.parts if part.index not in self._done]
 
     def write(
@@ -152,7 +152,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             tuned: Those of the tuned model.
 
         Raises:
-            StoreError: The disk is full or refuses.
+            StoreError: The file cannot be written, for example because the disk is full.
         """
         starts = self.tokens.offsets[part.sequences.start : part.sequences.stop + 1]
         tensors = {
@@ -183,10 +183,10 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """Tell whether the folder holds the whole store of this key: nothing is left to do.
+    """Return whether the folder has the complete store of this key.
 
     Raises:
-        StoreError: It holds another store.
+        StoreError: It has another store.
     """
     if not (folder / MANIFEST).exists():
         return False
@@ -206,7 +206,7 @@ def _read_own(folder: Path, key: str) -> Manifest:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing here; the lock dies with the process and leaves no file."""
+    """Keep other processes from writing here; the lock ends with the process and leaves no file."""
     if sys.platform == "win32":
         yield
         return
@@ -222,7 +222,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one clear line."""
+    """Turn an error of the file system into one clear line."""
     try:
         yield
     except OSError as error:

@@ -21,8 +21,8 @@ function shownCount(dictionary, rows) {
   const { total, alive, ranked_by: ranked } = dictionary.latents;
   const by = ranked ? `, by ${ranked.replaceAll("_", " ")}` : "";
   return rows.length < alive
-    ? `The first ${whole(rows.length)} of ${whole(alive)} live latents${by}; ${whole(total)} in all.`
-    : `All ${whole(alive)} live latents${by}; ${whole(total)} in all.`;
+    ? `The top ${whole(rows.length)} of ${whole(alive)} live latents${by} (${whole(total)} latents in total).`
+    : `All ${whole(alive)} live latents${by} (${whole(total)} latents in total).`;
 }
 
 function openDictionary(name, latent) {

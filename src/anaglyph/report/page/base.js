@@ -154,7 +154,7 @@ document.addEventListener("keydown", (event) => {
 });
 document.addEventListener("scroll", hideTip, { passive: true, capture: true });
 
-// A word with its definition: hover or focus shows it, following it leads to the glossary.
+// A word with its definition: hover or focus shows it, and a click leads to the glossary.
 function term(key, label = GLOSSARY[key][0]) {
   return withTip(el("a", { class: "term", href: `#glossary-${key}` }, label), GLOSSARY[key][1]);
 }

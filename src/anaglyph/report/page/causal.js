@@ -1,4 +1,4 @@
-// How much of the difference in behaviour each edit carries.
+// How much of the change in behaviour each edit carries.
 
 function interventionWords(name) {
   for (const [pattern, label, what, tone] of INTERVENTIONS) {
@@ -23,7 +23,7 @@ function drawCausal() {
       el(
         "tr",
         {},
-        el("th", { scope: "col" }, "Put into the tuned model"),
+        el("th", { scope: "col" }, "Patched into the tuned model"),
         el("th", { scope: "col", class: "chart-cell" }, axisHead(axis)),
         el("th", { scope: "col", class: "numeric" }, term("recovered")),
         el("th", { scope: "col", class: "numeric wide-only" }, term("kl", "KL, nats")),
@@ -50,7 +50,7 @@ function drawCausal() {
   if (!rows.some((row) => known(row.recovered) && row.intervention !== "none")) {
     return host.append(
       absent(
-        "There is no gap to explain: with the base model's activation in its place the tuned model predicts the same, up to numerical noise.",
+        "There is no gap to explain: with the base model's activation patched in, the tuned model predicts the same, up to numerical noise.",
       ),
       el("details", {}, el("summary", {}, "What was measured"), content),
     );
@@ -59,11 +59,11 @@ function drawCausal() {
     el(
       "p",
       { class: "lead" },
-      "An edited activation goes into the tuned model at this layer; its remaining layers run on. The more of the ",
+      "We patch an edited activation into the tuned model at this layer and run its remaining layers. The more of the ",
       term("kl", "KL gap"),
-      " closes, the more of the difference in behaviour the edit carries. ",
+      " an edit closes, the more of the change in behaviour it carries. ",
       known(tokens)
-        ? `Measured on ${whole(tokens)} held-out tokens of ${plural(sequences, "sequence")}; whiskers are 95% intervals over sequences.`
+        ? `Measured on ${whole(tokens)} held-out tokens of ${plural(sequences, "sequence")}; whiskers show 95% intervals over sequences.`
         : null,
     ),
     content,
@@ -71,7 +71,7 @@ function drawCausal() {
   );
 }
 
-// KL recovered against how many latents are put in, beside the PCA of as many components.
+// KL recovered against the number of latents added, compared with PCA of the same rank.
 function curves(shown, axis) {
   const points = (rows, pattern) =>
     rows
@@ -102,7 +102,7 @@ function curves(shown, axis) {
   return el(
     "details",
     { class: "curve" },
-    el("summary", {}, "How many latents it takes"),
+    el("summary", {}, "KL recovered by number of latents"),
     el(
       "div",
       { class: "scroll" },
@@ -155,7 +155,7 @@ function otherPlaces(shown) {
   );
 }
 
-// Rows in which no dictionary plays a part stand in every table; where all agree they are shown once.
+// Rows without a dictionary are in every table; where all tables agree they are shown once.
 function sharedRows(shown) {
   const same = (row) => (other) => Object.keys(row).every((key) => row[key] === other[key]);
   return shown[0].causal.filter(

@@ -1,7 +1,7 @@
-// Small charts that stand in table cells. Positions are percentages, so they stretch with the page.
+// Small charts for table cells. Positions are percentages, so they stretch with the page.
 
-// A horizontal axis that holds all `values` and the two landmarks 0 and 1, cut where it would only
-// serve an outlier.
+// A horizontal axis that covers all `values` and the marks 0 and 1, cut where it would only serve an
+// outlier.
 function shareAxis(values) {
   const seen = values.filter(known);
   const low = Math.max(-0.5, Math.min(0, ...seen));
@@ -51,7 +51,7 @@ function bar(axis, value, { low = null, high = null, tone = "main", label = "" }
     svg("rect", { class: "bar-fill", x: pc(left), width: pc(right - left), y: "22%", height: "56%" }),
   );
   if (value < axis.from || value > axis.to) {
-    // The value lies beyond the axis: an open end instead of a whisker.
+    // The value is beyond the axis: an open end instead of a whisker.
     const end = value < axis.from ? 0 : 100;
     node.append(
       svg(

@@ -31,7 +31,7 @@ function drawDetail(host, rows) {
     return host.replaceChildren(
       el("h3", {}, `${name} ${latent}`),
       absent(
-        `This latent is not among the ${whole(rows.length)} shown here; latents/${name}.parquet has all.`,
+        `This latent is not among the ${whole(rows.length)} shown here; latents/${name}.parquet lists them all.`,
       ),
     );
   const facts = DETAIL.filter((key) => row && row[key] !== null && row[key] !== undefined).map((key) => {
@@ -85,7 +85,7 @@ function drawDetail(host, rows) {
         ? el("div", { class: "whole-row" }, el("dt", {}, "fires on"), el("dd", {}, roleText))
         : null,
     ),
-    windows ? windowsView(windows) : absent("No examples were kept for this latent."),
+    windows ? windowsView(windows) : absent("This run kept no examples of this latent."),
   );
 }
 

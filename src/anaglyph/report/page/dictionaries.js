@@ -1,6 +1,6 @@
 // How well each dictionary fits.
 
-// [what, value] of the whole input and, where a dictionary rebuilds several things, of each of them.
+// [what, value] for the whole input and, if a dictionary reconstructs several sources, for each.
 function explainedVariance(stats) {
   const parts = ["base", "tuned", "difference"]
     .map((part) => [part, stats[`fve_${part}`]])

@@ -1,10 +1,10 @@
-// What the models and their weights say themselves: the tables of the commands without a dictionary.
+// The tables of the commands that need no dictionary.
 
 function drawDirect() {
   const host = section("direct");
   if (!DATA.direct.length)
     return host.append(
-      absent("Nothing was measured: run tokens, pca, weights, stitch, lens or amplify on this folder."),
+      absent("Nothing yet: run tokens, pca, weights, stitch, lens or amplify on this folder."),
     );
   return host.append(
     ...DATA.direct.map((table, place) =>
@@ -20,7 +20,7 @@ function drawDirect() {
 }
 
 function directNote({ note, rows, total }) {
-  return rows.length < total ? `${note} The first ${whole(rows.length)} of ${whole(total)} rows.` : note;
+  return rows.length < total ? `${note} The top ${whole(rows.length)} of ${whole(total)} rows.` : note;
 }
 
 function directTable({ columns, rows }) {

@@ -1,7 +1,7 @@
 // Example windows: the text once, the base model's strength above it and the tuned model's below.
 
 const WINDOWS_AT_FIRST = 3;
-// Bars under this part of the scale would be hairlines under every word; the tooltip has the number.
+// Smaller bars would be hairlines under every word, so they are left out; the tooltip has the number.
 const LEAST_BAR = 0.04;
 
 // One scale for both models and all windows of a latent: that is what makes them comparable.
@@ -70,7 +70,7 @@ function windowView(view, scale) {
 
 function exampleLegend(scale) {
   if (scale === 0) {
-    return absent("The strengths are not defined here: the latent's direction does not fit both models.");
+    return absent("There are no strengths here: the models have different widths, or the latent has no direction.");
   }
   return el(
     "p",
@@ -109,7 +109,7 @@ function windowsView(windows) {
   return el("div", { class: "examples" }, exampleLegend(scale), list, more);
 }
 
-// The tokens at the peaks, most frequent first: what a latent is about, in a few words.
+// The tokens at the peaks, most frequent first: a summary of what a latent is about.
 function peakTokens(windows, limit = 3) {
   const counts = new Map();
   for (const view of windows ?? []) {

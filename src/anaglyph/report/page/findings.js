@@ -1,4 +1,4 @@
-// One card a finding: what it is, how large, how often, how much behaviour it carries, and its text.
+// One card per finding: kind, size, frequency, how much behaviour it carries, and examples.
 
 const CARDS_AT_FIRST = 10;
 
@@ -9,7 +9,7 @@ function latentExamples(name, latent) {
   return dictionary?.examples?.[latent] ?? null;
 }
 
-// A finding's own windows, or else those of the first latent that it rests on and that has some.
+// A finding's own windows, or else those of its first latent that has some.
 function findingWindows(finding) {
   if (finding.windows?.length) return finding.windows;
   for (const [name, latent] of finding.latents) {
@@ -23,14 +23,14 @@ function measure(label, ...content) {
   return el("div", { class: "measure" }, el("div", { class: "measure-name" }, label), content);
 }
 
-// The effect in the unit of the finding's kind: how to write it, and what it says.
+// The effect in the unit of the finding's kind: its format and its meaning.
 const EFFECTS = {
-  new: [percent, "of its strength is there in the base model"],
-  removed: [percent, "of its strength is left in the tuned model"],
-  scaled: [(value) => `×${number(value)}`, "strength in the tuned model over the base model"],
+  new: [percent, "of its strength is in the base model"],
+  removed: [percent, "of its strength remains in the tuned model"],
+  scaled: [(value) => `×${number(value)}`, "strength in the tuned model / in the base model"],
   rotated: [(value) => `${number(value)}°`, "between its directions in the two models"],
-  retriggered: [(value) => `×${number(value)}`, "frequency in the tuned model over the base model"],
-  refrequencied: [(value) => `×${number(value)}`, "frequency in the tuned model over the base model"],
+  retriggered: [(value) => `×${number(value)}`, "frequency in the tuned model / in the base model"],
+  refrequencied: [(value) => `×${number(value)}`, "frequency in the tuned model / in the base model"],
   "mean-shift": [number, "length of the shift, in units of the activations"],
 };
 
@@ -94,7 +94,7 @@ function findingCard(finding, rank) {
         el(
           "div",
           { class: "quiet" },
-          known(finding.kl_recovered) ? "of the whole gap, by this alone" : "not measured",
+          known(finding.kl_recovered) ? "of the KL gap, by this finding alone" : "not measured",
         ),
       ),
       measure(
@@ -114,8 +114,8 @@ function findingCard(finding, rank) {
       ? windowsView(windows)
       : absent(
           finding.windows === null
-            ? "Its examples were left out to keep this page small; findings.json has them."
-            : "No examples were kept for this finding.",
+            ? "The examples are left out to keep this page small; findings.json has them."
+            : "This run kept no examples of this finding.",
         ),
     rest.length
       ? el("details", {}, el("summary", {}, "Evidence"), pairsTable(Object.fromEntries(rest)))
@@ -130,7 +130,7 @@ function drawFindings() {
     return host.append(absent("The findings stage has not run: findings.json is missing."));
   if (findings.length === 0)
     return host.append(
-      absent("There are none: nothing stands out of the noise."),
+      absent("No findings: nothing stands out from the noise."),
       likeNoise(1) ?? "",
     );
   const { found } = DATA.verdict;
@@ -140,7 +140,7 @@ function drawFindings() {
       { class: "lead" },
       `${plural(found, "finding")}, strongest first.`,
       found > findings.length
-        ? ` The first ${whole(findings.length)} are on this page; findings.json has all.`
+        ? ` This page shows the top ${whole(findings.length)}; findings.json lists them all.`
         : null,
     ),
   );
@@ -174,7 +174,7 @@ function likeNoise(first) {
     el(
       "summary",
       {},
-      `${plural(further.length, "change")} no larger, and worth no more KL, than what random noise in the weights shows`,
+      `${plural(further.length, "more change")} indistinguishable from random weight noise`,
     ),
     el(
       "div",

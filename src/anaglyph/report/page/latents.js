@@ -1,8 +1,8 @@
-// The latents of one dictionary: what is shown of them, and the table.
+// The latents of one dictionary: which are shown, and the table.
 
 const PAGE_ROWS = 25;
-// Up to these a latent counts as specific to the tuned model: for a crosscoder both thresholds of
-// the paper, for an SAE that of the post.
+// At or below these a latent counts as specific to the tuned model: for a crosscoder both thresholds
+// of the paper, for an SAE that of the post.
 const NU_LIMITS = { error: 0.2, recon: 0.5, act: 0.3 };
 
 // [column, heading, format]
@@ -196,7 +196,7 @@ function drawTable(host, rows) {
           {},
           body.length
             ? body
-            : el("tr", {}, el("td", { colspan: columns.length + 2 }, "No latent fits these filters.")),
+            : el("tr", {}, el("td", { colspan: columns.length + 2 }, "No latent matches these filters.")),
         ),
       ),
     ),

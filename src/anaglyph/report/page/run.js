@@ -4,7 +4,7 @@ function drawRun() {
   const host = section("run");
   const run = DATA.run;
   if (run === null)
-    return host.append(absent("The facts of this run were not recorded: run.json is missing."));
+    return host.append(absent("There are no facts about this run: run.json is missing."));
   const stages = Object.entries(run.stages ?? {});
   const seconds = stages.reduce((sum, [, stage]) => sum + (stage.seconds ?? 0), 0);
   const { corpus = {}, config = {} } = run;
@@ -40,7 +40,7 @@ function drawRun() {
     ["Settings", config],
     ["Fingerprints", run.fingerprints],
     ["Versions", run.versions],
-    ["Seconds a stage", Object.fromEntries(stages.map(([name, stage]) => [name, stage.seconds]))],
+    ["Seconds per stage", Object.fromEntries(stages.map(([name, stage]) => [name, stage.seconds]))],
   ];
   for (const [title, values] of details) {
     if (values && Object.keys(values).length)

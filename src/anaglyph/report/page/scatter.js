@@ -1,5 +1,5 @@
 // All shown latents of a dictionary as points: nu against nu for a crosscoder, nu against frequency
-// for an SAE. Lower left is what is specific to the tuned model.
+// for an SAE. Latents specific to the tuned model are at the lower left.
 
 const CHART = { width: 560, height: 470, left: 58, right: 14, top: 14, bottom: 46 };
 
@@ -8,7 +8,7 @@ function linearScale(from, to, start, end) {
   return { at, inside: (value) => value >= from && value <= to };
 }
 
-// nu outside this range says no more than "shared" or "undetermined": such points sit on the edge.
+// nu outside this range means "shared" or "undetermined": such points are drawn on the edge.
 const NU_RANGE = [-0.25, 1.5];
 const NU_TICKS = [0, 0.5, 1, 1.5];
 
@@ -154,7 +154,7 @@ function scatter(rows) {
       viewBox: `0 0 ${CHART.width} ${CHART.height}`,
       tabindex: 0,
       role: "img",
-      "aria-label": `${GLOSSARY[axes.y.key][0]} against ${GLOSSARY[axes.x.key][0]} of ${whole(points.length)} latents; arrow keys step through them, Enter opens one. The table below holds the same values.`,
+      "aria-label": `${GLOSSARY[axes.y.key][0]} against ${GLOSSARY[axes.x.key][0]} of ${whole(points.length)} latents; arrow keys step through them, Enter opens one. The table below has the same values.`,
     },
     scatterFrame(axes),
     points.map((point) => point.node),
@@ -226,7 +226,7 @@ function scatter(rows) {
         "other ",
         el("span", { class: "dot-key in-finding" }),
         "in a finding ",
-        points.some((point) => point.edge) ? el("span", {}, "Hollow, at the edge: beyond the axis.") : null,
+        points.some((point) => point.edge) ? el("span", {}, "Hollow points at the edge are beyond the axis.") : null,
       ),
     ),
     mark,

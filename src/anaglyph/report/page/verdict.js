@@ -4,7 +4,7 @@ function pairNames() {
   const short = (name) => name.replace(/\/+$/, "").split("/").pop();
   const { base, tuned } = DATA.run ?? {};
   if (!base) return null;
-  // Two paths that end alike are told apart by the whole of them.
+  // If two paths have the same last part, show them whole.
   return base !== tuned && short(base) === short(tuned) ? [base, tuned] : [short(base), short(tuned)];
 }
 
@@ -34,7 +34,7 @@ function drawVerdict() {
       "p",
       { class: "reason" },
       verdict === null
-        ? "This run has not come to its findings yet; what is finished is shown below."
+        ? "This run has no findings yet. Finished stages are shown below."
         : DATA.verdict.reason,
     ),
     where.length === 0 ? null : el("p", { class: "where" }, where.join(" · ")),
@@ -46,7 +46,7 @@ function reconstructionOf(dictionary) {
   return dictionary.causal?.find((row) => row.intervention === "reconstruction") ?? null;
 }
 
-// The one that explains the behaviour best comes first, in every section of the page.
+// The dictionary that explains the behaviour best comes first in every section of the page.
 function orderDictionaries() {
   const merit = (dictionary) => reconstructionOf(dictionary)?.recovered ?? -Infinity;
   DATA.dictionaries.sort((a, b) => merit(b) - merit(a) || 0);
@@ -67,16 +67,18 @@ function summary(found) {
         {},
         known(none?.kl)
           ? [
-              "Putting the base model's activation into the tuned model costs ",
-              el("b", {}, `${number(none.kl)} nats`),
-              " a token. ",
+              "Patching the base model's activation into the tuned model costs ",
+              el("b", {}, `${number(none.kl)} nats per token`),
+              ". ",
             ]
           : null,
-        `The ${dictionary.name} wins back `,
+        `Patching in the reconstruction of the ${dictionary.name} recovers `,
         el("b", {}, percent(best.recovered)),
         range ? ` (${range})` : null,
-        " of it",
-        known(error?.recovered) ? [", what it leaves out ", el("b", {}, percent(error.recovered))] : null,
+        " of this gap",
+        known(error?.recovered)
+          ? ["; patching in its error recovers ", el("b", {}, percent(error.recovered))]
+          : null,
         ".",
       ),
     );
@@ -86,7 +88,7 @@ function summary(found) {
       el(
         "p",
         {},
-        "This says that the run saw no difference beyond numerical noise at this layer, on this text. A change that this text never triggers stays unseen.",
+        "This means: no difference beyond noise at this layer on this text. A change that this text never triggers stays unseen.",
       ),
     );
   }
@@ -96,9 +98,9 @@ function summary(found) {
       el(
         "p",
         {},
-        "This run would have seen a new feature of strength ",
+        `Detection limit: with a probability of ${percent(limit.probability)}, this run finds a new feature of strength `,
         el("b", {}, number(limit.size)),
-        ` (${percent(limit.relative)} of a typical activation) at ${percent(limit.frequency)} of the tokens with a chance of ${percent(limit.probability)}: ${whole(limit.trials)} such features were planted into its activations, ${whole(limit.found)} came back.`,
+        ` (${percent(limit.relative)} of a typical activation) that is active at ${percent(limit.frequency)} of the tokens. We planted ${whole(limit.trials)} test features near this size in the activations; ${whole(limit.found)} were found.`,
       ),
     );
   }
