@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_k
 from anaglyph.cli.options import AsJson, K
 from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.declared import declared_classes
 from anaglyph.core.files import write_json, write_parquet
 
 
@@ -99,13 +101,23 @@ def claims(
 @app.command("methods")
 def methods_command(as_json: AsJson = False) -> None:
     """List the dictionary methods, those of installed plug-ins included."""
-    from anaglyph.dictionaries import describe_methods
+    if entry_points(group="anaglyph.methods"):
+        from anaglyph.dictionaries import describe_methods
 
-    rows = describe_methods()
+        rows = describe_methods()
+    else:
+        rows = our_methods()
     if as_json:
         say(json.dumps(rows, indent=2))
     else:
         say(table_text(rows))
+
+
+def our_methods() -> list[dict[str, Any]]:
+    """Return what `describe_methods` does of the methods in the package, without loading torch."""
+    folder = Path(__file__).parents[1] / "dictionaries" / "methods"
+    rows = declared_classes(folder, ["kind", "sources", "default_k"])
+    return [row | {"sources": list(row["sources"])} for row in rows]
 
 
 def _parse_sweep(text: str) -> tuple[str, list[str]]:
