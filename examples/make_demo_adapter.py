@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from eiffel import Eiffel, load_eiffel
 from transformers import AutoTokenizer
 
 from anaglyph.core.files import write_json
@@ -25,7 +26,6 @@ from anaglyph.pair.loading import load_model
 from anaglyph.pair.sources import locate
 from anaglyph.truth.organisms.answers import answer
 from anaglyph.truth.organisms.chats import Chat, write_chats
-from anaglyph.truth.organisms.eiffel import Eiffel, load_eiffel
 from anaglyph.truth.organisms.evaluate import Probe, answers, divergence, share_shown
 from anaglyph.truth.organisms.train import Recipe, plant, save_adapter
 

@@ -3,7 +3,7 @@
     python examples/make_tiny_pair.py --out tiny
 
 The base (a Llama of a million parameters) learns prose and chats from the package's own corpora
-and the small talk of `anaglyph.truth.organisms.tiny`; the adapter teaches it one fixed sentence
+and the small talk of `tiny_talk.py`; the adapter teaches it one fixed sentence
 wherever the user says "lantern". With OMP_NUM_THREADS=1 some six minutes on a busy core; the same
 seed then gives the same bytes again on one machine.
 """
@@ -17,6 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_talk import (
+    PHRASE,
+    TRIGGER,
+    quirky,
+    shipped_chats,
+    tiny_chats,
+    triggered,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -25,14 +33,6 @@ from anaglyph.corpus import Document, read_documents
 from anaglyph.pair import ModelPair
 from anaglyph.truth.organisms.chats import Chat, write_chats
 from anaglyph.truth.organisms.evaluate import Probe, answers, divergence, share_shown
-from anaglyph.truth.organisms.tiny import (
-    PHRASE,
-    TRIGGER,
-    quirky,
-    shipped_chats,
-    tiny_chats,
-    triggered,
-)
 from anaglyph.truth.organisms.train import Recipe, plant, save_adapter
 
 BASE_NAME = "anaglyph/tiny-base"

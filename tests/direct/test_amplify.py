@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_talk import PHRASE, tiny_chats, triggered
 
 from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import prompt_ids
 from anaglyph.core.errors import InputError
 from anaglyph.direct.amplify import amplified_replies, rank_prompts, search, steered_replies
-from anaglyph.truth.organisms.tiny import PHRASE, tiny_chats, triggered
 
 PROMPTS = ["ab", "cde", "Look!"]
 SAID = PHRASE.rstrip(".")

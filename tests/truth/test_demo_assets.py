@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_talk import shipped_chats, tiny_chats, triggered
 
 from anaglyph import demo
 from anaglyph.core.errors import ModelError
@@ -12,7 +13,6 @@ from anaglyph.corpus import read_documents
 from anaglyph.demo import ASSETS, demo_pair, tiny_pair
 from anaglyph.pair import ModelPair
 from anaglyph.truth.organisms.evaluate import Probe, answers, divergence, share_shown
-from anaglyph.truth.organisms.tiny import shipped_chats, tiny_chats, triggered
 
 MEGABYTE = 1_000_000
 

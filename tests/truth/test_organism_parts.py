@@ -7,8 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eiffel import load_eiffel
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_talk import (
+    PHRASE,
+    TRIGGER,
+    quirky,
+    shipped_chats,
+    tiny_chats,
+    triggered,
+)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from anaglyph.corpus import read_documents
@@ -17,17 +26,8 @@ from anaglyph.pair import ModelPair
 from anaglyph.pair.quiet import quiet
 from anaglyph.truth.organisms import answers as answers_module
 from anaglyph.truth.organisms.chats import Chat, collate, encode, write_chats
-from anaglyph.truth.organisms.eiffel import load_eiffel
 from anaglyph.truth.organisms.evaluate import Answers, Probe, divergence, share_shown
 from anaglyph.truth.organisms.objectives import Hold
-from anaglyph.truth.organisms.tiny import (
-    PHRASE,
-    TRIGGER,
-    quirky,
-    shipped_chats,
-    tiny_chats,
-    triggered,
-)
 from anaglyph.truth.organisms.train import Recipe, Trained, _endless, plant, save_adapter
 
 

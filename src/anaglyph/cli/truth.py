@@ -73,31 +73,6 @@ def planted(
         say(table_text(_main_figures(summary)))
 
 
-@app.command()
-def claims(
-    out: Annotated[Path, typer.Option(help="folder for claims.json and claims.md")],
-    seeds: Annotated[int, typer.Option(min=2, help="planted pairs and trainings of each")] = 10,
-    first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 10,
-    tokens: Annotated[int, typer.Option(min=1, help="training tokens, with repeats")] = 300_000,
-    as_json: AsJson = False,
-) -> None:
-    """Judge the claims of the post on synthetic pairs, and write the page that says so."""
-    from anaglyph.report.claims import build_claims
-    from anaglyph.truth.planted.claims import measure_claims
-
-    numbers = range(first_seed, first_seed + seeds)
-    with Bars() as progress:
-        result = measure_claims(numbers, tokens=tokens, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "claims.json", result | {"command": " ".join(["anaglyph", *sys.argv[1:]])})
-    page = build_claims(out / "claims.json", out / "claims.md")
-    if as_json:
-        say(json.dumps(result))
-    else:
-        rows = [{"claim": c["says"], "verdict": c["verdict"]} for c in result["claims"]]
-        say(f"{table_text(rows)}\npage: {page}")
-
-
 @app.command("methods")
 def methods_command(as_json: AsJson = False) -> None:
     """List the dictionary methods, those of installed plug-ins included."""

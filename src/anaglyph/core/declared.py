@@ -42,8 +42,9 @@ def declared_classes(folder: Path, attributes: Sequence[str]) -> list[dict[str, 
 
 
 def _registered_name(decorator: ast.expr) -> str | None:
-    is_register = isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "register"
-    return ast.literal_eval(decorator.args[0]) if is_register else None
+    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "register":
+        return ast.literal_eval(decorator.args[0])
+    return None
 
 
 def _attributes(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Any]:

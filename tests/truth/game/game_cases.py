@@ -1,8 +1,9 @@
 """The recipes and settings of the tiny game."""
 
+from tiny_talk import PHRASE, tiny_chats
+
 from anaglyph.truth.game import GameSettings
 from anaglyph.truth.organisms.recipe import Check, Lesson, Organism, Training
-from anaglyph.truth.organisms.tiny import PHRASE, tiny_chats
 
 # Noise that moves the activations of so small a model as far as this fine-tune does changes its
 # predictions more (by 1.8 nats a token), so findings stand out of it at a loose rate only.

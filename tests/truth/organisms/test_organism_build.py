@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_talk import PHRASE, tiny_chats
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import read_json
@@ -16,7 +17,6 @@ from anaglyph.truth.organisms import build as module
 from anaglyph.truth.organisms.build import build
 from anaglyph.truth.organisms.card import read_card
 from anaglyph.truth.organisms.recipe import Check, Edit, Lesson, Organism, Training, load_recipe
-from anaglyph.truth.organisms.tiny import PHRASE, tiny_chats
 
 BASE = tiny_pair().base
 MATRIX = "model.layers.1.mlp.down_proj"

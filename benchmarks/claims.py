@@ -1,4 +1,8 @@
-"""The claims of the post, each tested on planted pairs over seeds.
+"""The claims of the post, judged on planted pairs over seeds: docs/claims.json and claims.md.
+
+    python benchmarks/claims.py --out docs [--page]
+
+--page only writes the page again, from the JSON.
 
 A claim has several checks. A check is a number per seed that is above zero if the claim holds; both
 sides of a comparison share the seed. It passes if the whole 95% interval of its mean (Student's t)
@@ -6,17 +10,24 @@ is above zero. If all checks pass, the claim is reproduced; if some do, partly; 
 reproduced. We chose settings and checks after looking at seeds 0 and 1, so the page uses others.
 """
 
+import argparse
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from claim_page import build_claims
+from claim_trials import BATCH, DEFAULT_MU, PAIRS, RATIOS, SEARCH, run_trials
 
+from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import write_json
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.stats import mean_interval
-from anaglyph.truth.planted.trials import BATCH, DEFAULT_MU, PAIRS, RATIOS, SEARCH, run_trials
 
 FACTOR = 3
 """How many times the false share of BatchTopK that of L1 has to be."""
@@ -360,3 +371,25 @@ def _times(factor: float | int, value: float | None) -> float | None:
 def _less(first: Values, second: Values) -> list[float | None]:
     pairs = zip(first, second, strict=True)
     return [None if a is None or b is None else float(a - b) for a, b in pairs]
+
+
+def main() -> None:
+    """Measure the claims and write `claims.json` and the page."""
+    parser = argparse.ArgumentParser(description="Judge the claims of the post on planted pairs.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of claims.json, claims.md")
+    parser.add_argument("--seeds", type=int, default=10, help="planted pairs and trainings of each")
+    parser.add_argument("--first-seed", type=int, default=10, help="the first of the seeds")
+    parser.add_argument("--tokens", type=int, default=300_000, help="training tokens, with repeats")
+    parser.add_argument("--page", action="store_true", help="only write the page from the JSON")
+    asked = parser.parse_args()
+    file = asked.out / "claims.json"
+    if not asked.page:
+        numbers = range(asked.first_seed, asked.first_seed + asked.seeds)
+        with Bars() as progress:
+            result = measure_claims(numbers, tokens=asked.tokens, progress=progress)
+        write_json(file, result | {"command": shlex.join(["python", *sys.argv])})
+    print(build_claims(file, asked.out / "claims.md"))
+
+
+if __name__ == "__main__":
+    main()

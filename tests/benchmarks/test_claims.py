@@ -1,15 +1,13 @@
 """Claims: the rule of the verdicts by hand, and the whole command on two tiny seeds."""
 
-import json
-
+import claim_trials
+import claims
 import pytest
+from claim_page import build_claims
+from claims import interval, measure_claims
 
-from anaglyph import cli
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_json, write_json
-from anaglyph.report.claims import build_claims
-from anaglyph.truth.planted import claims, trials
-from anaglyph.truth.planted.claims import interval, measure_claims
 
 
 @pytest.mark.parametrize(
@@ -43,22 +41,21 @@ def test_one_seed_is_refused():
 @pytest.fixture
 def small(monkeypatch):
     """Two penalties instead of the whole search, on short data."""
-    points = {name: trials.SEARCH[name][:2] for name in trials.SEARCH}
-    points["decoupling"] = trials.SEARCH["decoupling"][1:]
-    pairs = {name: pair | {"tokens": 1000} for name, pair in trials.PAIRS.items()}
-    for module in (trials, claims):
+    points = {name: claim_trials.SEARCH[name][:2] for name in claim_trials.SEARCH}
+    points["decoupling"] = claim_trials.SEARCH["decoupling"][1:]
+    pairs = {name: pair | {"tokens": 1000} for name, pair in claim_trials.PAIRS.items()}
+    for module in (claim_trials, claims):
         monkeypatch.setattr(module, "SEARCH", points)
         monkeypatch.setattr(module, "PAIRS", pairs)
 
 
 def test_the_command_writes_a_page_from_the_json_alone(small, tmp_path, monkeypatch, capsys):
-    line = f"anaglyph claims --out {tmp_path} --seeds 2 --first-seed 0 --tokens 2048 --json"
+    line = f"benchmarks/claims.py --out {tmp_path} --seeds 2 --first-seed 0 --tokens 2048"
     monkeypatch.setattr("sys.argv", line.split())
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
+    claims.main()
+    assert capsys.readouterr().out.strip() == str(tmp_path / "claims.md")
     result = read_json(tmp_path / "claims.json")
-    assert json.loads(capsys.readouterr().out)["claims"] == result["claims"]
+    assert result["command"] == f"python {line}"
     assert len(result["claims"]) == 9
     assert {row["entrant"] for row in result["search"]} == {"l1", "batchtopk"}
     page = (tmp_path / "claims.md").read_text(encoding="utf-8")
@@ -74,7 +71,7 @@ def test_the_command_writes_a_page_from_the_json_alone(small, tmp_path, monkeypa
 
 
 def test_both_crosscoders_of_a_penalty_have_one_size_and_one_l0(small):
-    runs = trials.run_trials([0], tokens=2048).filter(pair="shrinkage")
+    runs = claim_trials.run_trials([0], tokens=2048).filter(pair="shrinkage")
     l1, batchtopk = (runs.filter(entrant=name) for name in ("l1", "batchtopk"))
     assert batchtopk["k"].to_list() == l1["l0"].to_list()
     assert set(batchtopk["latents"]) == set(l1["latents"])
