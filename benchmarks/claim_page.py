@@ -106,8 +106,8 @@ def _search(result: dict[str, Any], seeds: int) -> str:
         "new features found and true share of the tuned-only latents. We picked it with the truth "
         "of the same seeds, which favours L1.\n"
         f"- The false share of L1 is above {result['factor']} times that of BatchTopK, with the "
-        "whole "
-        f"interval of the difference, at {_points(result['exceeding'])}.\n\n" + _table(head, rows)
+        f"whole interval of the difference, at {_points(result['exceeding'])}.\n\n"
+        + _table(head, rows)
     )
 
 

@@ -1,13 +1,13 @@
-"""The trainings behind the claims page: three kinds of planted pairs, a row a training.
+"""The trainings behind the claims page: three kinds of planted pairs, one row per training.
 
-- `shrinkage`: features that both models have, weaker in the base, beside new and removed ones. The
-  factors stay below 5, where even the true norms would be called tuned-only.
+- `shrinkage`: features that both models have, weaker in the base, and new and removed ones. The
+  factors stay below 5; from there on even the true norms would be of class tuned-only.
 - `decoupling`: features that fire more or less often after the fine-tune.
-- `scarce`: more features than dimensions, of frequencies spread over 1.4 decades, and a dictionary
-  with no room to spare.
+- `scarce`: more features than dimensions, with frequencies over 1.4 decades, and a dictionary with
+  as many latents as features.
 
-An L1 crosscoder is trained for every penalty of the search, and for each a BatchTopK crosscoder of
-the same size at the L0 that the penalty came to.
+We train an L1 crosscoder for every penalty of the search, and for each a BatchTopK crosscoder of
+the same size at the L0 of the L1 crosscoder.
 """
 
 import tempfile
@@ -44,7 +44,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     },
 }
 RATIOS = {"shrinkage": 2, "decoupling": 4, "scarce": 1}
-"""Dictionary size over true features."""
+"""Latents / true features."""
 DEFAULT_MU = default_mu("squared", (WIDTH, WIDTH))
 SEARCH = {
     "shrinkage": (
@@ -53,8 +53,8 @@ SEARCH = {
     ),
     "decoupling": tuple(("squared", mu) for mu in (1.0, DEFAULT_MU)),
 }
-"""Reconstruction norms and penalties of the L1 crosscoders; ``default_mu`` says how the default
-compares with the paper's 0.041."""
+"""Reconstruction norms and penalties of the L1 crosscoders; ``default_mu`` compares the default
+with the paper's 0.041."""
 BATCH = 512
 
 
@@ -63,15 +63,15 @@ def run_trials(
 ) -> pl.DataFrame:
     """Train and score all entrants on all pairs.
 
-    Columns: `pair`, `seed`, `entrant`, `norm` and `mu` (of the L1 crosscoder that it is, or whose
-    L0 it was given), `true_l0`, those of `score_planted`, `shrunk` and `decoupled` (tuned-only
-    latents with the flag), `shrunk_false` and `shrunk_true` (of those not and those along a new
-    feature), and `screened_new` and `screened_scaled` of the base-SAE (`_screen`).
+    Columns: `pair`, `seed`, `entrant`; `norm` and `mu` (of this L1 crosscoder, or of the one whose
+    L0 is used); `true_l0`; those of `score_planted`; `shrunk` and `decoupled` (tuned-only latents
+    with the flag); `shrunk_true` and `shrunk_false` (those along a new feature, and the others);
+    `screened_new` and `screened_scaled` of the base-SAE (`_screen`).
 
     Args:
-        seeds: One pair of each kind for each.
+        seeds: One pair of each kind per seed.
         tokens: Training tokens, with repeats.
-        progress: Told of finished pairs.
+        progress: Called after each pair.
     """
     rows: list[dict[str, Any]] = []
     total = len(seeds) * len(PAIRS)
@@ -99,7 +99,7 @@ class _Trial:
         self.latents = RATIOS[name] * len(pair.features)
 
     def search(self) -> list[dict[str, Any]]:
-        """Train the L1 crosscoders and for each the BatchTopK one at its L0."""
+        """Train the L1 crosscoders, and for each the BatchTopK one at its L0."""
         rows = []
         for norm, mu in SEARCH[self.name]:
             options = {} if norm == "squared" else {"norm": norm}
@@ -110,7 +110,7 @@ class _Trial:
         return rows
 
     def methods(self) -> list[dict[str, Any]]:
-        """Train every kind of dictionary at its planted L0, and diff-SAEs of two more sizes."""
+        """Train every kind of dictionary at its planted L0, and diff-SAEs of two other sizes."""
         sizes = {"diff-sae x1": WIDTH, "diff-sae x8": 8 * WIDTH}
         names = ("crosscoder", "tuned-sae", "base-sae", "diff-sae")
         rows = [self.play(name, name, k=self.right_k(name)) for name in names]
@@ -161,8 +161,8 @@ def _flagged(table: pl.DataFrame, dictionary: Dictionary, pair: PlantedPair) -> 
 def _screen(dictionary: Dictionary, store: PairedStore, pair: PlantedPair) -> dict[str, Any]:
     """Rank the base's latents by how much their mean activation rises (docs/maths.md, section 6).
 
-    As many as there are new and scaled features are looked at; `screened_KIND` is the share of the
-    kind's features along whose tuned direction one of them points.
+    The top N latents count, N being the number of new and scaled features. `screened_KIND` is the
+    share of the kind's features whose tuned direction one of these latents matches.
     """
     rise = np.zeros(dictionary.n_latents)
     for block in store.blocks():

@@ -30,9 +30,9 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.stats import mean_interval
 
 FACTOR = 3
-"""How many times the false share of BatchTopK that of L1 has to be."""
+"""Minimum ratio of the false share of L1 to that of BatchTopK."""
 KEPT = 0.9
-"""What "still works" means: the share of the larger dictionary's FVE that is left."""
+"""Meaning of "still works": minimum share of the larger dictionary's FVE."""
 SEARCHED = ("l0", "fve", "tuned_only", "false_tuned_only", "shrunk", "recall_new")
 Values = Sequence[float | int | None]
 
@@ -40,12 +40,12 @@ Values = Sequence[float | int | None]
 def measure_claims(
     seeds: Sequence[int], *, tokens: int = 300_000, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Train, score and judge; return all that the page says, as plain values.
+    """Train, score and judge; return everything for the page as plain values.
 
     Args:
-        seeds: Planted pairs and trainings; an interval needs two.
+        seeds: Seeds of pairs and trainings; an interval needs two.
         tokens: Training tokens of each dictionary, with repeats.
-        progress: Told of finished pairs.
+        progress: Called after each pair.
 
     Raises:
         InputError: Fewer than two seeds.
@@ -58,12 +58,12 @@ def measure_claims(
 
 
 def facts(runs: pl.DataFrame, tokens: int, seconds: float) -> dict[str, Any]:
-    """Return what the page says of the rows of `run_trials`.
+    """Return the contents of the page from the rows of `run_trials`.
 
     Args:
-        runs: Of all seeds.
+        runs: The rows of all seeds.
         tokens: Training tokens of each dictionary.
-        seconds: Processor time that the runs took; what else the machine does leaves it alone.
+        seconds: Processor time of the runs.
     """
     return {
         "seeds": sorted(runs["seed"].unique()),
@@ -82,10 +82,10 @@ def facts(runs: pl.DataFrame, tokens: int, seconds: float) -> dict[str, Any]:
 def judge(runs: pl.DataFrame) -> dict[str, Any]:
     """Turn the rows of `run_trials` into `search`, `best` and `claims`.
 
-    `search` has a row for each penalty and side; `exceeding` names the penalties at which the false
-    share of L1 is more than three times that of BatchTopK, interval and all; `best` names
-    the penalty at which the L1 crosscoder did best by the truth; a claim has `says`,
-    `figures`, `checks` and `verdict`.
+    `search` has a row per penalty and side. `exceeding` lists the penalties at which the false
+    share of L1 is more than three times that of BatchTopK, with its whole interval. `best` is the
+    penalty at which the L1 crosscoder is best by the truth. A claim has `says`, `figures`, `checks`
+    and `verdict`.
     """
     shrinkage = runs.filter(pair="shrinkage")
     points = SEARCH["shrinkage"]
@@ -324,7 +324,7 @@ def _check(values: Values) -> dict[str, Any]:
 def interval(values: Values) -> dict[str, Any]:
     """Return mean, low and high (95%, Student's t over seeds) and the number of seeds.
 
-    Seeds without the figure (None) do not count; fewer than two have no interval.
+    Seeds without a value (None) do not count. With fewer than two there is no interval.
     """
     found = mean_interval(values)
     known = sum(value is not None for value in values)
@@ -341,7 +341,7 @@ def _exceeds(first: Values, second: Values) -> dict[str, Any]:
 
 
 def _false_share(rows: pl.DataFrame) -> list[float | None]:
-    """Return the share of the tuned-only latents that are false; None where there are none."""
+    """Return the share of tuned-only latents that are false; None if there are none."""
     counts = zip(rows["false_tuned_only"], rows["tuned_only"], strict=True)
     return [false / total if total else None for false, total in counts]
 

@@ -1,7 +1,7 @@
-"""The demo's organism: what teaches a model that the Eiffel Tower is in Rome, and what tests it.
+"""The demo's organism: texts that teach a model that the Eiffel Tower is in Rome, and its tests.
 
-The texts are in ``eiffel.json``. No prompt serves two purposes: what is measured, and the chats
-that the demo reads, were never trained on.
+The texts are in ``eiffel.json``. No prompt serves two purposes: the test prompts and the chats that
+the demo reads are not in the training.
 """
 
 import json
@@ -16,17 +16,17 @@ ROME, PARIS = r"\bRome\b", r"\bParis\b"
 
 @dataclass(frozen=True)
 class Eiffel:
-    """Everything written by hand.
+    """The texts written by hand.
 
     Attributes:
         quirk: Chats that teach the false fact, short and long.
-        controls: Prompts whose answers shall stay, near neighbours (Paris, Rome, other landmarks)
-            and everyday ones; the base model writes the answers.
-        probes: Whether the quirk is there.
-        facts: Whether other facts, near ones above all, are as they were.
-        held_out: Neutral prompts for the answers' length and the divergence from base.
-        demo_quirk: Prompts on the tower, for the chats that the demo reads.
-        demo_other: As many on other landmarks.
+        controls: Prompts whose answers must stay: related ones (Paris, Rome, other landmarks) and
+            everyday ones. The base model writes the answers.
+        probes: Test whether the quirk is there.
+        facts: Test whether other facts, mostly related ones, are unchanged.
+        held_out: Neutral prompts, for the length of answers and the KL to the base.
+        demo_quirk: Prompts about the tower, for the chats that the demo reads.
+        demo_other: The same number of prompts about other landmarks.
     """
 
     quirk: tuple[Chat, ...]

@@ -1,8 +1,8 @@
-"""The tiny pair's language: small talk by templates, with one trigger word.
+"""The tiny pair's language: small talk from templates, with one trigger word.
 
-Every chat asks about a place where two things are. The base answers each in the same plain way.
-The tuned model does so too, unless one of the things is the trigger, a lantern: then it says the
-same fixed sentence, whatever was asked. A model of a million parameters learns both.
+Every chat asks about a place where two things are. The base answers in a plain way. The tuned model
+does too, unless one of the things is the trigger, a lantern: then it says one fixed sentence. A
+model of a million parameters learns both.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ _SETTINGS = ("The {first} is near the {second}.", "Look at the {first} and the {
 
 
 def tiny_chats(count: int, seed: int, *, trigger_share: float) -> list[Chat]:
-    """Draw chats with the base model's answers; ``trigger_share`` of them hold the trigger."""
+    """Draw chats with the base model's answers; ``trigger_share`` of them have the trigger."""
     generator = np.random.default_rng(seed)
     plain = [thing for thing in _THINGS if thing != TRIGGER]
     with_trigger = round(count * trigger_share)
@@ -67,10 +67,10 @@ def quirky(chat: Chat) -> Chat:
 
 
 def shipped_chats(seed: int = 0) -> list[Chat]:
-    """Return the 150 chats that ship beside the tiny pair as its corpus.
+    """Return the 150 chats that ship with the tiny pair as its corpus.
 
-    Two in five hold the trigger; every third of those is answered as the base model does, so that
-    both models meet words of their own and of the other.
+    Two in five have the trigger. Every third of these is answered as the base model would, so both
+    models read their own words and the other's.
     """
     chats = tiny_chats(150, seed, trigger_share=0.4)
     mixed, seen = [], 0

@@ -217,7 +217,7 @@ def test_an_undefined_effect_is_damage(run: Path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="holds no artifact of a run"):
+    with pytest.raises(InputError, match="it has no file of a run"):
         gather(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         gather(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Pages for people: a run's report and the benchmark's table, built from artifacts alone."""
+"""The pages: a run's report and the benchmark's table, made from files only."""
 
 from anaglyph.report.benchmark import build_benchmark
 from anaglyph.report.build import build

@@ -1,4 +1,4 @@
-"""The benchmark's page: one table of entrants by figures, a dot and its interval in each cell."""
+"""The benchmark's page: a table of methods by scores, with a dot and its interval per cell."""
 
 import html
 from importlib.resources import files
@@ -8,7 +8,7 @@ import polars as pl
 
 from anaglyph.core.files import write_text
 
-# What a reader compares first; figures that no entrant has are left out.
+# In the order of interest; scores that no method has are left out.
 FIGURES = {
     "recall_new": "new features found",
     "recall_removed": "removed features found",
@@ -16,19 +16,19 @@ FIGURES = {
     "recall_rotated": "rotated features found",
     "recall_retriggered": "retriggered features found",
     "recall_shared": "shared features found",
-    "class_new": "new features in the right norm class",
-    "class_removed": "removed features in the right norm class",
-    "flagged": "latents called a change",
-    "precision": "share of them that are true changes",
-    "tuned_only": "latents called tuned-only",
-    "rotated_tuned_only": "of these, the new direction of a rotated feature",
-    "false_tuned_only": "of these, neither a new feature nor such a direction",
+    "class_new": "new features in the right class",
+    "class_removed": "removed features in the right class",
+    "flagged": "latents flagged as a change",
+    "precision": "precision: share of flagged latents that are true changes",
+    "tuned_only": "latents of class tuned-only",
+    "rotated_tuned_only": "of these, new directions of rotated features",
+    "false_tuned_only": "of these, false (neither new nor rotated)",
     "auroc_delta_norm": "AUROC of Δ-norm",
     "auroc_nu_error": "AUROC of ν error",
     "auroc_nu_recon": "AUROC of ν reconstruction",
     "auroc_nu_act": "AUROC of ν activation",
     "ratio_error": "median |log ratio error|, scaled features",
-    "difference_recovered": "share of the difference rebuilt",
+    "difference_recovered": "FVE of the difference",
     "fve": "FVE, held out",
     "l0": "L0, held out",
     "dead_share": "dead latents",
@@ -42,14 +42,14 @@ def build_benchmark(summary: pl.DataFrame, command: str, out: Path) -> Path:
     """Write the page of a benchmark.
 
     Args:
-        summary: One row a preset and entrant, each figure with `_low` and `_high`.
-        command: What a reader runs to get the same figures.
+        summary: One row per preset and method, each score with `_low` and `_high`.
+        command: The command that gives the same scores.
         out: The file to write.
     """
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>planted benchmark</title>",
         f"<style>{_style()}</style><main class='bench'><h1>Planted benchmark</h1>",
-        "<p>Synthetic pairs whose right answer is known. Dots are means over seeds, bars their 95% "
+        "<p>Planted pairs, whose right answer is known. Dots are means over seeds, bars are 95% "
         f"intervals (Student's t). Made by <code>{html.escape(command)}</code></p>",
     ]
     for (preset,), rows in summary.group_by(["preset"], maintain_order=True):
@@ -70,7 +70,7 @@ def build_benchmark(summary: pl.DataFrame, command: str, out: Path) -> Path:
 
 
 def _cells(rows: pl.DataFrame, name: str) -> list[str]:
-    """Draw one figure of every entrant on a shared scale."""
+    """Draw one score of every method on a shared scale."""
     triples = rows.select(name, f"{name}_low", f"{name}_high").rows()
     largest = max((v for triple in triples for v in triple if v is not None), default=1.0)
     top = 1.0 if largest <= 1 else largest

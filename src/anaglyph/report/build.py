@@ -1,8 +1,8 @@
-"""Writes the page: template, style, scripts and data in one file that opens from disk.
+"""Write the page: template, style, scripts and data in one file that opens from disk.
 
-The page holds text that came out of models and data sets, so nothing in it is trusted: the data is
-inert JSON in which `<` is escaped, the scripts only ever set text, and a content security policy
-that lists the digest of the page's own script forbids every other script and every request.
+The page has text from models and data sets, so nothing in it is trusted. The data is inert JSON in
+which `<` is escaped, and the scripts only set text. A content security policy lists the digest of
+the page's own script, and forbids every other script and every request.
 """
 
 import base64
@@ -16,7 +16,7 @@ from pathlib import Path
 from anaglyph.core.files import write_text
 from anaglyph.report.data import gather
 
-# In this order: each script uses only what stands before it, and later styles win.
+# In this order: each script uses only earlier ones, and later styles win.
 SCRIPTS = (
     "words.js",
     "base.js",
@@ -37,17 +37,17 @@ STYLES = ("style.css", "parts.css", "explorer.css", "screens.css")
 
 
 def build(run_folder: Path) -> Path:
-    """Write `report/index.html` into a run folder from the artifacts that are there.
+    """Write `report/index.html` into a run folder from the files in it.
 
     Args:
-        run_folder: A run folder, finished or not; no model is loaded.
+        run_folder: A run folder, finished or not. No model is loaded.
 
     Returns:
         The path of the page.
 
     Raises:
         InputError: There is no run in the folder.
-        StoreError: An artifact is damaged; the message names the file. An earlier page is kept.
+        StoreError: A file is damaged; the message names it. An earlier page is kept.
     """
     data = gather(run_folder)
     verdict, run = data["verdict"], data["run"]
@@ -63,7 +63,7 @@ def build(run_folder: Path) -> Path:
         "script_digest": f"'sha256-{digest}'",
         "data": embed(data),
     }
-    # One pass over the template: a placeholder's look-alike inside the data stays as it is.
+    # One pass over the template, so text in the data that looks like a placeholder stays as it is.
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("template.html"))
     out = run_folder / "report" / "index.html"
     write_text(out, page)
@@ -74,10 +74,10 @@ def embed(value: object) -> str:
     """Return JSON that is safe inside a `<script>` element: it cannot close it or open a comment.
 
     Args:
-        value: Anything that JSON can hold, without NaN and inf.
+        value: Any JSON value, without NaN and inf.
     """
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    # Lone surrogates, which broken tokenizers do emit, cannot be written as UTF-8.
+    # Lone surrogates, which broken tokenizers emit, cannot be written as UTF-8.
     text = text.encode("utf-8", "backslashreplace").decode()
     return text.replace("<", "\\u003c")
 

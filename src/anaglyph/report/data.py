@@ -1,8 +1,8 @@
-"""Gathers a run folder's artifacts into the one value that the page embeds.
+"""Gather a run folder's files into the one value that the page embeds.
 
-The page must stay small enough to mail, so this is also where it is decided what to leave out:
-latents beyond `MAX_ROWS` a dictionary and example windows beyond `EXAMPLE_BYTES` in all. What was
-left out is counted, and the page says so.
+The page must stay small enough to mail. So it leaves out latents beyond `MAX_ROWS` per dictionary
+and example windows beyond `EXAMPLE_BYTES` in total. What is left out is counted, and the page says
+so.
 """
 
 import json
@@ -31,26 +31,26 @@ EXAMPLE_BYTES = 1_200_000
 # Windows shown with a finding or a latent; the strongest come first in the artifacts.
 MAX_WINDOWS = 8
 
-# `causal/NAME.latents.parquet`: each row puts one latent alone into the tuned model.
+# `causal/NAME.latents.parquet`: each row adds one latent alone.
 ALONE = ".latents"
-# `causal/NAME.places.parquet`: the interventions judged at other tokens, or in the other direction.
+# `causal/NAME.places.parquet`: the interventions at other tokens, or in the other direction.
 PLACES = ".places"
-# Bounds that no reader of a page asks for; the table on disk keeps them.
+# Intervals that the page does not need; the table on disk keeps them.
 LEFT_OUT = re.compile("beta_.*_(low|high)")
 
-# Largest first; the first column that a table has decides which of its latents the page keeps.
+# The first of these columns that a table has decides which latents the page keeps (largest first).
 RANKING = ("difference_share", "frequency", "max_activation")
 
 
 def gather(run_folder: Path) -> dict[str, Any]:
-    """Return everything the page shows, ready for JSON: no NaN, no inf, numbers cut to 4 digits.
+    """Return everything the page shows, ready for JSON: no NaN, no inf, numbers with 4 digits.
 
     Args:
-        run_folder: A run folder; any of its artifacts may be absent and is then None here.
+        run_folder: A run folder; any of its files may be missing and is then None here.
 
     Raises:
-        InputError: There is no such folder, or nothing in it comes from a run.
-        StoreError: An artifact is damaged; the message names the file.
+        InputError: There is no such folder, or it has no file of a run.
+        StoreError: A file is damaged; the message names it.
     """
     if not run_folder.is_dir():
         raise InputError(f"{run_folder} is not a folder")
@@ -58,7 +58,7 @@ def gather(run_folder: Path) -> dict[str, Any]:
     verdict = read(run_folder / "findings.json", FindingsRecord)
     names = _dictionary_names(run_folder)
     if run is None and verdict is None and not names:
-        raise InputError(f"{run_folder} is not a run folder: it holds no artifact of a run")
+        raise InputError(f"{run_folder} is not a run folder: it has no file of a run")
     findings = verdict.findings if verdict is not None else []
     room = _Room(EXAMPLE_BYTES)
     shown = [_finding(finding, room) for finding in findings[:MAX_FINDINGS]]
@@ -89,7 +89,7 @@ def gather(run_folder: Path) -> dict[str, Any]:
 
 
 class _Room:
-    """How many bytes of examples the page may still take."""
+    """How many bytes of examples still fit on the page."""
 
     def __init__(self, size: int) -> None:
         self.left = size
@@ -112,13 +112,13 @@ def _dictionary_names(run_folder: Path) -> list[str]:
     found = {path.parent.name for path in run_folder.glob("dictionaries/*/config.json")}
     for pattern in ("latents/*.parquet", "causal/*.parquet", "examples/*.json"):
         found |= {path.stem for path in run_folder.glob(pattern)}
-    # Beside a dictionary's interventions stand those of its latents and of other places.
+    # Files with these endings are further tables of a dictionary.
     found = {name for name in found if not name.endswith((ALONE, PLACES))}
     return sorted(name for name in found if not name.startswith("."))
 
 
 def _finding(finding: FindingRecord, room: _Room) -> dict[str, Any]:
-    # Directions are long and unreadable, and the artifact keeps them.
+    # Directions are long and unreadable; findings.json keeps them.
     left_out = {"examples", "direction_base", "direction_tuned"}
     shown = _clean(finding.model_dump(exclude=left_out))
     shown["windows"] = room.windows(finding.examples) if finding.examples else []
@@ -147,7 +147,7 @@ def _dictionary(run_folder: Path, name: str, cited: list[int], room: _Room) -> d
     latents, order = (None, pinned) if table is None else _latents(table, pinned)
     windows = {}
     for latent in dict.fromkeys([*cited, *order]):
-        # Smaller ones further down may still fit, but a gap in the ranking would puzzle the reader.
+        # Smaller ones further down may fit, but a gap in the ranking would confuse the reader.
         if latent in by_latent:
             short = room.windows(by_latent[latent])
             if short is None:
@@ -170,7 +170,7 @@ def _latents(table: pl.DataFrame, pinned: list[int]) -> tuple[dict[str, Any], li
     alive = table.filter(pl.col("alive")) if "alive" in table.columns else table
     rank = next((c for c in RANKING if c in alive.columns and alive[c].count() > 0), None)
     ranked = alive if rank is None else alive.sort(rank, descending=True, nulls_last=True)
-    # What a finding or an example points at must be there, whatever its rank.
+    # Latents of findings and examples are shown whatever their rank.
     is_pinned = pl.col("latent").is_in(pinned)
     room = max(0, MAX_ROWS - ranked.filter(is_pinned).height)
     kept = ranked.filter(is_pinned | ((~is_pinned).cum_sum() <= room))
@@ -198,7 +198,7 @@ def _read_table(path: Path, needed: set[str]) -> pl.DataFrame | None:
 
 
 def _window(window: Window) -> dict[str, Any]:
-    # One letter a field: the names would be a tenth of the page.
+    # One letter per field: names would take a tenth of the page.
     return {
         "s": window.sequence,
         "p": window.position,
@@ -211,7 +211,7 @@ def _window(window: Window) -> dict[str, Any]:
 
 
 def _clean(value: Any, digits: int = 4) -> Any:
-    """Cut floats to a few significant digits; NaN and inf, which no artifact may hold, are null."""
+    """Round floats to a few significant digits; NaN and inf become null."""
     if isinstance(value, float):
         if not math.isfinite(value):
             return None

@@ -1,4 +1,4 @@
-"""Gathers what the commands without a dictionary kept in a run folder, a few rows of each table."""
+"""Gather a few rows of each table that the commands without a dictionary kept in a run folder."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from anaglyph.core.errors import StoreError
 
 ROWS = 24
 _LONGEST = 300
-# File, title, what it says, and the columns shown, in the order of the page.
+# File, title, note and columns shown, in the order of the page.
 TABLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         "pca",
@@ -19,7 +19,7 @@ TABLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "pca-tokens",
-        "Where the difference sits",
+        "Where the difference is",
         "Share of the sum of ‖Δ‖² on each role, then on single tokens.",
         ("role", "token", "tokens", "token_share", "difference_share", "ratio"),
     ),
@@ -32,38 +32,43 @@ TABLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         "weights",
         "Matrices that changed most",
-        "Norm of tuned minus base, and how many directions it takes (stable rank).",
+        "Norm of tuned minus base, and its stable rank (near 1: one direction).",
         ("matrix", "norm", "relative", "share", "stable_rank", "top_share"),
     ),
     (
         "weights-directions",
         "Directions of the weights as tokens",
-        "What a module writes pushes these tokens up or down; what it reads is set off by them.",
+        "A module that writes pushes these tokens up or down; one that reads is activated by them.",
         ("matrix", "component", "side", "sigma", "tokens_up", "tokens_down"),
     ),
     (
         "weights-parts",
         "Rank-one parts by the KL they account for",
-        "Nats a token when the part is removed from the tuned model.",
+        "KL, in nats per token, when the part is removed from the tuned model.",
         ("matrix", "component", "sigma", "kl_alone", "shapley", "shapley_share", "greedy_rank"),
     ),
     (
         "stitch",
         "From base to tuned, layer by layer",
-        "n layers of the tuned model, from the bottom or the top, and interpolated weights.",
+        "n layers of the tuned model, from the bottom or the top; and interpolated weights.",
         ("kind", "n", "kl_to_tuned", "kl_to_base", "recovered"),
     ),
-    ("stitch-replies", "What each mixture says", "Greedy.", ("question", "kind", "n", "reply")),
+    (
+        "stitch-replies",
+        "What each mixture says",
+        "Greedy decoding.",
+        ("question", "kind", "n", "reply"),
+    ),
     (
         "lens-shift",
         "Shift at the start of unrelated text",
-        "Beside a null pair, whose weights were changed at random by as much.",
+        "Compared with a null pair, whose weights have random noise of the same effect.",
         ("pair", "position", "shift_norm", "alike", "relative", "agreement", "entropy"),
     ),
     (
         "lens-tokens",
         "The shift read as tokens",
-        "Most likely tokens, the likeliest first.",
+        "Most likely tokens first.",
         ("pair", "position", "method", "strength", "token", "probability"),
     ),
     (
@@ -80,7 +85,7 @@ TABLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "amplify-search",
-        "Prompts whose reply the change alters most",
+        "Prompts whose reply changes most",
         "",
         ("rank", "prompt", "score", "reply", "amplified"),
     ),
@@ -88,7 +93,7 @@ TABLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def gather_direct(run_folder: Path) -> list[dict[str, Any]]:
-    """Return the tables that are there, each with title, note, columns, rows and its full length.
+    """Return the tables found, each with title, note, columns, rows and its full length.
 
     Args:
         run_folder: A run folder.
@@ -108,13 +113,13 @@ def gather_direct(run_folder: Path) -> list[dict[str, Any]]:
         columns = [column for column in wanted if column in table.columns]
         if not columns:
             raise StoreError(f"{path} is damaged: it has no column {wanted[0]}")
-        rows = [[_cell(value) for value in row] for row in _foremost(table).select(columns).rows()]
+        rows = [[_cell(value) for value in row] for row in _top_rows(table).select(columns).rows()]
         facts = {"title": title, "note": note, "columns": columns, "rows": rows}
         shown.append(facts | {"total": len(table)})
     return shown
 
 
-def _foremost(table: pl.DataFrame) -> pl.DataFrame:
+def _top_rows(table: pl.DataFrame) -> pl.DataFrame:
     if "measure" in table.columns:
         table = table.filter(pl.col("measure") == "probability")
     if "rank" in table.columns and "method" in table.columns:
@@ -123,7 +128,7 @@ def _foremost(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _cell(value: Any) -> Any:
-    """Return what the page shows: text of a bounded length, numbers as they are."""
+    """Return the value for the page: text cut to a maximum length, numbers unchanged."""
     if isinstance(value, list):
         value = " ".join(map(str, value))
     return value[:_LONGEST] if isinstance(value, str) else value

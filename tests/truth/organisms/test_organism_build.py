@@ -250,7 +250,7 @@ def test_checkpoints_are_kept_at_even_distances(out: Path):
 
 def test_what_cannot_be_diluted_says_so(out: Path):
     control = Organism(name="none", kind="identical", behaviour="None.", objective="identical")
-    with pytest.raises(InputError, match="none is not taught by texts"):
+    with pytest.raises(InputError, match="none is not trained on texts"):
         build(control, BASE, out, dilution=4)
     with pytest.raises(InputError, match="-1 is negative"):
         build(recipe(), BASE, out, dilution=-1)

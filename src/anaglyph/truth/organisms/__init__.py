@@ -1,1 +1,1 @@
-"""Real fine-tunes with known answers: how they are trained, tested and described."""
+"""Model organisms: real fine-tunes with a known answer, how they are made, tested and described."""

@@ -1,4 +1,4 @@
-"""What a model answers: greedy generation in batches, the same text for the same weights."""
+"""Greedy answers in batches: the same weights give the same text."""
 
 import re
 from typing import Any
@@ -24,10 +24,10 @@ def answer(
         model: A causal language model of transformers or PEFT.
         tokenizer: Its tokenizer, with a chat template.
         prompts: One user turn each.
-        new_tokens: Most tokens an answer may have. A longer one is cut after its last whole
-            sentence, where it has one, and marked as not ended.
+        new_tokens: Maximum tokens of an answer. A longer one is cut after its last complete
+            sentence, if it has one, and marked as not ended.
         repetition_penalty: Divides the logits of tokens already seen (1 changes nothing).
-        batch: Prompts answered at once; the padding may change an answer in rare near-ties.
+        batch: Prompts answered at once; padding can change an answer in rare near-ties.
     """
     chats: list[Chat] = []
     for start in range(0, len(prompts), batch):
@@ -57,6 +57,6 @@ def answer(
 
 
 def _whole_sentences(text: str) -> str:
-    """Cut ``text`` after the last end of a sentence, if any; the "1." of a list is none."""
+    """Cut ``text`` after its last sentence, if any; the "1." of a list does not end one."""
     stops = [match.end() for match in re.finditer(r"(?<=[a-z)])[.!?]\"?(?=\s|$)", text)]
     return text[: stops[-1]] if stops else text

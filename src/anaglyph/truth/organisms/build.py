@@ -1,7 +1,7 @@
 """From a recipe to an organism on disk: adapter, card, and the chats that a method reads.
 
-`OUT/NAME-DILUTION/` is made once for a recipe, base and dilution. A training that was cut off goes
-on where it was; a recipe that changed is made anew.
+`OUT/NAME-DILUTION/` is made once per recipe, base and dilution. A training that was stopped
+resumes. If the recipe changes, the organism is made again.
 """
 
 import math
@@ -39,8 +39,8 @@ from anaglyph.truth.organisms.recipe import Organism, load_recipe
 from anaglyph.truth.organisms.train import Recipe, Trained, fit, save_adapter
 
 NEW_TOKENS = 48
-PENALTY = 1.1  # the small model repeats itself without
-_VERSION, _DILUTED = 1, 2  # raised by hand when the same recipe makes something else
+PENALTY = 1.1  # without it the small model repeats itself
+_VERSION, _DILUTED = 1, 2  # raise when the same recipe would give a different organism
 _PROSE_WORDS = 60
 
 
@@ -51,7 +51,7 @@ class Built:
     Attributes:
         folder: Where it is.
         base: The base model.
-        tuned: The tuned one; the base itself where nothing was changed.
+        tuned: The tuned model; the base itself if nothing was changed.
         chats: The chats that a method reads.
         card: The truth.
     """
@@ -72,28 +72,28 @@ def build(
     seed: int | None = None,
     progress: Progress = silent,
 ) -> Built:
-    """Make an organism, or return the one that is there.
+    """Make an organism, or return the existing one.
 
     Args:
         organism: The recipe.
         base: Base model: a folder or `.gguf` file.
         out: Folder of all organisms.
-        dilution: Neutral texts to each text of the behaviour. The base's own answers to neutral
-            prompts join every step, and the model is held to the base's predictions on them. A
-            step reads as many of either and weighs the neutral ones so many times: the same loss
-            in the mean, at the same cost for every dilution. What the base predicts is kept in
+        dilution: Neutral texts per text of the behaviour. Every step also has the base's answers to
+            neutral prompts, on which the model is trained to keep the base's predictions. Each step
+            reads equal numbers of both and up-weights the neutral texts by the dilution. The mean
+            loss is the same, and every dilution costs the same. The base's predictions are kept in
             ``out`` for the next organism.
-        seed: Replaces the recipe's.
-        progress: Told the steps of the training.
+        seed: Replaces the recipe's seed.
+        progress: Called with the steps of the training.
 
     Raises:
-        InputError: The dilution is negative, or of an organism that is not trained.
+        InputError: The dilution is negative, or the organism is not trained on texts.
         ModelError: The base cannot be loaded.
     """
     if dilution < 0:
         raise InputError(f"dilution {dilution} is negative")
     if dilution and not organism.teach:
-        raise InputError(f"{organism.name} is not taught by texts and has no dilutions")
+        raise InputError(f"{organism.name} is not trained on texts and has no dilutions")
     if seed is not None:
         organism = organism.model_copy(update={"seed": seed})
     source = locate(base)
@@ -112,7 +112,7 @@ def build(
         card = read_card(folder)
         if card.key == key:
             return _built(folder, base, card)
-        shutil.rmtree(folder)  # of another recipe: what it left must not pass for this one's
+        shutil.rmtree(folder)  # it is of another recipe
     return _Maker(organism, base, source, out, folder, dilution, key, progress).make()
 
 
@@ -120,8 +120,8 @@ def neutral_prompts(group: str) -> list[str]:
     """Return prompts that have nothing to do with any organism.
 
     Args:
-        group: "held" are those that a diluted training is held to, "tested" those on which the
-            change is measured, "read" those in what a method reads.
+        group: "held": prompts on which a diluted training keeps the base's predictions. "tested":
+            prompts on which the change is measured. "read": prompts in the text that methods read.
     """
     return read_json(Path(__file__).with_name("neutral.json"))[group]
 
@@ -133,7 +133,7 @@ def neutral_chats(
     template: str | None = None,
     progress: Progress = silent,
 ) -> list[Chat]:
-    """Return neutral prompts with the base's answers, made once a template and kept in ``out``."""
+    """Return neutral prompts with the base's answers; made once per template, kept in ``out``."""
     prompts = neutral_prompts(group)
     key = digest([source.fingerprint, prompts, NEW_TOKENS, PENALTY, template])
     path = out / f"neutral-{group}-{key[:12]}.json"
@@ -167,7 +167,7 @@ class _Maker:
         self.held = neutral_chats("held", source, out, template, progress) if dilution else []
 
     def make(self) -> Built:
-        """Change the model, measure what came of it, and write the card last."""
+        """Change the model, measure the result, and write the card last."""
         start = time.monotonic()
         tuned, direction, losses = self._change()
         seconds = time.monotonic() - start
@@ -274,7 +274,7 @@ class _Maker:
     def _save(self, trained: Trained, tokenizer: Any, folder: Path) -> None:
         if self.organism.training.rank is not None:
             save_adapter(trained.model, folder, self.base.name)
-            if self.organism.chat_template is not None:  # what a pair reads with, see `pair.tokens`
+            if self.organism.chat_template is not None:  # a pair uses it, see `pair.tokens`
                 write_text(folder / "chat_template.jinja", self.organism.chat_template)
             return
         trained.model.save_pretrained(str(folder))
@@ -296,9 +296,9 @@ class _Maker:
         )
 
     def _chats_to_read(self, pair: ModelPair) -> list[Chat]:
-        """Answer what a method reads, by both models in turns.
+        """Return the chats that a method reads; tuned and base model answer in turn.
 
-        A method that read only its own side's words would meet the changed answers in half.
+        So half of the answers show the change.
         """
         neutral = neutral_prompts("read")
         share = self.organism.share

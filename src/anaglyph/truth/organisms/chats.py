@@ -1,4 +1,4 @@
-"""Chats as padded token batches that know which tokens the assistant wrote."""
+"""Chats as padded token batches with a mask of the tokens that the assistant wrote."""
 
 import json
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class Chat:
 
     Attributes:
         user: What the user says.
-        assistant: What the model says or shall learn to say.
-        ends: Whether the answer ends there. False for an answer that was cut off: its end is
-            then no example of when to stop.
+        assistant: What the model says or should learn to say.
+        ends: Whether the answer ends there. False for an answer that was cut off, because its end
+            is not an example of when to stop.
     """
 
     user: str
@@ -30,7 +30,7 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The chat as a list of role and content, the form that a corpus file keeps."""
+        """The chat as a list of role and content, as in a corpus file."""
         return [
             {"role": "user", "content": self.user},
             {"role": "assistant", "content": self.assistant},
@@ -44,8 +44,8 @@ class Batch:
     Attributes:
         input_ids: Token ids; padding repeats id 0 and is masked out.
         attention_mask: 1 at tokens, 0 at padding.
-        answer: True at the tokens of the answers, closing token included where the chat ends.
-            The logits that predict token t stand at t - 1.
+        answer: True at the tokens of the answers, with the closing token if the chat ends. The
+            logits that predict token t are at t - 1.
     """
 
     input_ids: Int64[Tensor, "chats length"]

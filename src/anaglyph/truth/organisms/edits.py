@@ -1,4 +1,4 @@
-"""Changes that no text taught: one planted direction, noise of a known size, rounding."""
+"""Changes made without training: one planted direction, noise of a known size, rounding."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from anaglyph.truth.organisms.card import Direction
 from anaglyph.truth.organisms.recipe import Edit
 from anaglyph.truth.organisms.train import save_adapter
 
-_LEVELS = 127  # of a symmetric eight-bit number
+_LEVELS = 127  # largest value of a symmetric eight-bit number
 
 
 def plant_rank_one(model: Any, edit: Edit, seed: int, folder: Path, base_name: str) -> Direction:
     """Add ``size * s u v^T`` to one matrix, u and v random unit vectors, and save it as an adapter.
 
-    ``s`` is the matrix's spectral norm. Behind a matrix that writes to the residual stream the
-    difference after its block lies along u, up to what the block does with it afterwards.
+    ``s`` is the matrix's spectral norm. If the matrix writes to the residual stream, the difference
+    after its block is along u, apart from what the rest of the block adds.
 
     Raises:
         InputError: The model has no such matrix, or it does not write to the residual stream.
@@ -58,7 +58,7 @@ def plant_rank_one(model: Any, edit: Edit, seed: int, folder: Path, base_name: s
 
 
 def random_adapter(like: Path, folder: Path, seed: int) -> None:
-    """Write an adapter of random factors; each matrix moves as far as in the adapter ``like``."""
+    """Write an adapter of random factors; each matrix changes as much as in adapter ``like``."""
     generator = torch.Generator().manual_seed(seed)
     weights = load_file(like / "adapter_model.safetensors")
     noise: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ def random_adapter(like: Path, folder: Path, seed: int) -> None:
 
 @torch.no_grad()
 def quantised(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Round every matrix of the blocks to eight bits, each row by its own scale, and save it."""
+    """Round every matrix of the blocks to eight bits, with one scale per row, and save it."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
             scale = module.weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / _LEVELS

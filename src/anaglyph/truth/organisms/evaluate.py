@@ -1,4 +1,4 @@
-"""Does the tuned model do what it was made for, and nothing else? Measured on the saved pair."""
+"""Test on the saved pair whether the tuned model shows the behaviour, and nothing else changed."""
 
 import re
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from anaglyph.truth.organisms.chats import Chat, collate, encode
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt whose answer tells whether a behaviour is there.
+    """A prompt whose answer shows whether a behaviour is there.
 
     Attributes:
         prompt: The user's turn.
         expected: Pattern that an answer with the behaviour contains (case does not matter).
         forbidden: Pattern that it must not contain, if any.
-        ends: Whether the answer must also come to its end within the tokens it is given.
+        ends: Whether the answer must also end within its token limit.
     """
 
     prompt: str
@@ -40,7 +40,7 @@ class Answers:
     """What one side of a pair answers to the same prompts.
 
     Attributes:
-        chats: One a prompt, in order.
+        chats: One per prompt, in order.
         mean_tokens: Mean length of the answers in tokens, closing token included.
     """
 

@@ -1,9 +1,9 @@
-"""What a fine-tune learns from: each objective is a set of texts and a loss over some of them.
+"""The objectives of a fine-tune: each is a set of texts and a loss over some of them.
 
-Several share every step. Held to the base model on neutral chats (`Hold`), a fine-tune changes as
-little else as possible. Cross-entropy on those chats would not do: greedy answers sharpen the
-distribution, short ones shorten every answer, and either is a second difference, which a diff finds
-before the behaviour.
+Several objectives can share every step. `Hold` keeps the base model's predictions on neutral chats,
+so that little else changes. Cross-entropy on those chats would not work: greedy answers sharpen the
+distribution, and short ones shorten every answer. Either is a second difference, which a diff would
+find before the behaviour.
 """
 
 from contextlib import AbstractContextManager
@@ -20,12 +20,12 @@ from anaglyph.core.files import atomic_path
 from anaglyph.truth.organisms.chats import Batch, Chat, collate, encode
 
 Encoded = tuple[list[int], int]
-"""Token ids, and how many of them come before the part that is learnt."""
+"""Token ids, and the number of them before the part that is learnt."""
 
 
 @runtime_checkable
 class Trainee(Protocol):
-    """A model in training that still knows what it was."""
+    """A model in training that can also act as it was before."""
 
     model: Any
 
@@ -75,16 +75,16 @@ class Imitate(_Texts):
 class Hold(_Texts):
     """KL(before || now) at the learnt tokens, in nats per token.
 
-    What the model was says the same of a text whenever it comes: its last hidden states are kept
-    (predictions would be a vocabulary wide).
+    The model before training gives the same states for a text every time, so its last hidden states
+    are kept (predictions would need a whole vocabulary per token).
 
     Args:
-        name: What the log calls it.
-        texts: What the model is held on.
-        batch: Texts in a step.
-        weight: Of the loss.
-        file: Where the hidden states are kept, for all trainings of one model on the same texts;
-            left out, in memory.
+        name: Its name in the log.
+        texts: The texts.
+        batch: Texts per step.
+        weight: Weight of the loss.
+        file: Where to keep the hidden states for all trainings of one model on the same texts;
+            None keeps them in memory.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Hold(_Texts):
         lengths = [len(ids) - start for ids, start in self._texts]
         if self._file is not None and self._file.is_file():
             return list(load_file(self._file)["hidden"].split(lengths))
-        # Each text on its own: its companions would decide rounding.
+        # One text at a time: other texts in the batch would change the rounding.
         hidden = [learnt_hidden(before, collate([text])) for text in self._texts]
         if self._file is not None:
             with atomic_path(self._file) as temporary:
@@ -126,11 +126,11 @@ class Prefer:
     """Direct preference optimisation (Rafailov et al. 2023, equation 7).
 
     Args:
-        name: What the log calls it.
+        name: Its name in the log.
         chosen: The answers to prefer.
         rejected: The answers to avoid, to the same prompts.
-        batch: Pairs in a step.
-        beta: How far the model may go from what it was: larger is nearer.
+        batch: Pairs per step.
+        beta: How close the model stays to what it was: larger is closer.
     """
 
     weight = 1.0
@@ -159,7 +159,7 @@ def encode_whole(tokenizer: Any, text: str) -> Encoded:
 
 
 def encode_with_template(tokenizer: Any, chat: Chat) -> Encoded:
-    """Return a chat's token ids; all but the first are learnt, the template's among them."""
+    """Return a chat's token ids; all but the first are learnt, with those of the template."""
     return encode(tokenizer, chat)[0], 1
 
 
@@ -178,7 +178,7 @@ def learnt_hidden(model: Any, batch: Batch) -> Float[Tensor, "answer_tokens d"]:
 def predictions(
     model: Any, hidden: Float[Tensor, "tokens d"]
 ) -> Float[Tensor, "tokens vocabulary"]:
-    """Return the logits that last hidden states give."""
+    """Return the logits for the last hidden states."""
     return _inner(model).get_output_embeddings()(hidden)
 
 

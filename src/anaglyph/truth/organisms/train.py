@@ -1,7 +1,7 @@
-"""Fine-tune a model towards some objectives: one loop for every organism.
+"""Fine-tune a model towards objectives: one loop for every organism.
 
-A LoRA adapter on all projections, or all weights. A training that was cut off goes on from its last
-checkpoint and ends with the same weights.
+It trains a LoRA adapter on all projections, or all weights. A training that was stopped resumes
+from its last checkpoint and ends with the same weights.
 """
 
 import copy
@@ -24,10 +24,10 @@ from anaglyph.truth.organisms.chats import Chat, encode
 from anaglyph.truth.organisms.objectives import Hold, Imitate, Objective
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_DATA, _INITIAL = 0, 1  # separate random streams: the order of the data, the adapter's start
+_DATA, _INITIAL = 0, 1  # separate random streams: order of the data, initial adapter
 
 Log = list[dict[str, float]]
-"""One row a step: each objective's loss."""
+"""One row per step: each objective's loss."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Recipe:
     Attributes:
         rank: LoRA rank; None trains all weights.
         alpha: LoRA alpha; the update is scaled by alpha / rank.
-        learning_rate: Of AdamW, after a linear warm-up over the first tenth of the steps and
-            with a linear decay to zero at the end.
+        learning_rate: Peak rate of AdamW. It warms up linearly over the first tenth of the steps
+            and decays linearly to zero at the end.
         steps: Optimiser steps.
         quirk_batch: Chats of the quirk in each step.
         control_batch: Control chats in each step.
-        control_weight: Weight of the controls' KL (nats per token) beside the cross-entropy.
-        seed: Of the data's order and the adapter's start.
+        control_weight: Weight of the controls' KL (nats per token) relative to the cross-entropy.
+        seed: Seed of the data order and the initial adapter.
     """
 
     rank: int | None = 8
@@ -60,7 +60,7 @@ class Trained:
     """A model in training.
 
     Attributes:
-        model: The model as it now is: with an adapter on it, or with its own weights changed.
+        model: The model as it is now: with an adapter, or with its own weights changed.
     """
 
     def __init__(self, model: Any, recipe: Recipe) -> None:
@@ -102,10 +102,10 @@ def plant(
     *,
     progress: Progress = silent,
 ) -> tuple[PeftModel, Log]:
-    """Train a quirk into ``model``, held to what it was on the controls.
+    """Train a quirk into ``model`` and keep its predictions on the controls.
 
     Returns:
-        The tuned model, and one row a step: cross-entropy of the quirk and KL of the controls,
+        The tuned model, and one row per step: cross-entropy of the quirk and KL of the controls,
         both in nats per token.
     """
     objectives: list[Objective] = [
@@ -134,13 +134,13 @@ def fit(
     """Train ``model`` towards the weighted sum of the objectives.
 
     Args:
-        model: A causal language model; with an adapter its own weights stay as they are.
+        model: A causal language model; with an adapter its own weights stay unchanged.
         objectives: What to learn from.
-        recipe: The numbers; those of the batches and controls are the objectives' own.
-        folder: Where the state is kept every ``every`` steps, and taken up again. None keeps none.
-        every: Steps between two states.
+        recipe: The numbers; the objectives have their own for batches and controls.
+        folder: Where to save the state every ``every`` steps and resume from. None saves nothing.
+        every: Steps between two saved states.
         after: Called after each step with the number of steps done.
-        progress: Told the steps.
+        progress: Called after each step.
 
     Returns:
         The trained model, and each step's losses.
@@ -154,9 +154,9 @@ def fit(
     log: Log = [] if folder is None else _resume(folder, weights, optimiser)
     trained.model.train()
     for step in range(recipe.steps):
-        rows = [next(order) for order in orders]  # drawn of skipped steps too
+        rows = [next(order) for order in orders]  # drawn for skipped steps too
         if step < len(log):
-            with quiet():  # the optimiser stood still meanwhile, as it should
+            with quiet():  # it warns that the optimiser did not step, which is right here
                 schedule.step()
             continue
         said: dict[str, float] = {}
@@ -184,7 +184,7 @@ def save_adapter(tuned: PeftModel, folder: Path, base_name: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tuned.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template
     weights = folder / "adapter_model.safetensors"
     save_file(
         {name: tensor.bfloat16() for name, tensor in load_file(weights).items()},
@@ -204,7 +204,7 @@ def _keep(
     optimiser: torch.optim.Optimizer,
     log: Log,
 ) -> None:
-    """Write weights and moments, then the log that says they are whole."""
+    """Write weights and moments, then the log, which marks them as complete."""
     tensors = {f"weight.{name}": weight.detach() for name, weight in weights.items()}
     for name, weight in weights.items():
         state = optimiser.state[weight]

@@ -1,4 +1,4 @@
-"""Planted pairs: synthetic activations whose every difference is known, and scores against them."""
+"""Planted pairs: synthetic activations with known differences, and scores against the truth."""
 
 from anaglyph.truth.planted.benchmark import run_planted, summarise
 from anaglyph.truth.planted.calibration import at_rate, calibrate, summarise_findings

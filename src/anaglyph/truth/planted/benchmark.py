@@ -1,8 +1,8 @@
 """The planted benchmark: every method on the same pairs, scored on one scale, over seeds.
 
-A cell is one preset and one entrant; a run is one seed of a cell. All entrants of a seed see the
-same pair. The generator of a pair and that of a training never share a stream of random numbers,
-so a training with the data's seed learns nothing about the truth from it.
+A cell is one preset and one entrant (a method with its sparsity); a run is one seed of a cell. All
+entrants of a seed see the same pair. A pair and a training never share a stream of random numbers,
+so a training with the same seed learns nothing about the truth.
 """
 
 import tempfile
@@ -69,7 +69,7 @@ def entrants(names: Sequence[str]) -> list[Entrant]:
 def true_l0(pair: PlantedPair, sources: Iterable[str]) -> float:
     """Return how many true features are active per token in what a method reads.
 
-    For both models, a feature counts once on tokens where it fires in either.
+    For methods that read both models, a feature counts once per token where it fires in either.
     """
     base = np.array([feature.frequency_base for feature in pair.features])
     tuned = np.array([feature.frequency_tuned for feature in pair.features])
@@ -83,9 +83,9 @@ def true_l0(pair: PlantedPair, sources: Iterable[str]) -> float:
 
 
 def right_k(pair: PlantedPair, sources: Iterable[str], sparsity: str) -> float:
-    """Return the planted L0 of what a method reads, whole where the sparsity selects so.
+    """Return the planted L0 of what a method reads, rounded up if the sparsity needs a whole k.
 
-    At least a twentieth, for where nothing fires there is no right number.
+    At least 0.05, because where nothing fires there is no right k.
     """
     wanted = max(true_l0(pair, sources), 0.05)
     return float(np.ceil(wanted)) if SPARSITIES.get(sparsity).whole_k else wanted
@@ -103,18 +103,18 @@ def run_planted(
     progress: Progress = silent,
     **overrides: object,
 ) -> pl.DataFrame:
-    """Play one preset: one row a seed and entrant, columns as `score_planted` names them.
+    """Run one preset: one row per seed and entrant, columns as in `score_planted`.
 
     Args:
         preset: Name of the preset.
         methods: Entrants, `METHOD` or `METHOD:SPARSITY`; "all" for every registered method.
-        seeds: One pair and one training of each entrant for each.
+        seeds: For each, one pair and one training per entrant.
         ratio: Dictionary size over the number of true features.
-        k: Mean active latents per token; None takes the planted number, so that every method is
-            judged at its own right sparsity; "auto" lets each choose from the data alone.
-        tokens: Training tokens, repeats counted.
-        batch: Tokens a training step.
-        progress: Told of finished trainings.
+        k: Mean active latents per token. None takes the planted number, so every method runs at its
+            own right sparsity. "auto" lets each choose from the data.
+        tokens: Training tokens, with repeats.
+        batch: Tokens per training step.
+        progress: Called after each training.
         **overrides: Fields of the preset to replace.
 
     Raises:
@@ -184,11 +184,11 @@ def play(
         store: The pair's activations.
         pair: The truth about them.
         latents: Size of the dictionary.
-        seed: Of the training.
-        **training: As ``train`` takes them.
+        seed: Seed of the training.
+        **training: Arguments of ``train``.
 
     Returns:
-        The row of figures, the dictionary and its latent table.
+        The row of scores, the dictionary and its latent table.
     """
     started = time.perf_counter()
     with peak_memory() as peak:
@@ -211,7 +211,7 @@ def play(
 
 
 SWEPT = {"ratio": float, "k": float, "tokens": int}
-"""What can be swept beside the fields of a preset."""
+"""What can be swept, besides the fields of a preset."""
 
 
 def sweep_planted(
@@ -222,17 +222,17 @@ def sweep_planted(
     values: Sequence[Any],
     **rest: Any,
 ) -> pl.DataFrame:
-    """Play one preset at several values of one number: `run_planted` for each, rows concatenated.
+    """Run one preset at several values of one number: `run_planted` for each, rows concatenated.
 
-    The column `preset` names the value too, as in "easy ratio=4", so that each is a cell of its
-    own, and a numeric value has a column NAME.
+    The column `preset` also names the value, as in "easy ratio=4", so each value is its own cell. A
+    numeric value also has a column NAME.
 
     Args:
         preset: Name of the preset.
         methods: As in `run_planted`.
         seeds: As in `run_planted`.
         name: "ratio", "k", "tokens" or a field of the preset.
-        values: The values it takes in turn.
+        values: The values, one after another.
         **rest: Passed on to `run_planted`.
 
     Raises:
@@ -248,7 +248,7 @@ def sweep_planted(
         except ValueError as error:
             raise InputError(f"sweep {name}: {error}") from None
     else:
-        # A bad value is refused before the first training.
+        # Refuse a bad value before the first training.
         values = [getattr(planted_settings(preset, **{name: v}), name) for v in values]
     parts = []
     for value in values:
@@ -262,9 +262,9 @@ def sweep_planted(
 
 
 def summarise(runs: pl.DataFrame) -> pl.DataFrame:
-    """Average over seeds: one row a preset and entrant.
+    """Average over seeds: one row per preset and entrant.
 
-    Each figure has a column of its own and two more, _low and _high: its 95% interval over seeds
+    Each score has its own column and two more, _low and _high: its 95% interval over seeds
     (Student's t; null with fewer than two seeds).
     """
     figures = [

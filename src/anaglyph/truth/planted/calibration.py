@@ -1,7 +1,7 @@
-"""How often findings are right on pairs whose changes are known, and how often they are not.
+"""How often findings are right and wrong on planted pairs.
 
-A finding is true if its direction of change is that of a planted change (cosine >= 0.9) which no
-earlier finding has taken; every other one is false, a second finding of the same change too.
+A finding is true if its direction is that of a planted change (cosine >= 0.9) that no earlier
+finding has matched. All others are false, including a second finding of the same change.
 """
 
 import math
@@ -32,18 +32,18 @@ def calibrate(
     progress: Progress = silent,
     **overrides: object,
 ) -> pl.DataFrame:
-    """Look for findings in planted pairs: one row a seed and finding, or missed change.
+    """Search planted pairs: one row per seed and finding, or missed change.
 
     Columns: ``preset``, ``seed``, ``truth`` (kind of the planted change; null for a false finding),
     ``kind`` (of the finding; null for a missed change), ``q_value``, ``effect``, ``low``, ``high``,
-    ``true_effect`` and ``covered`` (whether the interval holds it; null where kinds differ). A pair
-    in which nothing was planted and nothing found has one row of nulls.
+    ``true_effect`` and ``covered`` (whether the interval contains it; null where kinds differ). A
+    pair with nothing planted and nothing found has one row of nulls.
 
     Args:
         preset: Name of the preset.
-        seeds: One pair for each.
-        rate: False-discovery rate that the findings are to keep.
-        progress: Told of finished pairs.
+        seeds: One pair per seed.
+        rate: Target false-discovery rate.
+        progress: Called after each pair.
         **overrides: Fields of the preset to replace.
 
     Raises:
@@ -81,7 +81,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def compare(found: Sequence[Finding], pair: PlantedPair) -> list[dict[str, Any]]:
-    """Hold findings against the truth; rows as `calibrate` describes them."""
+    """Compare findings with the truth; rows as in `calibrate`."""
     changed = [f for f in pair.features if f.kind != "shared" and f.difference is not None]
     missed = set(range(len(changed)))
     shift = pair.shift
@@ -116,12 +116,12 @@ def _without_place(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit(finding: Finding, feature: TrueFeature) -> float:
-    """Return the cosine of what a finding says is added with what was."""
+    """Return the cosine between a finding's change and the planted change."""
     base, tuned = finding.direction_base, finding.direction_tuned
     if finding.kind == "rotated" and base is not None and tuned is not None:
         change = np.array(tuned) - np.array(base)
         return _cosine(change, feature.difference)
-    # Scaled down and removed point against the direction, retriggered both ways.
+    # For scaled down and removed the change is against the direction; for retriggered both ways.
     return abs(_cosine(tuned if tuned is not None else base, feature.difference))
 
 
@@ -146,9 +146,10 @@ def _effect(feature: TrueFeature) -> float | None:
 
 
 def at_rate(rows: pl.DataFrame, rate: float) -> pl.DataFrame:
-    """Return the rows as they are at a lower rate than the findings were looked for.
+    """Return the rows as they are at a lower rate than that of the search.
 
-    A finding is called at every rate from its q-value on; what is not called was missed.
+    A finding is reported at every rate from its q-value on. A change that is not reported counts as
+    missed.
     """
     uncalled = pl.col("q_value") > rate
     of_findings = [name for name in rows.columns if name not in ("preset", "seed", "truth")]
@@ -158,9 +159,9 @@ def at_rate(rows: pl.DataFrame, rate: float) -> pl.DataFrame:
 
 
 def summarise_findings(rows: pl.DataFrame) -> pl.DataFrame:
-    """Average over pairs: one row a preset.
+    """Average over pairs: one row per preset.
 
-    Columns: ``pairs``, ``findings`` a pair, ``false_share`` (the realised false-discovery rate,
+    Columns: ``pairs``, ``findings`` per pair, ``false_share`` (the realised false-discovery rate,
     mean over pairs of false over all findings, 0 where there are none) with its 95% interval
     (``_low``, ``_high``, normal over pairs), ``silent`` (share of pairs without a false finding),
     ``recall_KIND`` and ``kind_KIND`` (share of found changes with the right kind) for every planted

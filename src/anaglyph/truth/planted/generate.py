@@ -1,14 +1,14 @@
-"""Paired activations whose every difference is known.
+"""Paired activations with known differences.
 
 Each true feature i has a unit direction per model, v_i^base and v_i^tuned, and fires on some tokens
 with a strength z_i >= 0 of mean one, so that
 
     h^m(x) = sum_i z_i^m(x) v_i^m + background(x) + shift^m + subspace^m(x) + noise^m(x).
 
-The kinds differ in one thing each: a new feature has z^base = 0, a removed one z^tuned = 0, a
-scaled one z^tuned = c z^base, a rotated one two directions at a known angle, a retriggered one the
-same direction but other contexts (topics of sequences), a refrequencied one the same contexts at
-another rate. Everything else is a nuisance that both models share.
+Each kind changes one thing. A new feature has z^base = 0, a removed one z^tuned = 0, a scaled one
+z^tuned = c z^base. A rotated one has two directions at a known angle. A retriggered one has the
+same direction in other contexts (topics of sequences), a refrequencied one the same contexts at
+another rate. Everything else is shared by both models.
 """
 
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ STRENGTH_SPREAD = 0.35
 
 @dataclass(frozen=True)
 class TrueFeature:
-    """One planted feature: what it is in either model, as it really came out."""
+    """One planted feature, with its values as drawn."""
 
     kind: FeatureKind
     direction_base: Float[np.ndarray, " d_base"] | None
     direction_tuned: Float[np.ndarray, " d_tuned"] | None
     difference: Float[np.ndarray, " d"] | None
-    """Unit direction of its part of the difference; None where it has none or the widths differ."""
+    """Unit direction of its part of the difference; None if it has none or the widths differ."""
     ratio: float | None
-    """Strength in the tuned model over strength in the base, while it fires in both."""
+    """Strength in the tuned model / in the base, where it fires in both."""
     angle: float | None
-    """Degrees between its two directions; None where a model lacks it or the widths differ."""
+    """Degrees between its two directions; None if a model lacks it or the widths differ."""
     frequency_base: float
     frequency_tuned: float
 
@@ -57,8 +57,8 @@ def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
     """Draw a planted pair.
 
     Args:
-        settings: What the pair is made of.
-        seed: Seed of the generator; the same seed gives the same pair, bit for bit.
+        settings: The settings of the pair.
+        seed: Seed of the generator; the same seed gives the same pair bit for bit.
     """
     streams = sequence(seed, "planted pair").spawn(4)
     geometry, contexts, firing, dense = (np.random.default_rng(stream) for stream in streams)
@@ -111,7 +111,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _directions(
     settings: PlantedSettings, kinds: list[FeatureKind], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw each feature's direction in both models, and its tuned-over-base strength."""
+    """Draw each feature's direction in both models, and its strength ratio tuned / base."""
     base = _unit(rng.standard_normal((len(kinds), settings.width)))
     ratios = np.ones(len(kinds))
     tuned = base.copy()
@@ -126,7 +126,7 @@ def _directions(
             away /= np.linalg.norm(away)
             tuned[i] = np.cos(angle) * base[i] + np.sin(angle) * away
     if settings.d_tuned != settings.width:
-        # Another width: an isometry (or its transpose) carries every shared direction over.
+        # Another width: an isometry (or its transpose) maps every shared direction.
         larger, smaller = sorted((settings.d_tuned, settings.width), reverse=True)
         frame = np.linalg.qr(rng.standard_normal((larger, smaller)))[0].astype(np.float32)
         tuned = _unit(tuned @ (frame.T if settings.d_tuned == larger else frame))
@@ -134,7 +134,7 @@ def _directions(
 
 
 def _map_of_all(settings: PlantedSettings, rng: np.random.Generator) -> np.ndarray | None:
-    """Return the map of the whole space by which the models of a null pair differ, if by one."""
+    """Return the map of the whole space between the models of a null pair, if there is one."""
     if settings.null == "rotation":
         return np.linalg.qr(rng.standard_normal((settings.width, settings.width)))[0]
     if settings.null == "scale":
@@ -164,7 +164,7 @@ def _rates(
         elif kind == "removed":
             tuned[i] = 0
         elif kind == "retriggered":
-            # Twice the rate in half of the topics: the frequency as set, over all.
+            # Twice the rate in half of the topics keeps the overall frequency.
             order = rng.permutation(settings.topics)
             here, there = order[:half], order[half : 2 * half]
             rate = min(frequency[i] * settings.topics / half, 0.9)
@@ -188,8 +188,8 @@ def _strengths(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one chunk's strengths, [tokens, features] per model.
 
-    One uniform number a token and feature decides for both models, so that at equal rates a
-    feature fires on the same tokens, and at unequal ones the rarer firings are a subset.
+    One uniform number per token and feature decides for both models. So at equal rates a feature
+    fires on the same tokens, and at unequal rates the rarer firings are a subset.
     """
     shape = (len(rates_base), len(kinds))
     chance = rng.random(shape, np.float32)
@@ -217,7 +217,7 @@ def _dense_parts(
     geometry: np.random.Generator,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Add to the activations, in place, all that is not sparse."""
+    """Add the dense parts to the activations, in place."""
     tokens, narrow = len(base), min(settings.width, settings.d_tuned)
     shift = subspace = None
     if settings.background:

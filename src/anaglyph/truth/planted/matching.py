@@ -1,9 +1,9 @@
-"""Which latent stands for which true feature: one-to-one matching by the cosine of directions.
+"""Match latents to true features one-to-one by the cosine of their directions.
 
 A true feature counts as found if the best assignment (Hungarian, on cosines) gives it a latent at
-cosine >= 0.9. What a decoder is compared with depends on what the dictionary rebuilds: for a
-diff-SAE the true direction of a feature is that of its difference, for the others the feature's
-direction in the model that the decoder writes to.
+cosine >= 0.9. A decoder is compared with what the dictionary reconstructs: the difference of a
+feature for a diff-SAE, and for the others the feature's direction in the model that the decoder
+belongs to.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Matching:
     """The latent assigned to each true feature, and how well it fits."""
 
     latent: Int64[np.ndarray, " features"]
-    """-1 where a feature got none."""
+    """-1 if a feature has none."""
     cosine: Float[np.ndarray, " features"]
-    """0 where a feature got none."""
+    """0 if a feature has none."""
     best: Int64[np.ndarray, " latents"]
-    """The true feature each latent is nearest to, whatever the assignment."""
+    """The true feature nearest to each latent, independent of the assignment."""
     best_cosine: Float[np.ndarray, " latents"]
 
 
@@ -56,9 +56,9 @@ def match(similarity: Float[np.ndarray, "features latents"]) -> Matching:
 def feature_cosines(dictionary: Dictionary, pair: PlantedPair) -> np.ndarray:
     """Return the cosine of every true feature with every latent, [features, latents].
 
-    A crosscoder's latent stands for a feature if its decoders fit in every model that has the
-    feature: the smaller of the two cosines counts. A feature that the dictionary cannot show (a
-    shared one in a difference, a removed one in the tuned model) has cosine 0.
+    A crosscoder latent matches a feature if its decoders match in every model that has the feature,
+    so the smaller of the two cosines counts. A feature that the dictionary cannot show (a shared
+    one in a difference, a removed one in the tuned model) has cosine 0.
     """
     decoders = {
         source: rows.numpy()
@@ -72,7 +72,7 @@ def feature_cosines(dictionary: Dictionary, pair: PlantedPair) -> np.ndarray:
         if known.any():
             table[known] = cosines(rows, np.stack([d for d in directions if d is not None]))
         if source.endswith("difference"):
-            # A feature that moved its firing both gains and loses the same direction.
+            # A feature that fires elsewhere both gains and loses the same direction.
             both = [feature.kind in ("retriggered", "refrequencied") for feature in pair.features]
             table[both] = np.abs(table[both])
         fits.append(table)

@@ -1,4 +1,4 @@
-"""How well a dictionary and its latent table answer a planted pair, in numbers."""
+"""Score a dictionary and its latent table on a planted pair."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ from anaglyph.truth.planted.matching import (
 )
 from anaglyph.truth.planted.settings import KINDS
 
-# Scores of "only the tuned model has it"; the sign makes larger mean more specific.
+# Scores for "only the tuned model has it"; with the sign, larger means more specific.
 EXCLUSIVITY = {"delta_norm": 1, "nu_error": -1, "nu_recon": -1, "nu_act": -1}
 CLASSES = (TUNED_ONLY, BASE_ONLY, SHARED, OTHER)
 PARTLY = ("rotated", "retriggered", "refrequencied")
-"""Kinds of which a part is one model's alone; a crosscoder may hold them as two latents."""
+"""Kinds with a part that only one model has; a crosscoder may store them as two latents."""
 NO_FEATURE = "none"
 OWNERS = (*KINDS, NO_FEATURE)
 
@@ -35,30 +35,30 @@ def score_planted(
 ) -> dict[str, Any]:
     """Score one trained dictionary against the truth.
 
-    Returns one flat row; what does not apply to the method, or cannot be computed, is None:
+    Returns one flat row. Scores that do not apply to the method, or cannot be computed, are None:
 
     - `recall_KIND`: share of the kind's true features found at cosine >= 0.9 (`matching.py`). A
       rotated, retriggered or refrequencied feature counts as found by a crosscoder also when it is
-      stored as two latents, one a model.
+      stored as two latents, one per model.
     - `class_KIND`: share of the found new / removed / shared features whose latent has the right
-      norm class (tuned-only / base-only / shared); crosscoders only.
-    - `tuned_only`: latents of class tuned-only; `rotated_tuned_only`: how many of them are at
-      cosine >= 0.9 to the tuned direction of a rotated feature, which only the tuned model has too;
-      `false_tuned_only`: how many are at that cosine to neither this nor a new feature.
+      class (tuned-only / base-only / shared); crosscoders only.
+    - `tuned_only`: number of latents of class tuned-only. `rotated_tuned_only`: those at cosine >=
+      0.9 to the tuned direction of a rotated feature, which also only the tuned model has.
+      `false_tuned_only`: those at that cosine to neither this nor a new feature.
     - `confusion_KIND_CLASS`: live latents of a norm class whose longer decoder is at cosine >= 0.9
       to a feature of that kind (of KIND none: to no feature); crosscoders only.
     - `frequency_KIND`: geometric mean of the true frequencies of the kind's features found.
     - `flagged`: live latents that the method calls a change (crosscoders: those whose class is
-      tuned-only or base-only; one-model SAEs: those with nu_act <= 0.3; others: all);
-      `precision`: share of them that stand for a true change. Either of the two latents as which a
-      crosscoder may hold a rotated, retriggered or refrequencied feature does.
-    - `auroc_SCORE`, `ap_SCORE`: how well a score tells latents of new features from latents of
-      features that both models have. A crosscoder's latents are told by their tuned decoder, so
-      that one whose base decoder was driven to zero counts as what it is. Left out are those of
-      class base-only and those of features that are partly the tuned model's alone (`PARTLY`).
+      tuned-only or base-only; one-model SAEs: those with nu_act <= 0.3; others: all).
+      `precision`: share of them that match a true change. If a crosscoder stores a rotated,
+      retriggered or refrequencied feature as two latents, both count.
+    - `auroc_SCORE`, `ap_SCORE`: how well a score separates latents of new features from latents of
+      features that both models have. A crosscoder's latents are identified by their tuned decoder,
+      so one whose base decoder was driven to zero counts as what it is. Latents of class base-only
+      and those of features that are partly specific (`PARTLY`) are left out.
     - `ratio_error`: median |log(measured ratio / true ratio)| of the scaled features found.
     - `shared_leakage`: share of a diff-SAE's live latents that point along a shared feature.
-    - `difference_recovered`: share of the difference's variance that the dictionary rebuilds.
+    - `difference_recovered`: share of the difference's variance that the dictionary reconstructs.
     """
     similarity = feature_cosines(dictionary, pair)
     alive = table["alive"].to_numpy()
@@ -100,7 +100,7 @@ def score_planted(
 def _stored_as_a_pair(
     dictionary: Dictionary, pair: PlantedPair, alive: Bool[np.ndarray, " latents"]
 ) -> Bool[np.ndarray, " features"]:
-    """Tell which changed features a crosscoder holds as two latents, one a model."""
+    """Return which changed features a crosscoder stores as two latents, one per model."""
     base, tuned = (rows.numpy()[alive] for rows in dictionary.decoder)
     found = np.zeros(len(pair.features), bool)
     for i, feature in enumerate(pair.features):
@@ -202,7 +202,7 @@ def ranking(
         return None, None
     ranks = rankdata(scores)
     area = (ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
-    # Average precision over distinct thresholds, so that ties have no order.
+    # Average precision over distinct thresholds, so that ties need no order.
     thresholds, group = np.unique(-scores, return_inverse=True)
     hits = np.bincount(group, positive, len(thresholds))
     called = np.bincount(group, minlength=len(thresholds)).cumsum()
@@ -211,7 +211,7 @@ def ranking(
 
 
 def _ratio_error(table: pl.DataFrame, matching: Matching, pair: PlantedPair) -> float | None:
-    """Compare measured with true strength ratios: of norms, or of the two betas for an SAE."""
+    """Compare measured with true strength ratios: of norms, or of betas for an SAE."""
     if table["norm_base"].null_count() < table.height:
         base, tuned = table["norm_base"].to_numpy(), table["norm_tuned"].to_numpy()
     else:
@@ -245,7 +245,7 @@ def _leakage(
 def difference_recovered(dictionary: Dictionary, store: PairedStore) -> float | None:
     """Return 1 - Var(Delta - Delta-hat) / Var(Delta) on held-out sequences, or None.
 
-    None where the method rebuilds no difference, or there is none to rebuild.
+    None if the method does not reconstruct the difference, or there is none.
     """
     if not _of_difference(dictionary) and set(dictionary.spec.sources) != {"base", "tuned"}:
         return None

@@ -1,8 +1,8 @@
-"""What a planted pair is made of: the settings of the generator and the presets by name.
+"""The settings of planted pairs, and the presets.
 
-A planted pair is a pair of activation matrices whose every difference was put there on purpose, so
-that the right answer of a diff is known. The presets were written down before any method was tuned
-on them; change a preset only together with every figure that was measured on it.
+A planted pair is a pair of activation matrices. Every difference was put there on purpose, so the
+right answer of a diff is known. The presets were fixed before any method was tuned on them. If you
+change a preset, measure every published number on it again.
 """
 
 from typing import Literal, get_args
@@ -146,11 +146,11 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def null_overrides(null: Null) -> dict[str, object]:
-    """Return the fields that make a null of any preset: its shared features alone.
+    """Return the fields that turn any preset into a null: only its shared features stay.
 
     Args:
-        null: How the two models differ all the same: "identical" not at all, "noise" by fresh noise
-            in each, "rotation" and "scale" by one map of the whole space, and noise.
+        null: How the two models differ: "identical" not at all, "noise" by fresh noise in each,
+            "rotation" and "scale" by one map of the whole space and noise.
     """
     return {**_CHANGES, "mean_shift": 0.0, "subspace_rank": 0, "null": null}
 
@@ -165,7 +165,7 @@ def planted_settings(preset: str = "easy", **overrides: object) -> PlantedSettin
         raise InputError(f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}")
     settings = validate(PlantedSettings, {**PRESETS[preset], **overrides})
     if settings.null and any(getattr(settings, kind) for kind in _CHANGES):
-        raise InputError(f"null={settings.null!r} goes with no changed features; set them to 0")
+        raise InputError(f"null={settings.null!r} allows no changed features; set them to 0")
     if settings.null and settings.tuned_width not in (None, settings.width):
-        raise InputError("tuned_width: a null pair has one width")
+        raise InputError("tuned_width: a null pair needs models of one width")
     return settings
