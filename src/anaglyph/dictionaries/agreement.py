@@ -1,8 +1,7 @@
-"""Which latents of two dictionaries are the same: the cosine of their decoders, source by source.
+"""Which latents of two dictionaries are the same, by the cosine of their decoders.
 
-The decoders of all sources are laid end to end, each source in the units that the dictionary
-selects by (``source_weights``), so that of a crosscoder both the direction and the share of each
-model must agree.
+The decoders of all sources are concatenated, each weighted as in the selection
+(``source_weights``). So for a crosscoder both the direction and the share of each model must agree.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy import ndarray
 from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.dictionary import Dictionary
 
-# Rows compared at once: the cosines in memory stay below 2048 x (latents of the other).
+# Rows compared at once: at most 2048 x (latents of the other) cosines are in memory.
 _ROWS = 2048
 
 
@@ -26,20 +25,20 @@ class Agreement:
     """Of equal ones, the first."""
     cosine: Float64[ndarray, " latents"]
     mutual: Bool[ndarray, " latents"]
-    """Whether that latent's nearest is this one."""
+    """Whether the nearest latent of that latent is this one."""
     known: Bool[ndarray, " latents"]
-    """False for a latent whose decoders are zero: it has no direction."""
+    """False for a latent whose decoders are zero, because it has no direction."""
 
 
 def agreement(dic_a: Dictionary, dic_b: Dictionary) -> Agreement:
     """Find each latent of one dictionary in another.
 
     Args:
-        dic_a: The dictionary whose latents are looked for.
-        dic_b: Where they are looked for; it may have another number of latents.
+        dic_a: The dictionary whose latents are searched for.
+        dic_b: The dictionary to search; it may have another number of latents.
 
     Raises:
-        InputError: The two rebuild different sources or activations of different widths.
+        InputError: The two reconstruct different sources or activations of different widths.
     """
     if (dic_a.spec.sources, dic_a.widths) != (dic_b.spec.sources, dic_b.widths):
         raise InputError(
@@ -75,7 +74,7 @@ def agreement(dic_a: Dictionary, dic_b: Dictionary) -> Agreement:
 def _unit_rows(
     dic: Dictionary,
 ) -> tuple[Float32[ndarray, "latents all_d"], Float64[ndarray, " latents"]]:
-    """Return each latent's decoders end to end at unit length (zero stays zero), and the length."""
+    """Return each latent's concatenated decoders as unit rows (zero stays zero), and norms."""
     weighted = [
         weight * matrix.numpy()
         for weight, matrix in zip(dic.source_weights, dic.decoder, strict=True)

@@ -1,7 +1,7 @@
-"""The auxiliary loss: dead latents learn what the live ones leave unexplained.
+"""The auxiliary loss: dead latents learn the error of the live ones.
 
-Per token the top dead latents by pre-activation rebuild the error e of the live ones, which is
-taken as given (no gradient flows into it): L = sum ||e - e_hat||^2 / sum ||e - mean e||^2, over
+Per token the top dead latents by pre-activation reconstruct the error e of the live ones, with no
+gradient into e: L = sum ||e - e_hat||^2 / sum ||e - mean e||^2, over
 all sources together, times ``WEIGHT`` in the total loss (docs/maths.md, section 1).
 """
 
@@ -18,7 +18,7 @@ COST = 1 / 4
 
 
 class Auxiliary(NamedTuple):
-    """The loss before weighting, and gradients of the weighted loss at the dead latents."""
+    """The loss before weighting, and gradients of the weighted loss for the dead latents."""
 
     loss: float
     encoder: tuple[Tensor, ...]
@@ -29,9 +29,9 @@ class Auxiliary(NamedTuple):
 def auxiliary_tokens(batch: int, latents: int, dead: int) -> int:
     """Return how many tokens of a batch the loss is estimated on.
 
-    Its five products with the dead latents' weights may cost ``COST`` of the encoder's product:
-    with most latents dead the whole batch would cost several steps. A batch is shuffled, so its
-    first tokens are a fair sample.
+    Its five products with the dead latents' weights may cost at most ``COST`` of the encoder's
+    product; if most latents are dead, the whole batch would cost several steps. A batch is
+    shuffled, so its first tokens are a fair sample.
     """
     return min(batch, max(1, int(COST / 5 * batch * latents / dead)))
 
@@ -44,13 +44,13 @@ def auxiliary(
     weights: Weights,
     kernels: Kernels,
 ) -> Auxiliary | None:
-    """Return the auxiliary loss of a batch, or None where it is 0/0 and counts as nothing.
+    """Return the auxiliary loss of a batch, or None if it is 0/0 and does not count.
 
     Args:
         dead: Indices of the dead latents, int64 [n], n >= 1.
         products: Products with the dead latents' encoder rows, without the bias, [tokens, n].
-        inputs: What the encoder read, one [tokens, d] a source.
-        errors: Reconstruction minus target, one [tokens, d] a source.
+        inputs: What the encoder read, one [tokens, d] per source.
+        errors: Reconstruction minus target, one [tokens, d] per source.
         weights: Current weights.
         kernels: The sparse operations.
     """

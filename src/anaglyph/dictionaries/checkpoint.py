@@ -1,7 +1,7 @@
-"""The state of an unfinished training, so that a killed run goes on bit for bit.
+"""The state of an unfinished training, so that a run that was stopped resumes bit for bit.
 
-Weights, both moments, the firing counters, the step and the sparsity's state; the data order
-needs no state, as the store can skip to any batch.
+It has the weights, both moments, the firing counters, the step and the sparsity's state. The data
+order needs no state, because the store can skip to any batch.
 """
 
 import json
@@ -19,12 +19,12 @@ from anaglyph.dictionaries.engine import Engine
 
 
 class Checkpoint:
-    """Saves the engine to one file, at most every ``interval`` seconds.
+    """Save the engine to one file, at most every ``interval`` seconds.
 
     Args:
         path: The file, or None to save nothing.
-        key: Digest of settings and store; a file with another key is not ours and is ignored.
-        interval: Seconds between two saves.
+        key: Digest of settings and store; a file with another key is ignored.
+        interval: Minimum seconds between two saves.
     """
 
     def __init__(self, path: Path | None, key: str, interval: float = 60.0) -> None:
@@ -73,13 +73,13 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def remove(self) -> None:
-        """Delete the file: the training is over."""
+        """Delete the file after the training."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
 
 def _tensors(engine: Engine) -> dict[str, Tensor]:
-    # The norms follow from the weights, but not to the last bit.
+    # The norms can be computed from the weights, but not to the last bit.
     tensors = {"silent": engine.silent, "norms": engine.norms}
     parts = {
         "weights": engine.weights,

@@ -1,7 +1,7 @@
 """Sparse codes: which latents fire at which token, and how strongly.
 
-Compressed sparse rows, one row a token, as plain numpy arrays: numba, polars, scipy and
-``torch.from_numpy`` all take them without a copy.
+Compressed sparse rows, one row per token, as plain numpy arrays: numba, polars, scipy and
+``torch.from_numpy`` take them without a copy.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Codes:
     offsets: Int64[np.ndarray, "tokens_plus_one"]
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not fit together."""
+        """Check that the arrays fit together."""
         if (
             len(self.offsets) == 0
             or self.offsets[0] != 0
@@ -40,7 +40,7 @@ class Codes:
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens, those without any active latent included."""
+        """Number of tokens, including those without an active latent."""
         return len(self.offsets) - 1
 
     def tokens(self) -> Int64[np.ndarray, "active"]:
@@ -48,13 +48,13 @@ class Codes:
         return np.repeat(np.arange(self.n_tokens), np.diff(self.offsets))
 
     def only(self, wanted: Bool[np.ndarray, "latents"]) -> "Codes":
-        """Return the codes with every latent outside the mask ``wanted`` switched off."""
+        """Return the codes of the latents in the mask ``wanted`` only."""
         keep = wanted[self.indices]
         kept_before = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
         return Codes(self.indices[keep], self.values[keep], kept_before[self.offsets])
 
     def dense(self, n_latents: int) -> Float32[np.ndarray, "tokens latents"]:
-        """Return the codes as a dense matrix; meant for small cases."""
+        """Return the codes as a dense matrix, for small cases."""
         matrix = np.zeros((self.n_tokens, n_latents), dtype=np.float32)
         matrix[self.tokens(), self.indices] = self.values
         return matrix

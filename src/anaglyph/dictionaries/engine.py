@@ -1,14 +1,14 @@
-"""One training step by hand: encode, select, rebuild, and the gradient of every weight.
+"""One training step by hand: encode, select, reconstruct, and the gradient of every weight.
 
-No autograd: the backward pass needs the selected latents only, so after the encoder product it
-costs O(tokens * k * d). With error e_m = reconstruction - target of source m and g_m the loss's
-gradient by it:
+There is no autograd. The backward pass needs only the selected latents, so after the encoder
+product it costs O(tokens * k * d). With error e_m = reconstruction - target of source m, and g_m
+the gradient of the loss by e_m:
 
     d/dD_m[j] = sum_b f_bj g_m[b]               d/db_m = sum_b g_m[b]
     d/df_bj   = sum_m <g_m[b], D_m[j]>          (at active entries, zero elsewhere)
     d/dE_m[j] = sum_b (d/df_bj) x_m[b]          d/db_enc[j] = sum_b (d/df_bj)
 
-where x_m is what the encoder read. If that is the target less its decoder bias (an SAE), the
+where x_m is what the encoder read. If that is the target minus its decoder bias (an SAE), the
 decoder bias also gets - sum_j (d/db_enc[j]) E_m[j].
 """
 
@@ -29,13 +29,13 @@ from anaglyph.dictionaries.weights import Weights
 
 
 class StepResult(NamedTuple):
-    """What a step measured."""
+    """The losses and active latents of a step."""
 
     loss: float
     auxiliary_loss: float
-    """0.0 where no latent is dead."""
+    """0.0 if no latent is dead."""
     penalty: float
-    """What the sparsity adds to the loss."""
+    """The penalty of the sparsity."""
     active: Active
 
 
@@ -47,10 +47,10 @@ class Engine:
         weights: Initial weights; changed in place.
         sparsity: Selects the active latents.
         kernels: The sparse operations.
-        batch: Tokens a batch.
+        batch: Tokens per batch.
         dead_after: Tokens without firing after which a latent is dead.
-        screened: Whether a rough product says which activations to compute (``screen.py``), where
-            the sparsity can do with those.
+        screened: Whether a rough product decides which activations to compute (``screen.py``), if
+            the sparsity supports it.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Engine:
         self._errors = tuple(torch.empty(batch, width, device=device) for width in widths)
 
     def step(self, targets: tuple[Tensor, ...], step: int, rate: float) -> StepResult:
-        """Do one optimiser step on a batch, one [tokens, d] a source."""
+        """Do one optimiser step on a batch, one [tokens, d] per source."""
         self.sparsity.begin(step)
         result, square = self.backward(targets)
         squares = self.optimiser.step(self.gradients, square, step, rate)
@@ -97,11 +97,11 @@ class Engine:
 
     @property
     def scores(self) -> Tensor:
-        """What activations are multiplied with before they are compared, float32 [latents]."""
+        """The factors from activations to scores, float32 [latents]."""
         return self.norms if self.prices is None else self.norms / self.prices
 
     def backward(self, targets: tuple[Tensor, ...]) -> tuple[StepResult, float]:
-        """Set ``gradients``; return what was measured and the gradients' squared norm."""
+        """Set ``gradients``; return the losses and the gradients' squared norm."""
         weights, gradients, kernels = self.weights, self.gradients, self.kernels
         inputs = self._inputs(targets)
         pre = self._pre[: len(targets[0])]
@@ -162,9 +162,9 @@ class Engine:
     def _rebuild(
         self, active: Active, targets: tuple[Tensor, ...]
     ) -> tuple[float, tuple[Tensor, ...], list[tuple[Tensor, ...]]]:
-        """Return the loss, the errors of all latents, and by run the gradient by what it adds.
+        """Return the loss, the errors with all latents, and the gradient of each run of latents.
 
-        The loss is the mean over the nested prefixes; there is one unless the sparsity has more.
+        The loss is the mean over the nested prefixes; most sparsities have one prefix.
         """
         errors = tuple(error[: len(targets[0])] for error in self._errors)
         for source, error in enumerate(errors):
@@ -204,7 +204,7 @@ class Engine:
         return squares
 
     def _code_gradients(self, active: Active, by_error: list[tuple[Tensor, ...]]) -> Tensor:
-        """Return the gradient of the reconstruction loss by any codes."""
+        """Return the gradient of the reconstruction loss by the given codes."""
         out = torch.zeros_like(active.values)
         for run, gradients in zip(self.runs, by_error, strict=True):
             part, where = active_within(active, run, len(self.norms))
@@ -255,7 +255,7 @@ class Engine:
         errors: tuple[Tensor, ...],
         squares: list[Tensor],
     ) -> float:
-        """Add the auxiliary loss's gradients; without ``pre``, only rough products are known."""
+        """Add the gradients of the auxiliary loss; without ``pre`` products are rough."""
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
         if len(dead) == 0:
             return 0.0
@@ -278,7 +278,7 @@ class Engine:
         if extra is None:
             return 0.0
         self.gradients.encoder_bias[dead] += extra.encoder_bias
-        # Dead latents are silent in this batch: their gradients are zero so far.
+        # Dead latents do not fire in this batch, so their gradients are zero until here.
         matrices = (*self.gradients.decoder, *self.gradients.encoder)
         additions = (*extra.decoder, *extra.encoder)
         for matrix, rows, square in zip(matrices, additions, squares, strict=True):

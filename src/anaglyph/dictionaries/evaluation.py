@@ -1,4 +1,4 @@
-"""How well a dictionary does on sequences that it was not trained on."""
+"""Quality of a dictionary on held-out sequences."""
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ JUDGED_TOKENS = 16_384
 def heldout_stats(
     dictionary: Dictionary, store: PairedStore
 ) -> tuple[dict[str, float | int | None], Bool[np.ndarray, " latents"]]:
-    """Return statistics over the held-out sequences and which latents fire on them.
+    """Return statistics on the held-out sequences, and which latents fire there.
 
     ``fve`` is the fraction of variance explained over all sources together, 1 - sum_d Var(x - xhat)
     / sum_d Var(x) (docs/maths.md, section 1); ``fve_base`` and so on are those of one source,
-    ``fve_difference`` that of h_tuned - h_base where the dictionary rebuilds it. They leave out the
-    ``massive_tokens`` that training pulled in (``outliers.py``), whose variance would hide all
+    ``fve_difference`` that of h_tuned - h_base if the dictionary reconstructs it. They leave out
+    the ``massive_tokens`` that training pulled in (``outliers.py``), whose variance would hide all
     others'; ``fve_all`` is ``fve`` with them. ``l0`` is the mean number of active latents a token.
     Without held-out tokens, or where nothing varies, a value is None.
     """
@@ -58,11 +58,11 @@ def heldout_stats(
 def explained_by(
     dictionary: Dictionary, store: PairedStore, wanted: Bool[np.ndarray, " latents"]
 ) -> dict[str, float]:
-    """Return what some of the latents do on held-out sequences, beside what all do.
+    """Return the FVE and L0 of all latents and of some, on held-out sequences.
 
-    ``fve`` and ``l0`` as ``heldout_stats`` has them, without massive tokens and on at most
-    ``JUDGED_TOKENS``; ``reproduced_fve`` and ``reproduced_l0`` with the latents ``wanted`` alone,
-    and ``reproduced_latents``, how many of these fire. The share is 0 where nothing varies.
+    ``fve`` and ``l0`` are as in ``heldout_stats``, without massive tokens and on at most
+    ``JUDGED_TOKENS``. ``reproduced_fve`` and ``reproduced_l0`` use the latents ``wanted`` only;
+    ``reproduced_latents`` is how many of these fire. The FVE is 0 where nothing varies.
     """
     whole, parts = _Variance(), _Variance()
     fires = np.zeros(dictionary.n_latents, bool)
@@ -74,7 +74,7 @@ def explained_by(
         chosen = codes.only(wanted)
         for variance, used in ((whole, codes), (parts, chosen)):
             rebuilt = dictionary.reconstruct(used)
-            # Sources side by side: variances of dimensions add up.
+            # Concatenate the sources, because the variances of dimensions add up.
             variance.add(
                 torch.cat(inputs, 1)[kept],
                 torch.cat([x - y for x, y in zip(inputs, rebuilt, strict=True)], 1)[kept],
@@ -97,7 +97,7 @@ def explained_by(
 
 
 class _Variance:
-    """Variance of a source and of its error, over the blocks added."""
+    """Variance of a source and of its error over all added blocks."""
 
     def __init__(self) -> None:
         self._moments: tuple[Moments, Moments] | None = None

@@ -9,17 +9,19 @@ from anaglyph.dictionaries.weights import Weights
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 CLIP = 1.0
 THRESHOLD_RATE = 10.0
-"""Learned thresholds, of the size of an activation, have further to go than a weight: at a factor
-of 1 the L0 of a short JumpReLU run on real activations ends at 26 for a k of 32, at 10 with 30."""
+"""Learned thresholds are as large as activations, so they must move further than weights. With a
+factor of 1, the L0 of a short JumpReLU run on real activations ends at 26 for k = 32; with 10 at
+30."""
 
 
 def default_rate(width: int, steps: int) -> float:
     """Return the peak rate for activations of that width, scaled to unit variance a dimension.
 
     Adam moves every weight by about the rate, so a decoder row of given norm turns by about
-    rate * sqrt(width) a step: the rate falls with sqrt(width), and with sqrt(steps) for runs over
-    a thousand. 0.002 for width 576 (best of 0.0005 to 0.002 on real activations), 0.006 for 64
-    (0.003 to 0.01 do alike on planted ones), and the paper's 1e-4 is met at its width and length.
+    rate * sqrt(width) per step. So the rate falls with sqrt(width), and with sqrt(steps) for runs
+    of more than a thousand steps. It is 0.002 for width 576 (the best of 0.0005 to 0.002 on real
+    activations) and 0.006 for 64 (0.003 to 0.01 work equally well on planted ones). At the paper's
+    width and length it is the paper's 1e-4.
     """
     return 0.05 * (width * max(1.0, steps / 1000)) ** -0.5
 
@@ -27,7 +29,7 @@ def default_rate(width: int, steps: int) -> float:
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Return the rate of a step: warm-up, constant, linear decay over the last fifth.
 
-    The warm-up is the paper's 1000 steps or a tenth of a shorter run.
+    The warm-up takes the paper's 1000 steps, or a tenth of a shorter run.
     """
     warmup = min(1000, steps // 10)
     rise = (step + 1) / (warmup + 1)
@@ -36,7 +38,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 class Optimiser:
-    """The moments of every weight, and the step that uses them."""
+    """Adam's moments of every weight, and its step."""
 
     def __init__(self, weights: Weights, kernels: Kernels) -> None:
         self.first = weights.zeros_like()

@@ -1,18 +1,18 @@
 """Tokens of massive activation (`store/massive.py`) are pulled in before a dictionary reads them.
 
-Left alone they take nearly all the loss, all the active latents of a batch and all the variance,
-and ordinary tokens are learned worse: FVE 0.78 instead of 0.84 on SmolLM2-135M, layer 15. They are
-neither dropped nor masked, but pulled in along the line to the decoder bias b:
+Unchanged, they take nearly all of the loss, of the active latents of a batch and of the variance,
+and ordinary tokens are learned worse: FVE 0.78 instead of 0.84 on SmolLM2-135M, layer 15. So they
+are pulled in along the line to the decoder bias b:
 
     x' = b + a (x - b),  a = (radius / CLOSER) / ||x - b|| where ||x - b|| > radius, else 1,
 
-the smallest a over the sources: with a radius of five median distances a massive token comes to the
-median distance, and so weighs in the loss and takes latents like any other.
+with the smallest a over the sources. With a radius of five median distances, a massive token moves
+to the median distance, and so counts in the loss and takes latents like any other.
 
-Training sees x'. Afterwards f(x) = f(x') / a: then the reconstruction f(x) D + b has exactly the
-relative error that it has at x', and codes of all other tokens are untouched. An SAE of one model
-pulls in what exceeds five times the median distance. In a difference of activations the rare
-large ones are what we look for: only massive tokens are pulled in (``DictionaryMethod.massive``).
+Training uses x'. Afterwards f(x) = f(x') / a, so the reconstruction f(x) D + b has exactly the same
+relative error as at x', and the codes of all other tokens are unchanged. An SAE of one model
+pulls in what exceeds five times the median distance. In a difference of activations we look for the
+rare large ones, so only massive tokens are pulled in (``DictionaryMethod.massive``).
 In the demo the first tokens are at 117 times the median, those of the planted fact at 5 to 12.
 """
 

@@ -1,7 +1,7 @@
 """Nested prefixes of a dictionary: the parts of sparse codes that belong to a run of latents.
 
-With prefixes of F_1 < F_2 < ... latents, a latent of run g (those between F_(g-1) and F_g) takes
-part in the reconstructions of prefix g and of all larger ones, so its gradient sums theirs.
+With prefixes of F_1 < F_2 < ... latents, a latent of run g (from F_(g-1) to F_g) is part of the
+reconstructions of prefix g and of all larger ones. So its gradient is the sum of theirs.
 """
 
 import torch
@@ -11,7 +11,7 @@ from anaglyph.dictionaries.kernels import Active, Columns
 
 
 def active_within(active: Active, run: range, latents: int) -> tuple[Active, Tensor | slice]:
-    """Return the entries of a run of latents, and where they stand in ``active``."""
+    """Return the entries of a run of latents, and their places in ``active``."""
     if len(run) == latents:
         return active, slice(None)
     inside = (active.indices >= run.start) & (active.indices < run.stop)

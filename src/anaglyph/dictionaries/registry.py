@@ -1,7 +1,7 @@
-"""Named things that a user can choose, and add to: methods and sparsities.
+"""Methods and sparsities by name; users can add their own.
 
-A name maps to a class. Classes of ours register with a decorator; a user's own come in through an
-entry point, so that installing a package is all it takes.
+A name maps to a class. Our classes register with a decorator. Others register through an entry
+point, so installing a package is enough.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Registry(Generic[T]):
             known = self._classes.get(name)
             if known is not None and known.__qualname__ != cls.__qualname__:
                 raise InputError(f"{self.kind} {name!r} is registered twice")
-            # That a class is a T, structurally, is for the user of the registry to say.
+            # The user of the registry guarantees that the class is a T.
             entry: Any = cls
             entry.name = name
             self._classes[name] = entry
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         """Return the class of that name.
 
         Raises:
-            InputError: There is none; the message lists the names that exist.
+            InputError: There is none; the message lists the known names.
         """
         if name in self._classes:
             return self._classes[name]

@@ -1,11 +1,11 @@
-"""A rough encoder product in bfloat16, which says where the exact one is worth computing.
+"""A rough encoder product in bfloat16, which decides where to compute the exact one.
 
-BatchTopK keeps what exceeds a threshold that moves little from step to step, and its filter already
-lies a tenth below the last one. Half-precision inputs err by some thousandths of a typical
-activation, far less than that tenth, so the same entries pass the filter; their activations are
-then computed exactly, one float32 inner product each, and selected among exactly. On a processor
-that multiplies bfloat16 in hardware the dense product costs less than half; elsewhere it would cost
-more, so there is no screen.
+BatchTopK keeps scores above a threshold that moves little from step to step, and its filter is a
+tenth below the last threshold. Half-precision inputs have an error of some thousandths of a typical
+activation, far less than that tenth, so the same entries pass the filter. Their activations are
+then computed exactly, one float32 inner product each, and the selection among them is exact. On a
+processor that multiplies bfloat16 in hardware the dense product costs less than half. Elsewhere it
+would cost more, so there is no screen.
 """
 
 import torch
@@ -16,18 +16,18 @@ from anaglyph.dictionaries.weights import Weights
 
 
 def is_worthwhile(device: str) -> bool:
-    """Tell whether the device multiplies bfloat16 in hardware (measured on CPUs only)."""
+    """Return whether the device multiplies bfloat16 in hardware (measured on CPUs only)."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return torch.device(device).type == "cpu" and known is not None and bool(known())
 
 
 class Screen:
-    """The buffers of the rough product, and the exact values of what passes it.
+    """The buffers of the rough product, and the exact values of the entries that pass it.
 
     Args:
         weights: The dictionary in training.
         kernels: The sparse operations.
-        batch: Tokens a batch.
+        batch: Tokens per batch.
     """
 
     def __init__(self, weights: Weights, kernels: Kernels, batch: int) -> None:
@@ -40,7 +40,7 @@ class Screen:
         self._product = torch.empty(batch, latents, dtype=kind, device=device)
 
     def product(self, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        """Set ``out`` [tokens, latents] to about the sum of the sources' encoder products."""
+        """Set ``out`` [tokens, latents] to the rough sum of the sources' encoder products."""
         rows, product = self._inputs[: len(out)], self._product[: len(out)]
         for part, values in zip(rows.split(self._widths, 1), inputs, strict=True):
             part.copy_(values)

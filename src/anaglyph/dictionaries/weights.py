@@ -1,4 +1,4 @@
-"""The tensors of a dictionary, in the one layout that training, saving and inference share."""
+"""The tensors of a dictionary, in one layout for training, saving and inference."""
 
 from dataclasses import dataclass
 
@@ -10,23 +10,23 @@ from torch import Tensor
 class Weights:
     """Row-major weights: row j of a matrix belongs to latent j.
 
-    With rows, clipping, the optimiser and the sparse operations each touch whole latents.
+    With rows, the clipping, the optimiser and the sparse operations work on whole latents.
     """
 
     encoder: tuple[Tensor, ...]
-    """One a source, float32 [latents, d]."""
+    """One per source, float32 [latents, d]."""
     encoder_bias: Tensor
     """float32 [latents]."""
     decoder: tuple[Tensor, ...]
-    """One a source, float32 [latents, d]."""
+    """One per source, float32 [latents, d]."""
     decoder_bias: tuple[Tensor, ...]
-    """One a source, float32 [d]."""
+    """One per source, float32 [d]."""
     threshold: Tensor | None = None
-    """float32 [latents], what each f_j has to exceed; None where the sparsity needs no such."""
+    """float32 [latents], the threshold of each f_j; None if the sparsity has none."""
 
     @classmethod
     def zeros(cls, latents: int, widths: tuple[int, ...], device: str = "cpu") -> "Weights":
-        """Return weights of zeros, for gradients and moments too."""
+        """Return zero weights; also used for gradients and moments."""
         return cls(
             tuple(torch.zeros(latents, width, device=device) for width in widths),
             torch.zeros(latents, device=device),
@@ -54,7 +54,7 @@ class Weights:
         return shapes
 
     def named(self) -> dict[str, Tensor]:
-        """Return every tensor under the name it is saved with."""
+        """Return every tensor under the name in the saved file."""
         named = {"encoder_bias": self.encoder_bias}
         if self.threshold is not None:
             named["threshold"] = self.threshold

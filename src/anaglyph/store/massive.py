@@ -1,13 +1,14 @@
-"""Massive activations: which tokens they are, in one definition for the whole house.
+"""Massive activations: the one definition of such tokens.
 
-Language models put activations a hundred times the usual size on a few tokens, above all the first
-of a sequence, which soaks up attention (Sun et al. 2024, "Massive activations in large language
-models", arXiv 2402.17762). In SmolLM2-135M, layer 15, such a token is 160 times as long as any
-other, and so is what a fine-tune does to it: 98% of the difference's energy was on 1% of the
-tokens. A ranking by energy would rank nothing else.
+Language models have activations a hundred times the usual size on a few tokens, mostly the first of
+a sequence, which serves as attention sink (Sun et al. 2024, "Massive activations in large language
+models", arXiv 2402.17762). In SmolLM2-135M, layer 15, such an activation is 160 times as long as
+any other, and a fine-tune changes it as strongly: 98% of the difference's energy was on 1% of the
+tokens. A ranking by energy would show nothing else.
 
 A token is massive if its distance from the centre exceeds ``MULTIPLE`` times a quantile of the
-distances of all tokens: far beyond any feature, which may well be five to twelve times the median.
+distances of all tokens. That is far beyond any feature, which can be five to twelve times the
+median.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""Interchangeable implementations of the sparse operations, chosen by device.
+"""Implementations of the sparse operations, chosen by device.
 
-``types.py`` says what an implementation offers; ``numba_kernels.py`` is the one for a CPU,
-``torch_kernels.py`` the one for everything else and the reference that the others are tested with.
-``triton_kernels.py`` is for CUDA and has to be asked for: it has not run on a GPU yet.
+``types.py`` defines the interface. ``numba_kernels.py`` is for a CPU. ``torch_kernels.py`` is for
+all other devices, and the reference in the tests. ``triton_kernels.py`` is for CUDA and only used
+on request, because it has not run on a GPU yet.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def choose_kernels(name: str = "auto", device: str = "cpu") -> Kernels:
             raise InputError(
                 "kernels='triton' needs the triton extra: pip install 'anaglyph[triton]'"
             )
-        # Imported late: Triton is no dependency, and takes a second.
+        # Imported late, because Triton is optional and takes a second to load.
         from anaglyph.dictionaries.kernels.triton_kernels import TritonKernels
 
         return TritonKernels()

@@ -1,7 +1,7 @@
 """The sparse operations as numba functions.
 
-Each is parallel over tokens, latents or rows and every row is summed by one thread in a fixed
-order: results do not depend on the number of threads. Compiled code is cached on disk.
+Each is parallel over tokens, latents or rows. One thread sums each row in a fixed order, so results
+do not depend on the number of threads. Compiled code is cached on disk.
 """
 
 import numpy as np
@@ -9,13 +9,13 @@ from numba import njit, prange
 
 # "reassoc" lets sums use vector registers; NaN and inf keep their meaning.
 _MATHS = {"contract", "reassoc", "nsz"}
-# Latents tested together: one rarely hits, so the inner test is a vector comparison.
+# Latents tested together. Hits are rare, so the inner test is a vector comparison.
 _TILE = 64
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def find_above(pre, limits, found, counts):
-    """Write the columns of each row that exceed their limit, ascending, to the rows of found."""
+    """Write the columns of each row above their limit, ascending, to the rows of found."""
     latents = pre.shape[1]
     for b in prange(pre.shape[0]):
         row = pre[b]
@@ -106,7 +106,7 @@ def columns(indices, offsets, column_offsets, tokens, entries):
 
 @njit(parallel=True, cache=True, nogil=True, fastmath=_MATHS)
 def weight_gradients(offsets, tokens, entries, values, matrix, out, squares):
-    """Sum the weighted rows of each latent's tokens, and square the result while it is warm."""
+    """Sum the weighted rows of each latent's tokens, and square the result while it is in cache."""
     for j in prange(out.shape[0]):
         row = out[j]
         row[:] = np.float32(0.0)
@@ -143,10 +143,11 @@ def adam(weights, gradient, first, second, constants, squares):
 
 @njit(parallel=True, cache=True, nogil=True)
 def cap_rows(codes, bits, limit):
-    """Zero all but the largest ``limit`` of each row of values that are not negative.
+    """Zero all but the largest ``limit`` values of each row; no value is negative.
 
-    ``bits`` is the same memory as int32. The bits of such floats are ordered like the floats, so
-    the limit-th largest value is found exactly by bisecting on bits: 31 vectorised counts at most.
+    ``bits`` is the same memory as int32. The bits of such floats have the same order as the floats,
+    so bisecting on bits finds the limit-th largest value exactly, with at most 31 vectorised
+    counts.
     """
     for b in prange(codes.shape[0]):
         row = bits[b]

@@ -17,8 +17,8 @@ class NumbaKernels:
     def above(self, pre: Tensor, bias: Tensor, bounds: Tensor) -> Active:
         """Return the entries that exceed their bound."""
         if self._found.shape[0] < pre.shape[0] or self._found.shape[1] != pre.shape[1]:
-            # A token may have any number of survivors. Pages are only taken where rows are
-            # written, which is near their starts.
+            # A token can have any number of entries. The system only allocates pages that are
+            # written, near the starts of rows.
             self._found = np.empty(tuple(pre.shape), np.int32)
         counts = np.empty(pre.shape[0], np.int64)
         compiled.find_above(pre.numpy(), (bounds - bias).numpy(), self._found, counts)

@@ -1,4 +1,4 @@
-"""The sparse operations in plain torch: any device, no compilation."""
+"""The sparse operations in plain torch, for any device and without compilation."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn.functional import embedding_bag
 
 from anaglyph.dictionaries.kernels.types import Active, Adam, Columns
 
-# Numbers of a matrix that a CPU updates at a time: what fits into its cache.
+# Numbers of a matrix that a CPU updates at a time, to fit its cache.
 SLICE = 2**17
 
 
@@ -26,7 +26,7 @@ class TorchKernels:
         kth = torch.kthvalue(scores, len(scores) - count + 1).values
         keep = scores > kth
         tied = scores == kth
-        # The first ties in order of appearance fill what the strictly larger ones leave.
+        # The first ties, in order, fill the places that the strictly larger ones leave.
         keep |= tied & (tied.cumsum(0) <= count - keep.sum())
         kept_before = _offsets(keep)
         kept = Active(active.indices[keep], active.values[keep], kept_before[active.offsets])
@@ -40,8 +40,8 @@ class TorchKernels:
         self, active: Active, decoder: Tensor, gradient: Tensor, out: Tensor
     ) -> None:
         """Add the inner products to ``out``."""
-        # What embedding_bag passes back to its weights is this inner product, without the gathered
-        # rows [active, d] that indexing would make.
+        # The gradient of embedding_bag by its weights is this inner product. Indexing would gather
+        # rows [active, d].
         values = active.values.detach().requires_grad_()
         with torch.enable_grad():
             rebuilt = _bags(active.indices.long(), decoder, active.offsets, values)

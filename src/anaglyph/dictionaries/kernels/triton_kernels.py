@@ -1,8 +1,8 @@
-"""The sparse operations as Triton kernels, for a GPU; imported only where Triton is wanted.
+"""The sparse operations as Triton kernels for a GPU; imported only on request.
 
-One program makes one token's or one row's block of columns and takes the entries in their order;
-nothing is added up by atomics. So results are the same bit for bit from run to run. No GPU was at
-hand when this was written: the kernels were checked in Triton's interpreter and never timed.
+One program computes a block of columns of one token or row, and takes the entries in their order.
+There are no atomics, so results are the same bit for bit in every run. The kernels were checked in
+Triton's interpreter; they were never timed on a GPU.
 """
 
 # To pyright, kernels are plain functions where Triton is missing, and ill called where it is there.
@@ -20,14 +20,14 @@ from torch import Tensor
 from anaglyph.dictionaries.kernels.torch_kernels import TorchKernels
 from anaglyph.dictionaries.kernels.types import Active, Adam, Columns
 
-# Columns that one program holds: at least one for each thread of Triton's usual four warps (256 on
-# AMD). With fewer, several threads would hold the same number, and one might read what another has
-# just overwritten.
+# Columns per program: at least one for each thread of Triton's usual four warps (256 on AMD). With
+# fewer, several threads would have the same number, and one might read what another has just
+# overwritten.
 NARROWEST, WIDEST = 256, 1024
 
 
 class TritonKernels(TorchKernels):
-    """See ``types.Kernels``; what selects and sorts is torch's."""
+    """See ``types.Kernels``; selecting and sorting use torch."""
 
     def decode(self, active: Active, decoder: Tensor, out: Tensor) -> None:
         """Add the sparse reconstruction to ``out``."""
@@ -83,7 +83,7 @@ class TritonKernels(TorchKernels):
 
 
 def _tiles(matrix: Tensor) -> tuple[tuple[int, int], int]:
-    """Return how many programs a matrix takes, rows by blocks, and the width of a block."""
+    """Return the number of programs for a matrix, rows by blocks, and the width of a block."""
     rows, width = matrix.shape
     block = max(NARROWEST, min(WIDEST, 1 << (width - 1).bit_length()))
     return (rows, math.ceil(width / block)), block

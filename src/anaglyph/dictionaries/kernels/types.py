@@ -1,7 +1,7 @@
-"""What a kernel backend offers: the sparse operations between the dense products.
+"""The interface of a kernel backend: the sparse operations between the dense products.
 
-With k of F latents active only the encoder product is dense; everything here costs
-O(tokens * k * d), the filter over the pre-activations and the optimiser apart.
+With k of F latents active, only the encoder product is dense. Everything here costs
+O(tokens * k * d), except the filter over the pre-activations and the optimiser.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -28,7 +28,7 @@ class Columns(NamedTuple):
     tokens: Tensor
     """int64 [active]."""
     entries: Tensor
-    """int64 [active], where the entry stands in ``Active``."""
+    """int64 [active], the place of the entry in ``Active``."""
 
 
 class Adam(NamedTuple):
@@ -41,7 +41,7 @@ class Adam(NamedTuple):
     correction1: float
     correction2: float
     scale: float
-    """What the gradient is multiplied with first: the clipping coefficient."""
+    """The clipping coefficient, by which the gradient is multiplied first."""
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class Kernels(Protocol):
     def above(self, pre: Tensor, bias: Tensor, bounds: Tensor) -> Active:
         """Return the entries of ``pre + bias`` [tokens, latents] that exceed ``bounds`` [latents].
 
-        A bound is never negative, so every value returned is positive.
+        A bound is never negative, so every returned value is positive.
         """
         ...
 
@@ -87,16 +87,16 @@ class Kernels(Protocol):
         ...
 
     def cap_rows(self, codes: Tensor, limit: int) -> None:
-        """Zero all but the largest ``limit`` of each row of ``codes``, which are not negative.
+        """Zero all but the largest ``limit`` values of each row of ``codes``; none is negative.
 
-        Which of several equal values are kept at the border is left to the implementation.
+        Of several equal values at the border, the implementation may keep any.
         """
         ...
 
     def adam(
         self, weights: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: Adam
     ) -> Tensor:
-        """Do one Adam step on a matrix in place; ``gradient`` is left as it is.
+        """Do one Adam step on a matrix in place; ``gradient`` stays unchanged.
 
         Returns:
             The squared norm of each row after the step, float32 [rows].

@@ -1,7 +1,7 @@
-"""The methods: what each dictionary reads and what it rebuilds.
+"""The methods: what each dictionary reads and reconstructs.
 
-``base.py`` says what a method has to say, ``saes.py`` and ``crosscoders.py`` are those that come
-with the package; others join through the registry and its entry point.
+``base.py`` defines the interface; ``saes.py`` and ``crosscoders.py`` have the methods of this
+package. Others register through the registry and its entry point.
 """
 
 from anaglyph.dictionaries.methods.base import (

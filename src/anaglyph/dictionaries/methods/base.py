@@ -1,8 +1,8 @@
-"""What differs between dictionaries, as one small class a method (docs/maths.md, section 1).
+"""The interface of a method: one small class per method (docs/maths.md, section 1).
 
-A method says which activations go in, which decoders exist, how their errors make a loss and what
-its weights have to obey; training, saving and scoring are the same for all. Its options are the
-fields of its dataclass.
+A method defines which activations the dictionary reads, which decoders it has, the loss of their
+errors, and constraints on its weights. Training, saving and scoring are the same for all. The
+options of a method are the fields of its dataclass.
 """
 
 import inspect
@@ -25,11 +25,11 @@ register = METHODS.register
 
 @dataclass(frozen=True)
 class DictionaryMethod:
-    """What differs between dictionaries; a subclass registers itself under its name.
+    """A dictionary method; a subclass registers itself under its name.
 
-    Every method rebuilds its own inputs, one decoder a source. Sources called ``base``, ``tuned``
-    and ``difference`` need no more than being named; for others override ``inputs``, ``widths``
-    and ``moments``. A subclass with options of its own is a dataclass too, and checks them in
+    Every method reconstructs its own inputs, with one decoder per source. For the sources ``base``,
+    ``tuned`` and ``difference`` the name is enough; for others override ``inputs``, ``widths`` and
+    ``moments``. A subclass with options of its own is a dataclass too, and checks them in
     ``__post_init__``; an option named like a Python keyword has a field with a final underscore.
     """
 
@@ -37,20 +37,20 @@ class DictionaryMethod:
     kind: ClassVar[Literal["crosscoder", "sae"]]
     sources: ClassVar[tuple[str, ...]]
     centred: ClassVar[bool]
-    """Whether the decoder bias is taken from the input before encoding."""
+    """Whether the decoder bias is subtracted from the input before encoding."""
     massive: ClassVar[tuple[float, float]] = (0.5, 5.0)
-    """A quantile of the tokens' distances from the centre, and the multiple of it beyond which a
-    token is pulled in (``outliers.py``)."""
+    """A quantile of the tokens' distances from the centre, and a factor: a token beyond the factor
+    times that quantile is pulled in (``outliers.py``)."""
     common_scale: ClassVar[bool] = False
-    """Whether all sources are scaled alike, because the method compares them with each other."""
+    """Whether all sources share one scale, because the method compares them with each other."""
     constrained: ClassVar[bool] = False
     """Whether ``constrain`` does anything."""
     default_k: ClassVar[int]
     scaling_targets: ClassVar[tuple[str, ...]]
-    """Targets of Latent Scaling that make sense for this method (docs/maths.md, section 3)."""
+    """Targets of Latent Scaling for this method (docs/maths.md, section 3)."""
 
     norm: str = "squared"
-    """Loss of an error: "squared" ||e||^2, or "unsquared" ||e|| as the paper has it with L1."""
+    """Loss of an error: "squared" ||e||^2, or "unsquared" ||e||, as in the paper with L1."""
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -63,7 +63,7 @@ class DictionaryMethod:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options under the names that users give them."""
+        """The options under their public names."""
         return {name.rstrip("_"): value for name, value in asdict(self).items()}
 
     def inputs(
@@ -78,7 +78,7 @@ class DictionaryMethod:
     def scoring_inputs(
         self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
     ) -> tuple[Tensor, ...]:
-        """Return the inputs whose codes Latent Scaling regresses on."""
+        """Return the inputs whose codes are used in Latent Scaling."""
         return self.inputs(base, tuned)
 
     def widths(self, d_base: int, d_tuned: int) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ class DictionaryMethod:
         return tuple(values[source] for source in self.sources)
 
     def moments(self, statistics: Statistics) -> tuple[Moments, ...]:
-        """Return the moments of each source; the store's names are the sources' names."""
+        """Return the moments of each source, from the store."""
         found = []
         for source in self.sources:
             moments: Moments | None = getattr(statistics, source)
@@ -121,26 +121,26 @@ class DictionaryMethod:
         return value, tuple(error / (tokens * norm.clamp(min=tiny)) for error, norm in gradients)
 
     def constrain(self, weights: Weights) -> None:
-        """Project weights onto those that the method allows, in place.
+        """Project weights onto the weights that the method allows, in place.
 
-        The allowed weights are a linear space, so this serves the initial weights and every
-        gradient alike. Adam works element by element: rows that start equal and get equal
-        gradients stay equal, rows that start at zero and get none stay zero.
+        The allowed weights are a linear space, so this works for the initial weights and for every
+        gradient. Adam works element by element, so rows that start equal and get equal gradients
+        stay equal, and rows that start at zero and get no gradient stay zero.
         """
 
     def prices(self, latents: int) -> Float[Tensor, " latents"] | None:
-        """Return what an active latent costs relative to others, or None if all cost one.
+        """Return the relative cost of each active latent, or None if all cost one.
 
-        A penalty counts it that many times, a score is divided by it.
+        A penalty is multiplied by it, a score is divided by it.
         """
         return None
 
     def budgets(self, k: int | float, latents: int) -> tuple[tuple[int, int | float], ...] | None:
-        """Return (end, k) of each block of latents that has a k of its own, or None."""
+        """Return (end, k) of each block of latents with its own k, or None."""
         return None
 
     def named_blocks(self, latents: int) -> dict[str, slice]:
-        """Return the latents that the method sets apart, under the names that tables use."""
+        """Return the blocks of latents of the method, under their names in tables."""
         return {}
 
     def check(self, latents: int) -> None:
@@ -151,7 +151,7 @@ class DictionaryMethod:
         """
 
     def difference(self, rebuilt: tuple[Tensor, ...]) -> Tensor | None:
-        """Return h_tuned - h_base as rebuilt, or None if the method does not say."""
+        """Return the reconstruction of h_tuned - h_base, or None if the method has none."""
         return None
 
     def _needs_one_width(self, d_base: int, d_tuned: int, why: str) -> InputError:
@@ -165,7 +165,7 @@ def get_method(name: str, options: Mapping[str, Any] | None = None) -> Dictionar
     """Return the method of that name, with some options set.
 
     Raises:
-        InputError: There is no such method or option (the message lists those that exist), or
+        InputError: There is no such method or option (the message lists the known ones), or
             an option is out of range.
     """
     cls = METHODS.get(name)
@@ -191,12 +191,12 @@ def _accepted(default: Any) -> tuple[type, ...]:
 
 
 def list_methods() -> list[str]:
-    """Return the names of all methods, those of installed packages included."""
+    """Return the names of all methods, including those of installed packages."""
     return METHODS.names()
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Return one row a method: name, kind, sources, default_k and the docstring's first line."""
+    """Return one row per method: name, kind, sources, default_k and the docstring's first line."""
     rows = []
     for name in list_methods():
         method = METHODS.get(name)

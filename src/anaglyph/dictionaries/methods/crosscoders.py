@@ -1,6 +1,6 @@
 """Crosscoders: one code for both models, a decoder for each.
 
-The variants differ in how the two errors make a loss and in what the decoders have to obey.
+The variants differ in the loss of the two errors and in constraints on the decoders.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Crosscoder(DictionaryMethod):
     kind = "crosscoder"
     sources = ("base", "tuned")
     centred = False
-    # Codes carry everything that either model represents, so k is that of an SAE.
+    # Codes represent everything in either model, so k is that of an SAE.
     default_k = 32
     scaling_targets = ("error", "recon", "act")
 
@@ -36,8 +36,8 @@ class Crosscoder(DictionaryMethod):
 class LambdaBridge(Crosscoder):
     """A crosscoder with loss |e_t|^2 + |e_b|^2 + 2 lambda <e_t, e_b>, between it and a diff-SAE.
 
-    At lambda = 0 it is the crosscoder, at -1 it rebuilds the difference only: |e_t - e_b|^2
-    (docs/maths.md, section 1). One scale for both models, or their errors could not be compared.
+    At lambda = 0 it is the crosscoder, at -1 it reconstructs only the difference: |e_t - e_b|^2
+    (docs/maths.md, section 1). Both models share one scale, so that their errors can be compared.
     """
 
     common_scale = True
@@ -45,7 +45,7 @@ class LambdaBridge(Crosscoder):
     lambda_: float = -0.5
 
     def __post_init__(self) -> None:
-        """Refuse a lambda outside [-1, 0], and norms: the loss is a quadratic form."""
+        """Refuse a lambda outside [-1, 0], and the unsquared norm (the loss is quadratic)."""
         super().__post_init__()
         if not -1 <= self.lambda_ <= 0:
             raise InputError(f"lambda={self.lambda_} must lie between -1 and 0")
@@ -53,7 +53,7 @@ class LambdaBridge(Crosscoder):
             raise InputError(f"norm={self.norm} is not defined for {self.name}: use squared")
 
     def widths(self, d_base: int, d_tuned: int) -> tuple[int, ...]:
-        """Return the two widths; they may differ only where the errors are not compared."""
+        """Return the two widths; they may differ only if the errors are not compared."""
         if self.lambda_ != 0 and d_base != d_tuned:
             raise self._needs_one_width(d_base, d_tuned, f"with lambda={self.lambda_} compares")
         return super().widths(d_base, d_tuned)
@@ -71,7 +71,7 @@ class LambdaBridge(Crosscoder):
 
 
 class _SharedBlock(Crosscoder):
-    """Latents 0..n_shared have one decoder for both models; a basis for variants."""
+    """Latents 0..n_shared have one decoder for both models; a base class for variants."""
 
     common_scale = True
     constrained = True
@@ -81,7 +81,7 @@ class _SharedBlock(Crosscoder):
         raise NotImplementedError
 
     def widths(self, d_base: int, d_tuned: int) -> tuple[int, ...]:
-        """Return the two widths, which are one."""
+        """Return the two widths, which must be equal."""
         if d_base != d_tuned:
             raise self._needs_one_width(d_base, d_tuned, "ties decoders")
         return super().widths(d_base, d_tuned)
@@ -97,7 +97,7 @@ class _SharedBlock(Crosscoder):
         return {"untied": slice(self.shared(latents), latents)}
 
     def check(self, latents: int) -> None:
-        """Refuse blocks without latents."""
+        """Refuse empty blocks."""
         if not 0 < self.shared(latents) < latents:
             raise InputError(
                 f"{self.name}: a shared block of {self.shared(latents)} of {latents} latents "
@@ -110,15 +110,15 @@ class _SharedBlock(Crosscoder):
 class DesignatedCrosscoder(_SharedBlock):
     """A crosscoder whose first latents are shared by design, with tied decoders, and cheaper.
 
-    Designated shared features take up what both models have, so that the others need not
+    Designated shared features represent what both models have, so that the others need not
     (Anthropic, "Insights on Crosscoder Model Diffing", 2025).
     """
 
     share: float = 0.1
-    """Fraction of the latents that is designated as shared."""
+    """Fraction of latents that are designated as shared."""
     price: float = 0.7
-    """What a designated latent costs relative to the others (``prices``). A penalty stands 0.2;
-    where latents compete for k, prices below 0.5 let the designated ones crowd out the others (on
+    """Cost of a designated latent relative to the others (``prices``). With a penalty, 0.2 works.
+    Where latents compete for k, prices below 0.5 let the designated ones crowd out the others (on
     planted pairs FVE falls from 0.99 to 0.90 at 0.4 and 0.44 at 0.2)."""
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class DesignatedCrosscoder(_SharedBlock):
         return round(self.share * latents)
 
     def prices(self, latents: int) -> Float[Tensor, " latents"] | None:
-        """Return the lower price of the designated latents, and one for all others."""
+        """Return the lower price for designated latents, and one for all others."""
         prices = torch.ones(latents)
         prices[: self.shared(latents)] = self.price
         return prices
@@ -144,17 +144,17 @@ class DesignatedCrosscoder(_SharedBlock):
 class DedicatedFeatureCrosscoder(Crosscoder):
     """A crosscoder with dedicated latents of one model: the other decoder is fixed at zero.
 
-    Latents in order: shared ones, base-only ones, tuned-only ones (dedicated-feature crosscoder,
-    arXiv 2602.11729). Encoders are free: a dedicated latent starts by reading its own model and
-    may learn to read the other.
+    Latents in order: shared, base-only, tuned-only (dedicated-feature crosscoder, arXiv
+    2602.11729). Encoders are free: a dedicated latent starts by reading its own model and may learn
+    to read the other.
     """
 
     constrained = True
 
     base_share: float = 0.05
-    """Fraction of the latents that is dedicated to the base."""
+    """Fraction of latents that are dedicated to the base."""
     tuned_share: float = 0.05
-    """Fraction of the latents that is dedicated to the tuned model."""
+    """Fraction of latents that are dedicated to the tuned model."""
 
     def __post_init__(self) -> None:
         """Refuse shares that leave no shared latents."""
@@ -168,7 +168,7 @@ class DedicatedFeatureCrosscoder(Crosscoder):
             )
 
     def blocks(self, latents: int) -> tuple[slice, slice]:
-        """Return the latents of the base only and those of the tuned model only."""
+        """Return the base-only and the tuned-only latents."""
         tuned = latents - round(self.tuned_share * latents)
         base = tuned - round(self.base_share * latents)
         return slice(base, tuned), slice(tuned, latents)
@@ -179,13 +179,13 @@ class DedicatedFeatureCrosscoder(Crosscoder):
         return {"base-only": base, "tuned-only": tuned}
 
     def check(self, latents: int) -> None:
-        """Refuse blocks without latents."""
+        """Refuse empty blocks."""
         base, tuned = self.blocks(latents)
         if not 0 < base.start < base.stop < tuned.stop:
             raise InputError(f"{self.name}: {latents} latents leave a block empty")
 
     def constrain(self, weights: Weights) -> None:
-        """Set the decoders of the other model's own latents to zero."""
+        """Set the decoder of the other model to zero for dedicated latents."""
         base, tuned = weights.decoder
         only_base, only_tuned = self.blocks(len(base))
         base[only_tuned] = 0
@@ -197,15 +197,15 @@ class DedicatedFeatureCrosscoder(Crosscoder):
 class DeltaCrosscoder(_SharedBlock, LambdaBridge):
     """A crosscoder of shared latents with tied decoders and delta latents, each with its own k.
 
-    After arXiv 2603.04426: two budgets, and a loss that stresses the difference. Its form
+    After arXiv 2603.04426: two budgets, and a loss that stresses the difference. The published loss
     |e_t|^2 + |e_b|^2 + w |e_t - e_b|^2 is 1 + w times that of the lambda-bridge with
-    lambda = -w / (1 + w), so it has the option of that; -0.5 is w = 1.
+    lambda = -w / (1 + w). So it uses the option lambda; -0.5 is w = 1.
     """
 
     share: float = 0.75
-    """Fraction of the latents that is shared."""
+    """Fraction of latents that are shared."""
     delta_k: float = 0.25
-    """Fraction of k that the delta latents have."""
+    """Fraction of k for the delta latents."""
 
     def __post_init__(self) -> None:
         """Refuse shares outside (0, 1)."""

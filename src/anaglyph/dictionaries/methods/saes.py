@@ -24,8 +24,8 @@ class DiffSAE(SAE):
     sources = ("difference",)
     # Most tokens may be unchanged, so the median says nothing of how large a real change is.
     massive = MASSIVE
-    # A fine-tune changes few things at a token: with the k of an SAE every change is split over
-    # many latents while the explained variance still rises, so FVE does not warn.
+    # A fine-tune changes few things at a token. With the k of an SAE, every change would be split
+    # over many latents. FVE does not warn, because it still rises.
     default_k = 8
 
     def difference(self, rebuilt: tuple[Tensor, ...]) -> Tensor | None:
@@ -37,9 +37,9 @@ class DiffSAE(SAE):
 class ReversedDiffSAE(SAE):
     """An SAE of h_base - h_tuned, the mirror image of a diff-sae.
 
-    The sign of the input changes nothing but which random start belongs to which direction: the
-    mirrored weights (-E, -D, -b) are a diff-sae of the same loss. Its source has a name of its own
-    so that nobody adds its decoders with the wrong sign.
+    The sign of the input only changes which random start belongs to which direction: the mirrored
+    weights (-E, -D, -b) are a diff-sae with the same loss. Its source has its own name, so that its
+    decoders are not added with the wrong sign.
     """
 
     sources = ("reversed-difference",)
@@ -53,7 +53,7 @@ class ReversedDiffSAE(SAE):
         return (base - tuned,)
 
     def widths(self, d_base: int, d_tuned: int) -> tuple[int, ...]:
-        """Return the one width; models of differing widths are refused."""
+        """Return the width; models of different widths are refused."""
         if d_base != d_tuned:
             raise self._needs_one_width(d_base, d_tuned, "subtracts activations")
         return (d_base,)
@@ -84,5 +84,5 @@ class BaseSAE(SAE):
     def scoring_inputs(
         self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"]
     ) -> tuple[Tensor, ...]:
-        """Return h_tuned: what the base's latents do in the tuned model is the question."""
+        """Return h_tuned, because scores ask what the base's latents do in the tuned model."""
         return (tuned,)

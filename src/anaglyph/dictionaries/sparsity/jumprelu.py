@@ -1,13 +1,13 @@
 """JumpReLU: a learned threshold for each latent (Rajamanoharan et al., arXiv 2407.14435).
 
-f_j = z_j where z_j > theta_j, else 0. The jump has no useful derivative, so thresholds learn by
-straight-through estimators with a rectangle of width ``BANDWIDTH`` (equations 11 and 12 there):
+f_j = z_j where z_j > theta_j, else 0. The jump has no useful derivative, so thresholds are learned
+by straight-through estimators with a rectangle of width ``BANDWIDTH`` (equations 11 and 12 there):
 
     d f_j / d theta_j       := -theta_j / BANDWIDTH   where |z_j - theta_j| < BANDWIDTH / 2
     d [z_j > theta_j] / d theta_j := -1 / BANDWIDTH   in the same place
 
 The penalty ``WEIGHT`` * (L0 / k - 1)^2 aims at a mean of k active latents (appendix of that paper);
-it acts on thresholds alone, codes and encoder see the reconstruction only.
+it acts only on the thresholds; codes and encoder get gradients from the reconstruction only.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ from anaglyph.dictionaries.weights import Weights
 
 BANDWIDTH = 0.1
 WEIGHT = 0.1
-"""Weight of the penalty, for each dimension of the activations."""
+"""Weight of the penalty per dimension of the activations."""
 
 
 @SPARSITIES.register("jumprelu")
 class JumpReLU(Sparsity):
-    """Activations above a threshold that each latent learns, aimed at k active ones a token.
+    """Activations above a threshold that each latent learns, aimed at k active ones per token.
 
     Thresholds start where BatchTopK would cut the first batch, so that L0 starts at k.
     """
@@ -87,5 +87,5 @@ class JumpReLU(Sparsity):
         return {"started": self._started}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up whether the thresholds have been set."""
+        """Restore whether the thresholds have been set."""
         self._started = state["started"]

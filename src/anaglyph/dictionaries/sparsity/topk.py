@@ -10,16 +10,16 @@ from anaglyph.core.errors import InputError
 from anaglyph.dictionaries.kernels import Active
 from anaglyph.dictionaries.sparsity.base import SPARSITIES, Sparsity
 
-# The filter before the exact selection lies this far below the last batch's smallest kept score.
+# The filter before the exact selection is this fraction of the last batch's smallest kept score.
 SLACK = 0.9
 
 
 @SPARSITIES.register("batchtopk")
 class BatchTopK(Sparsity):
-    """The k * tokens largest positive scores of the whole batch, however they fall on tokens.
+    """The k * tokens largest positive scores of the whole batch, in any distribution over tokens.
 
-    Inference judges tokens alone: it keeps scores above a threshold, the moving average of the
-    smallest kept score over the last steps.
+    Inference takes each token alone: it keeps scores above a threshold, which is the moving average
+    of the smallest kept score over the last steps.
     """
 
     selects_k = True
@@ -28,14 +28,14 @@ class BatchTopK(Sparsity):
 
     @property
     def decay(self) -> float:
-        """Of the threshold's moving average: 0.999 as in the paper for long runs.
+        """Decay of the threshold's moving average: for long runs 0.999, as in the paper.
 
-        A short run averages over its last tenth, because early steps have other scores altogether.
+        A short run averages over its last tenth, because scores of early steps are quite different.
         """
         return max(0.0, min(0.999, 1 - 10 / self.steps))
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
-        """Return the largest scores exactly; no sort of the batch, no cap on a token."""
+        """Return the largest scores exactly, without sorting the batch or a limit per token."""
         wanted = round(min(self.k_now, pre.shape[1]) * pre.shape[0])
         active = self._above(self._bound, pre, bias, norms)
         while len(active.indices) < wanted and self._bound > 0:
@@ -44,7 +44,7 @@ class BatchTopK(Sparsity):
         if self.exact is not None:
             active = self.exact(active)
         scores = active.values * norms[active.indices]
-        # What a rough product took for positive need not be.
+        # A score that is positive in the rough product need not be positive.
         wanted = min(wanted, int((scores > 0).sum()))
         if wanted == 0:
             return self._above(math.inf, pre, bias, norms)
@@ -60,7 +60,7 @@ class BatchTopK(Sparsity):
 
     @property
     def can_screen(self) -> bool:
-        """Whether there is a bound to screen with: after the first step."""
+        """Whether there is a bound to screen with; true after the first step."""
         return self._bound > 0
 
     def infer(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
@@ -72,18 +72,18 @@ class BatchTopK(Sparsity):
         return {"threshold": self.threshold, "bound": self._bound}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a saved threshold and bound."""
+        """Restore a saved threshold and bound."""
         self.threshold = state["threshold"]
         self._bound = state["bound"] or 0.0
 
 
 @SPARSITIES.register("matryoshka")
 class Matryoshka(BatchTopK):
-    """BatchTopK whose first 1/16 and 1/4 of the latents have to rebuild the input on their own too.
+    """BatchTopK whose first 1/16 and 1/4 of the latents must also reconstruct the input alone.
 
-    One selection over the whole dictionary; the loss is the mean over the nested prefixes of the
-    reconstruction by their active latents (Matryoshka BatchTopK, arXiv 2503.17547). A small
-    dictionary gains nothing from splitting a feature, so first latents stay general.
+    There is one selection over the whole dictionary. The loss is the mean over the nested prefixes
+    of the reconstruction by their active latents (Matryoshka BatchTopK, arXiv 2503.17547). A small
+    dictionary gains nothing from splitting a feature, so the first latents stay general.
     """
 
     def prefixes(self, latents: int) -> tuple[int, ...]:
