@@ -35,6 +35,9 @@ class Subject:
         progress: Told how far each measurement is.
         expected: Digests that the loaded models and text must have, by ``pair.fingerprints`` key
             and "corpus". An empty mapping expects nothing.
+        keep_predictions: Whether causal measurements keep both models' predictions for the next
+            measurement: it saves two runs of the models, and takes 8 bytes for each token of text
+            and of the vocabulary. For many measurements of little text.
 
     Example:
         >>> subject = Subject("BASE", "TUNED", ["chats.jsonl"])   # nothing is loaded yet
@@ -49,6 +52,7 @@ class Subject:
     settings: Settings = field(default_factory=Settings)
     progress: Progress = silent
     expected: Mapping[str, str | None] = field(default_factory=dict)
+    keep_predictions: bool = False
 
     def __post_init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -103,6 +107,11 @@ class Subject:
         """Whether both models and their text are at hand or can be loaded."""
         has_pair = "pair" in vars(self) or self.tuned is not None
         return has_pair and ("corpus" in vars(self) or bool(self.data))
+
+    @property
+    def has_space(self) -> bool:
+        """Whether the mean difference is at hand, or there are activations to take it from."""
+        return bool({"space", "store"} & set(vars(self))) or self.out is not None
 
     @cached_property
     def pair(self) -> ModelPair:

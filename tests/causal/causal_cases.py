@@ -13,9 +13,13 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from anaglyph.causal import causal_table
+from anaglyph.core.settings import CausalSettings, Settings
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary, Weights, get_method
 from anaglyph.pair import ModelPair
+from anaglyph.store import DifferenceSpace
+from anaglyph.subject import Subject
 
 VOCABULARY, WIDTH, LAYERS, LATENTS = 40, 16, 4, 12
 LAYER = 1
@@ -118,6 +122,33 @@ def make_chats(sequences: int = 30, seed: int = 0) -> TokenCorpus:
     for start, end in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True):
         roles[start:end][:4] = [1, 1, 3, 1][: end - start]
     return TokenCorpus(corpus.token_ids, roles, corpus.offsets, corpus.context)
+
+
+def subject_of(
+    pair: ModelPair,
+    corpus: TokenCorpus,
+    layer: int = LAYER,
+    *,
+    seed: int = 0,
+    space: DifferenceSpace | None = None,
+) -> Subject:
+    subject = Subject.of(pair=pair, corpus=corpus, layer=layer, settings=Settings(seed=seed))
+    if space is not None:
+        subject.space = space
+    return subject
+
+
+def patch_everywhere(
+    subject: Subject,
+    dic: Dictionary,
+    table: pl.DataFrame | None = None,
+    *,
+    token_budget: int = 1024,
+    **settings: Any,
+) -> pl.DataFrame:
+    """Return the causal table, judged at all tokens unless the settings say otherwise."""
+    chosen = CausalSettings(**{"positions": ("all",), **settings})
+    return causal_table(subject, dic, table, chosen, token_budget=token_budget)
 
 
 def naive_codes(dic: Dictionary, inputs: list[Tensor]) -> Tensor:

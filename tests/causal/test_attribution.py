@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from causal_cases import LAYER, Slow, make_chats, make_dictionary, naive_codes
+from causal_cases import LAYER, Slow, make_chats, make_dictionary, naive_codes, subject_of
 
 from anaglyph.causal import attribute
-from anaglyph.core.errors import InputError
+from anaglyph.core.settings import AttributeSettings
 from anaglyph.pair import ModelPair
 
 METHODS = ("diff-sae", "crosscoder", "tuned-sae")
@@ -16,7 +16,7 @@ METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 def test_verified_and_attributed_by_hand(method: str, pair: ModelPair):
     corpus = make_chats()
     dic = make_dictionary(method)
-    table = attribute(pair, dic, corpus, LAYER, tokens=4, top=3)
+    table = attribute(subject_of(pair, corpus), dic, AttributeSettings(top_tokens=4, top=3))
     assert table.select("sequence", "position").unique().height == 4
     slow = Slow(pair, corpus, LAYER)
     vectors = dic.decoder[1] - dic.decoder[0] if method == "crosscoder" else dic.decoder[0]
@@ -55,7 +55,8 @@ def test_verified_and_attributed_by_hand(method: str, pair: ModelPair):
 
 def test_the_tokens_are_those_of_highest_kl(pair: ModelPair):
     corpus = make_chats()
-    table = attribute(pair, make_dictionary("diff-sae"), corpus, LAYER, tokens=5, per_sequence=1)
+    settings = AttributeSettings(top_tokens=5, per_sequence=1)
+    table = attribute(subject_of(pair, corpus), make_dictionary("diff-sae"), settings)
     slow = Slow(pair, corpus, LAYER)
     best = []
     for sequence in np.flatnonzero(corpus.heldout).tolist():
@@ -74,7 +75,6 @@ def test_the_tokens_are_those_of_highest_kl(pair: ModelPair):
 def test_nothing_fires_nothing_is_attributed(pair: ModelPair):
     dic = make_dictionary("diff-sae")
     dic.encoder_bias[:] = -1000
-    assert attribute(pair, dic, make_chats(), LAYER, tokens=2).height == 0
-    with pytest.raises(InputError, match="top=0"):
-        attribute(pair, dic, make_chats(), LAYER, top=0)
+    subject = subject_of(pair, make_chats())
+    assert attribute(subject, dic, AttributeSettings(top_tokens=2)).height == 0
     assert torch.isfinite(dic.decoder[0]).all()

@@ -6,16 +6,10 @@ import pytest
 import torch
 from causal_cases import LATENTS, WIDTH, make_dictionary, make_table
 
-from anaglyph.causal.controls import (
-    masses,
-    mean_difference,
-    principal_components,
-    random_directions,
-    random_latents,
-)
-from anaglyph.causal.edits import Activations, latent_vectors
-from anaglyph.causal.subsets import Subsets
+from anaglyph.causal.interventions import Activations, mean_difference, principal_components
+from anaglyph.causal.subsets import Subsets, masses, random_directions, random_latents
 from anaglyph.core.errors import InputError
+from anaglyph.dictionaries.vectors import latent_vectors
 from anaglyph.store import DifferenceSpace
 
 SUBSET = [0, 2, 4, 5, 7]

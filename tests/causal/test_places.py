@@ -10,11 +10,14 @@ from causal_cases import (
     make_dictionary,
     make_table,
     naive_codes,
+    patch_everywhere,
+    subject_of,
 )
 
-from anaglyph.causal import kl_recovered, layer_sweep
+from anaglyph.causal import layer_sweep
 from anaglyph.causal.positions import PLACES, token_mask
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import CausalSettings
 from anaglyph.corpus import TokenCorpus
 from anaglyph.pair import ModelPair
 from anaglyph.store import DifferenceSpace
@@ -45,11 +48,9 @@ def test_masks_by_hand():
 def test_every_measure_at_every_place(into, pair: ModelPair, chats: TokenCorpus):
     dic = make_dictionary("crosscoder")
     heldout = np.flatnonzero(chats.heldout)
-    table = kl_recovered(
-        pair,
+    table = patch_everywhere(
+        subject_of(pair, chats),
         dic,
-        chats,
-        LAYER,
         make_table("nu_error"),
         positions=PLACES,
         edit_at=("template", "assistant"),
@@ -114,7 +115,7 @@ def test_every_measure_at_every_place(into, pair: ModelPair, chats: TokenCorpus)
 
 def test_l0_and_push_by_hand(pair: ModelPair, chats: TokenCorpus):
     dic = make_dictionary("diff-sae")
-    table = kl_recovered(pair, dic, chats, LAYER, make_table("nu_act"), counts=(2,))
+    table = patch_everywhere(subject_of(pair, chats), dic, make_table("nu_act"), counts=(2,))
     slow = Slow(pair, chats, LAYER)
     active, squares, tokens = 0.0, 0.0, 0
     for sequence in np.flatnonzero(chats.heldout).tolist():
@@ -128,22 +129,12 @@ def test_l0_and_push_by_hand(pair: ModelPair, chats: TokenCorpus):
     assert row["push"] == pytest.approx((squares / tokens) ** 0.5, rel=1e-4)
 
 
-def test_known_rows_are_taken_over(pair: ModelPair, chats: TokenCorpus):
-    first = kl_recovered(pair, make_dictionary("diff-sae"), chats, LAYER, make_table("nu_act"))
-    other, latents = make_dictionary("tuned-sae", seed=2), make_table("nu_act")
-    again = kl_recovered(pair, other, chats, LAYER, latents, known=first)
-    whole = kl_recovered(pair, other, chats, LAYER, latents)
-    # Ranks of the PCA that only the first dictionary asked for come along.
-    assert set(again["intervention"]) >= set(whole["intervention"])
-    kept = whole.select("intervention").join(again, on="intervention", maintain_order="left")
-    assert kept.select(whole.columns).equals(whole)
-
-
 def test_a_sweep_equals_each_layer_alone(pair: ModelPair, chats: TokenCorpus):
     dic = make_dictionary("diff-sae")
-    sweep = layer_sweep(pair, chats, [0, 1, 3], ranks=(1, 3))
+    subject, everywhere = subject_of(pair, chats), CausalSettings(positions=("all",))
+    sweep = layer_sweep(subject, [0, 1, 3], everywhere, ranks=(1, 3))
     assert sweep["layer"].unique(maintain_order=True).to_list() == [0, 1, 3]
-    alone = kl_recovered(pair, dic, chats, LAYER, counts=(1, 3))
+    alone = patch_everywhere(subject, dic, counts=(1, 3))
     rows = sweep.filter(layer=LAYER).to_dicts()
     names = {"none", "base model", "exact", "template only", "mean difference"}
     assert {row["intervention"] for row in rows} == names | {"pca rank 1", "pca rank 3"}
@@ -155,20 +146,17 @@ def test_a_sweep_equals_each_layer_alone(pair: ModelPair, chats: TokenCorpus):
     none, base = (last.filter(intervention=name)["kl"][0] for name in ("none", "base model"))
     assert none == pytest.approx(base, rel=1e-4)
     with pytest.raises(InputError, match="layers is empty"):
-        layer_sweep(pair, chats, [])
+        layer_sweep(subject, [], everywhere)
     with pytest.raises(InputError, match="rank of the PCA is below 1"):
-        layer_sweep(pair, chats, [1], ranks=(0,))
+        layer_sweep(subject, [1], everywhere, ranks=(0,))
 
 
 def test_a_place_that_no_token_has_is_undefined(pair: ModelPair, corpus: TokenCorpus):
     nothing = DifferenceSpace(np.zeros(16), np.zeros((0, 16)), np.zeros(0))
-    table = kl_recovered(
-        pair,
+    table = patch_everywhere(
+        subject_of(pair, corpus, space=nothing),
         make_dictionary("diff-sae"),
-        corpus,
-        LAYER,
         positions=("all", "assistant"),
-        space=nothing,
     )
     none = table.filter(positions="assistant")
     assert none["tokens"].unique().to_list() == [0]

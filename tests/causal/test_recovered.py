@@ -1,6 +1,7 @@
 """Every number of the causal tables against a slow reference that shares no code with them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,19 +19,24 @@ from causal_cases import (
     naive_activations,
     naive_codes,
     naive_kl,
+    patch_everywhere,
+    subject_of,
 )
 
-from anaglyph.causal import kl_recovered, latent_kl
+from anaglyph.causal import edit_kl, kl_recovered, latent_kl
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import CausalSettings
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
 from anaglyph.pair import ModelPair
 from anaglyph.store import DifferenceSpace
+from anaglyph.subject import Subject
 
 METHODS = ("diff-sae", "diff-sae-reversed", "crosscoder", "dfc", "tuned-sae", "base-sae")
 TWO = ("crosscoder", "dfc")
 DIFFERENCE = ("diff-sae", "diff-sae-reversed")
 UNDER = {0.1: [0, 5], 0.3: [0, 2, 5], 0.6: [0, 2, 4, 5, 7]}
+DEFAULTS = CausalSettings()
 NOTHING = DifferenceSpace(np.zeros(WIDTH), np.zeros((0, WIDTH)), np.zeros(0))
 ALIVE = [j for j in range(LATENTS) if j != 9]
 TOP = (1, 4)
@@ -137,17 +143,14 @@ def test_every_intervention_equals_the_slow_reference(
 ):
     dic = make_dictionary(method)
     latents = make_table(nu_column(dic))
-    table = kl_recovered(
-        pair,
+    table = patch_everywhere(
+        subject_of(pair, corpus, seed=5),
         dic,
-        corpus,
-        LAYER,
         latents,
         counts=TOP,
         edit_at=(),
         biases="both",
         token_budget=30,
-        seed=5,
     )
     heldout = np.flatnonzero(corpus.heldout)
     tokens = int(corpus.lengths[heldout].sum())
@@ -206,11 +209,13 @@ def test_anchors_and_intervals(method: str, pair: ModelPair, corpus: TokenCorpus
 def test_seeds_and_batches(pair: ModelPair, corpus: TokenCorpus):
     dic, table = make_dictionary("diff-sae"), make_table("nu_act")
 
-    def run(**options) -> pl.DataFrame:
-        return kl_recovered(pair, dic, corpus, LAYER, table, **options)
+    def run(seed: int, token_budget: int = 1024) -> pl.DataFrame:
+        subject = subject_of(pair, corpus, seed=seed)
+        return patch_everywhere(subject, dic, table, token_budget=token_budget)
 
     first = run(seed=1)
     assert first.equals(run(seed=1))
+    assert first.equals(kl_recovered(pair, dic, corpus, LAYER, table, seed=1))
     other = run(seed=2)
     random = first["intervention"].str.starts_with("random")
     assert (first["kl"] != other["kl"]).to_list() == random.to_list()
@@ -219,25 +224,37 @@ def test_seeds_and_batches(pair: ModelPair, corpus: TokenCorpus):
     assert small["kl"].to_list() == pytest.approx(first["kl"].to_list(), rel=1e-3, abs=1e-9)
 
 
-def test_a_table_is_the_same_whatever_is_known_already(pair: ModelPair, corpus: TokenCorpus):
-    def run(method: str, column: str, counts: tuple[int, int], **options) -> pl.DataFrame:
-        options |= {"counts": counts, "nu": (), "positions": ("assistant", "all")}
-        options |= {"into": ("tuned", "base"), "seed": 3}
-        table = make_table(column)
-        return kl_recovered(pair, make_dictionary(method), corpus, LAYER, table, **options)
+def test_a_table_is_the_same_whatever_is_known_already(
+    pair: ModelPair, corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch
+):
+    runs = []
+    run_from = pair.run_from
+    monkeypatch.setattr(pair, "run_from", lambda *args: (runs.append(args), run_from(*args))[1])
+
+    def run(subject: Subject, method: str, column: str, under: tuple[float, ...]) -> pl.DataFrame:
+        # The ranks of the PCA are the sizes of the subsets, which the tables make differ.
+        table = make_table(column).with_columns(pl.col(column) + (column == "nu_error") * 0.25)
+        where: dict[str, Any] = {"positions": ("assistant", "all"), "into": ("tuned", "base")}
+        dic = make_dictionary(method)
+        return patch_everywhere(subject, dic, table, counts=(), nu=under, **where)
 
     # Of the ranks that are known one is wanted again, one is not, and one is missing.
-    known = run("tuned-sae", "nu_act", (3, 4))
-    fresh = run("crosscoder", "nu_error", (1, 4))
-    ranks = {f"pca rank {rank}" for rank in (1, 3, 4)}
-    assert ranks & set(known["intervention"]) == {"pca rank 3", "pca rank 4"}
-    assert ranks & set(fresh["intervention"]) == {"pca rank 1", "pca rank 4"}
-    assert run("crosscoder", "nu_error", (1, 4), known=known).equals(fresh)
+    under = (0.3, 0.6)
+    shared = subject_of(pair, corpus, seed=3)
+    known = run(shared, "tuned-sae", "nu_act", under)
+    runs.clear()
+    fresh = run(subject_of(pair, corpus, seed=3), "crosscoder", "nu_error", under)
+    ranks = [{name for name in each["intervention"] if "pca" in name} for each in (known, fresh)]
+    assert ranks == [{"pca rank 3", "pca rank 5"}, {"pca rank 1", "pca rank 3"}]
+    all_runs = len(runs)
+    runs.clear()
+    assert run(shared, "crosscoder", "nu_error", under).equals(fresh)
+    assert len(runs) < all_runs
 
 
 def test_a_mean_difference_that_is_given_is_used(pair: ModelPair, corpus: TokenCorpus):
     dic = make_dictionary("diff-sae")
-    table = kl_recovered(pair, dic, corpus, LAYER, space=NOTHING)
+    table = patch_everywhere(subject_of(pair, corpus, space=NOTHING), dic)
     rows = {row["intervention"]: row for row in table.to_dicts()}
     assert rows["mean difference"]["recovered"] == 0
     assert {name for name in rows if name.startswith(("subset", "random"))} == {"subset all"}
@@ -248,9 +265,9 @@ def test_only_heldout_sequences_are_read(pair: ModelPair, corpus: TokenCorpus):
     poisoned = corpus.token_ids.copy()
     poisoned[np.repeat(~corpus.heldout, corpus.lengths)] = 10_000
     bad = TokenCorpus(poisoned, corpus.roles, corpus.offsets, corpus.context)
-    clean = kl_recovered(pair, dic, corpus, LAYER, space=NOTHING)
-    assert kl_recovered(pair, dic, bad, LAYER, space=NOTHING).equals(clean)
-    assert latent_kl(pair, dic, bad, LAYER, [3]).equals(latent_kl(pair, dic, corpus, LAYER, [3]))
+    good, poisoned = (subject_of(pair, each, space=NOTHING) for each in (corpus, bad))
+    assert patch_everywhere(poisoned, dic).equals(patch_everywhere(good, dic))
+    assert latent_kl(poisoned, dic, [3], DEFAULTS).equals(latent_kl(good, dic, [3], DEFAULTS))
     # And the mean difference is measured on training sequences.
     with pytest.raises(InputError, match="outside the vocabulary"):
         kl_recovered(pair, dic, bad, LAYER)
@@ -259,11 +276,11 @@ def test_only_heldout_sequences_are_read(pair: ModelPair, corpus: TokenCorpus):
 def test_max_tokens_bounds_what_is_read(pair: ModelPair):
     corpus = make_corpus(sequences=100)
     dic = make_dictionary("diff-sae")
-    table = kl_recovered(pair, dic, corpus, LAYER, max_tokens=30)
+    table = patch_everywhere(subject_of(pair, corpus), dic, causal_tokens=30)
     assert 15 <= table["tokens"][0] <= 30
     assert 1 <= table["sequences"][0] < corpus.heldout.sum()
     # One sequence is the least, and gives no interval.
-    least = kl_recovered(pair, dic, corpus, LAYER, max_tokens=1)
+    least = patch_everywhere(subject_of(pair, corpus), dic, causal_tokens=1)
     assert least["sequences"][0] == 1
     assert least["kl"].null_count() == 0
     assert least["kl_low"].null_count() == len(least)
@@ -283,14 +300,15 @@ def test_a_pair_with_itself_recovers_nothing_and_says_so(
         assert table[field].null_count() == len(table)
     # A dictionary that pushes for nothing still shows in the KL itself.
     assert rows["reconstruction"]["kl"] > 1e-3
-    assert latent_kl(same, dic, corpus, LAYER, [0, 1])["recovered"].null_count() == 2
+    alone = latent_kl(subject_of(same, corpus), dic, [0, 1], DEFAULTS)
+    assert alone["recovered"].null_count() == 2
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_single_latents_equal_subsets_of_one(method: str, pair: ModelPair, corpus: TokenCorpus):
     dic = make_dictionary(method)
     latents = [7, 0, 3]
-    table = latent_kl(pair, dic, corpus, LAYER, latents, token_budget=30)
+    table = latent_kl(subject_of(pair, corpus), dic, latents, DEFAULTS, token_budget=30)
     assert table["latent"].to_list() == latents
     heldout = np.flatnonzero(corpus.heldout)
     tokens = corpus.lengths[heldout].sum()
@@ -333,7 +351,7 @@ def test_a_latent_that_never_fires_recovers_exactly_nothing(
         return run_from(*args, **kwargs)
 
     monkeypatch.setattr(pair, "run_from", count)
-    table = latent_kl(pair, dic, corpus, LAYER, [4] * 50, token_budget=1000)
+    table = latent_kl(subject_of(pair, corpus), dic, [4] * 50, DEFAULTS, token_budget=1000)
     assert table["recovered"].to_list() == [0.0] * 50
     # One batch: the base model, none and exact; nothing for a latent that changes nothing.
     assert sorted(calls) == ["base", "tuned", "tuned"]
@@ -352,17 +370,16 @@ def test_bad_input_is_refused(pair: ModelPair, corpus: TokenCorpus):
         kl_recovered(pair, dic, corpus, LAYER, table.head(11))
     narrow = DifferenceSpace(np.zeros(15), np.zeros((0, 15)), np.zeros(0))
     with pytest.raises(InputError, match="15 entries, the models' width is 16"):
-        kl_recovered(pair, dic, corpus, LAYER, space=narrow)
+        patch_everywhere(subject_of(pair, corpus, space=narrow), dic)
+    subject = subject_of(pair, corpus)
     with pytest.raises(InputError, match="position 'middle' is unknown"):
-        kl_recovered(pair, dic, corpus, LAYER, positions=("middle",))
-    with pytest.raises(InputError, match="biases='none'"):
-        kl_recovered(pair, dic, corpus, LAYER, biases="none")
+        edit_kl(subject, [], positions=("middle",))
     with pytest.raises(InputError, match="counts has 0"):
-        kl_recovered(pair, dic, corpus, LAYER, table, counts=(0,))
+        patch_everywhere(subject, dic, table, counts=(0,))
     with pytest.raises(InputError, match="max_tokens is 0"):
-        kl_recovered(pair, dic, corpus, LAYER, max_tokens=0)
+        edit_kl(subject, [], max_tokens=0)
     with pytest.raises(InputError, match="latent 12 is out of range"):
-        latent_kl(pair, dic, corpus, LAYER, [12])
+        latent_kl(subject, dic, [12], DEFAULTS)
     dic.decoder[0][2] = torch.nan
     with pytest.raises(InputError, match="'latent 2' gives NaN"):
-        latent_kl(pair, dic, corpus, LAYER, [2])
+        latent_kl(subject, dic, [2], DEFAULTS)

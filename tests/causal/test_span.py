@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from causal_cases import subject_of
 
 from anaglyph.behaviour.generate import continue_prompts, side_stepper
-from anaglyph.causal import Unpatched
 from anaglyph.causal.span import basis_of, span_recovered, span_stepper
 from anaglyph.core.errors import InputError
 from anaglyph.corpus import TokenCorpus
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 LAYER = 1
 
@@ -38,8 +39,9 @@ def test_no_direction_is_refused(rows: list[torch.Tensor]):
 
 
 def test_all_directions_recover_everything_and_one_less(pair: ModelPair, corpus: TokenCorpus):
-    whole = span_recovered(pair, corpus, LAYER, torch.eye(pair.d_tuned), max_tokens=400)
-    one = span_recovered(pair, corpus, LAYER, torch.eye(pair.d_tuned)[:1], max_tokens=400)
+    subject = subject_of(pair, corpus)
+    whole = span_recovered(subject, torch.eye(pair.d_tuned), max_tokens=400)
+    one = span_recovered(subject, torch.eye(pair.d_tuned)[:1], max_tokens=400)
     assert whole == pytest.approx(1, abs=1e-3)
     assert one is not None
     assert one < 0.9
@@ -51,19 +53,19 @@ def test_what_is_kept_unpatched_saves_whole_runs_and_changes_nothing(
     whole_runs = []
     run = pair.logits
     monkeypatch.setattr(pair, "logits", lambda *args: (whole_runs.append(args), run(*args))[1])
-    kept = Unpatched()
+    plainly, kept = subject_of(pair, corpus), subject_of(pair, corpus)
+    kept.keep_predictions = True
 
-    def recovered(count: int, unpatched: Unpatched | None, tokens: int = 400) -> float | None:
-        basis = torch.eye(pair.d_tuned)[:count]
-        return span_recovered(pair, corpus, LAYER, basis, max_tokens=tokens, unpatched=unpatched)
+    def recovered(count: int, subject: Subject, tokens: int = 400) -> float | None:
+        return span_recovered(subject, torch.eye(pair.d_tuned)[:count], max_tokens=tokens)
 
-    plain = [recovered(count, None) for count in (1, 8)]
+    plain = [recovered(count, plainly) for count in (1, 8)]
     each = len(whole_runs) // 2
     assert each > 0
     whole_runs.clear()
     assert [recovered(count, kept) for count in (1, 8)] == plain
     assert len(whole_runs) == each
-    assert recovered(1, kept, tokens=20) == recovered(1, None, tokens=20)  # less text
+    assert recovered(1, kept, tokens=20) == recovered(1, plainly, tokens=20)  # less text
     assert len(whole_runs) == 3 * each
     assert recovered(1, kept) == plain[0]
 

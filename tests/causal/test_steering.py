@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal_cases import LAYER, WIDTH, make_dictionary
+from causal_cases import LAYER, WIDTH, make_corpus, make_dictionary, subject_of
 
 from anaglyph.causal import Direction, Push, screen, steer, write
 from anaglyph.causal.screening import judge_scorer, make_scorer
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import ScreenSettings
 from anaglyph.demo import tiny_pair
 from anaglyph.pair import ModelPair
 from anaglyph.store import DifferenceSpace
@@ -152,7 +153,9 @@ def test_base_tuned_and_steered_side_by_side(shipped: ModelPair):
 def test_screening_ranks_by_increase_and_scores_both_ways(shipped: ModelPair):
     dic = _sae(shipped)
     prompts = [first_prompt(tiny_pair().corpus[0])]
-    table = screen(shipped, dic, 1, prompts, make_scorer("owl"), top=3, new_tokens=16)
+    settings = ScreenSettings(top=3, new_tokens=16)
+    subject = subject_of(shipped, make_corpus(), 1)
+    table = screen(subject, dic, prompts, make_scorer("owl"), settings)
     assert table["increase"].to_list() == sorted(table["increase"].to_list(), reverse=True)
     assert (table["increase"] > 0).all()
     assert table["score_tuned"].unique().to_list() == [1.0]
@@ -201,8 +204,9 @@ def test_scorers():
             make_scorer(bad)
 
 
-def test_screening_refuses(shipped: ModelPair, pair: ModelPair):
+def test_screening_refuses(shipped: ModelPair):
+    subject = subject_of(shipped, make_corpus(), 1)
     with pytest.raises(InputError, match="no SAE of one model"):
-        screen(pair, make_dictionary("crosscoder"), LAYER, ["w1"], make_scorer("x"))
-    with pytest.raises(InputError, match="needs a prompt"):
-        screen(shipped, _sae(shipped), 1, [], make_scorer("x"))
+        screen(subject, make_dictionary("crosscoder"), ["w1"], make_scorer("x"), ScreenSettings())
+    with pytest.raises(InputError, match="no prompts"):
+        screen(subject, _sae(shipped), [], make_scorer("x"), ScreenSettings())

@@ -1,15 +1,18 @@
 """What carries the behavioural difference: patching, attribution, steering, screening."""
 
 from anaglyph.causal.attribution import attribute
-from anaglyph.causal.controls import shifted
-from anaglyph.causal.edits import Activations, Intervention
-from anaglyph.causal.interventions import subset
+from anaglyph.causal.interventions import Activations, Intervention, shifted, subset
 from anaglyph.causal.patching import Unpatched
 from anaglyph.causal.positions import PLACES
-from anaglyph.causal.recovered import edit_kl, kl_recovered, latent_kl
+from anaglyph.causal.recovered import (
+    causal_table,
+    edit_kl,
+    kl_recovered,
+    latent_kl,
+    layer_sweep,
+)
 from anaglyph.causal.screening import Scorer, judge_scorer, make_scorer, screen
 from anaglyph.causal.steering import Direction, Push, steer, write
-from anaglyph.causal.sweep import layer_sweep
 
 __all__ = [
     "PLACES",
@@ -20,6 +23,7 @@ __all__ = [
     "Scorer",
     "Unpatched",
     "attribute",
+    "causal_table",
     "edit_kl",
     "judge_scorer",
     "kl_recovered",

@@ -3,7 +3,7 @@
 At a token of high KL the gradient of the KL by the activations says, to first order, what adding a
 latent would take off: ``attr_j = -sum_s f_j(s) <grad_s KL(p_tuned || p(h_base)), v_j>`` over the
 token itself and those before it (Aranguri, Drori and Nanda, 2025). First order is a guess, so the
-foremost latents are then added for real, each alone and all together, and the drop is measured.
+top latents are then really added, each alone and all together, and the drop is measured.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,15 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from anaglyph.behaviour.kl import token_kl
-from anaglyph.causal.edits import codes_of, latent_sum, latent_vectors, mask_of
-from anaglyph.causal.recovered import MAX_TOKENS, TOKEN_BUDGET, check_pair
-from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
+from anaglyph.causal.interventions import codes_of, latent_sum, mask_of
+from anaglyph.causal.patching import TOKEN_BUDGET
+from anaglyph.causal.recovered import MAX_TOKENS, check_pair
+from anaglyph.core.settings import AttributeSettings
 from anaglyph.corpus import ROLES, TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
+from anaglyph.dictionaries.vectors import latent_vectors
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 _SCHEMA = {
     "sequence": pl.Int64,
@@ -41,18 +43,12 @@ _SCHEMA = {
 
 
 def attribute(
-    pair: ModelPair,
+    subject: Subject,
     dic: Dictionary,
-    corpus: TokenCorpus,
-    layer: int | float,
+    settings: AttributeSettings,
     *,
-    tokens: int = 20,
-    top: int = 5,
-    per_sequence: int = 3,
-    seed: int = 0,
     max_tokens: int = MAX_TOKENS,
     token_budget: int = TOKEN_BUDGET,
-    progress: Progress = silent,
 ) -> pl.DataFrame:
     """Attribute held-out tokens of high KL to latents; one row a token and latent.
 
@@ -63,27 +59,19 @@ def attribute(
     verified_together (by adding all of the token's rows at once).
 
     Args:
-        pair: Both models.
+        subject: Both models; the held-out sequences of its text are read.
         dic: A dictionary of any method at the layer.
-        corpus: Its held-out sequences are read.
-        layer: Index, or fraction of the depth.
-        tokens: Tokens to attribute, those of the highest KL.
-        top: Latents a token.
-        per_sequence: Tokens of one sequence at most.
-        seed: Of the sequences drawn.
+        settings: How many tokens, and how many latents for each.
         max_tokens: Held-out tokens to look at.
         token_budget: Tokens in a batch.
-        progress: Called after each token.
 
     Raises:
-        InputError: An argument is out of range, or the corpus has no held-out sequence.
+        InputError: The models' widths differ, or the corpus has no held-out sequence.
     """
-    if tokens < 1 or top < 1 or per_sequence < 1:
-        raise InputError(f"tokens={tokens}, top={top}, per_sequence={per_sequence}: at least 1")
-    layer = pair.resolve_layer(layer)
-    check_pair(pair, max_tokens)
-    heldout = corpus.draw_heldout(max_tokens, seed)
-    picked = _highest(pair, corpus, heldout, tokens, per_sequence, token_budget)
+    pair, corpus, layer = subject.pair, subject.corpus, subject.layer
+    check_pair(pair)
+    heldout = corpus.draw_heldout(max_tokens, subject.seed)
+    picked = _highest(pair, corpus, heldout, settings, token_budget)
     rows: list[dict[str, Any]] = []
     for number, (sequence, position, kl_models) in enumerate(picked):
         ids, roles = corpus.sequence(sequence)
@@ -95,8 +83,8 @@ def attribute(
             "kl_models": kl_models,
         }
         text = torch.from_numpy(ids[: position + 1].astype(np.int64))[None]
-        rows += [facts | row for row in _attributed(pair, dic, layer, text, top)]
-        progress("attribute", number + 1, len(picked), "tokens")
+        rows += [facts | row for row in _attributed(pair, dic, layer, text, settings.top)]
+        subject.progress("attribute", number + 1, len(picked), "tokens")
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
@@ -105,8 +93,7 @@ def _highest(
     pair: ModelPair,
     corpus: TokenCorpus,
     sequences: Int64[np.ndarray, " chosen"],
-    tokens: int,
-    per_sequence: int,
+    settings: AttributeSettings,
     token_budget: int,
 ) -> list[tuple[int, int, float]]:
     """Return (sequence, position, KL) of the tokens where the whole models differ most."""
@@ -114,7 +101,7 @@ def _highest(
     for rows, ids, mask in padded_batches(corpus, sequences, token_budget):
         tuned, base = pair.logits("tuned", ids, mask), pair.logits("base", ids, mask)
         kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape) * mask
-        best = kl.topk(min(per_sequence, kl.shape[1]), dim=1)
+        best = kl.topk(min(settings.per_sequence, kl.shape[1]), dim=1)
         for row, places, values in zip(rows, best.indices, best.values, strict=True):
             found += [
                 (int(row), int(place), float(value))
@@ -122,7 +109,7 @@ def _highest(
                 if value > 0
             ]
     found.sort(key=lambda item: (-item[2], item[0], item[1]))
-    return found[:tokens]
+    return found[: settings.top_tokens]
 
 
 def _attributed(

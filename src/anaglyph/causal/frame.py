@@ -8,11 +8,12 @@ import polars as pl
 import torch
 from jaxtyping import Float64
 
-from anaglyph.causal.edits import Intervention
+from anaglyph.causal.interventions import Intervention
 from anaglyph.causal.measures import MEASURES
 from anaglyph.causal.patching import Measured, Plan
 from anaglyph.core import stats as intervals
 from anaglyph.pair import ModelPair, Side
+from anaglyph.subject import Subject
 
 _VALUES = ("kl", "recovered", "kl_other", "nll", "top1")
 SCHEMA = {
@@ -36,23 +37,24 @@ UNPATCHED = {"base": "tuned model", "tuned": "base model"}
 
 
 def frame_of(
-    pair: ModelPair,
+    subject: Subject,
     plan: Plan,
     measured: Measured,
     positions: Sequence[str],
-    seed: int,
-    floor: float,
+    floor: float | None = None,
 ) -> pl.DataFrame:
     """Return one row an intervention and position, the baseline and the other model first.
 
     Args:
-        pair: Both models.
+        subject: Both models, and the seed of the bootstrap.
         plan: What was put in where.
         measured: What came of it.
         positions: The places whose predictions count.
-        seed: Of the bootstrap.
-        floor: KL per token up to which the unpatched gap is numerical noise: see `noise`.
+        floor: KL per token up to which the unpatched gap is numerical noise (see `noise`). Measured
+            by the plan's first intervention if None, which must then be the exact activation.
     """
+    if floor is None:
+        floor = noise(subject.pair, plan.into, measured.exact_kl)
     start = {"tuned": "h_base", "base": "h_tuned"}[plan.into]
     other = UNPATCHED[plan.into]
     shared = {"layer": plan.layer, "into": plan.into}
@@ -68,7 +70,7 @@ def frame_of(
     records = []
     for place, position in enumerate(positions):
         kept = measured.tokens[place] > 0
-        draws = intervals.sequence_draws(int(kept.sum()), seed) if kept.any() else None
+        draws = intervals.sequence_draws(int(kept.sum()), subject.seed) if kept.any() else None
         none = measured.none[0, place, kept]
         nil = none.sum() <= floor * measured.tokens[place].sum()
         for names, sums in rows:

@@ -25,31 +25,108 @@ crosscoder, of h_tuned for an SAE of one model (also for one trained on the base
 it; its ``paired`` edits encode h_base as well and add only the difference of the two, which is what
 the other dictionaries do by construction. ``subset all`` holds every live latent: for a diff-SAE or
 crosscoder it is the reconstruction without biases. "with bias" adds the constant of the row "bias"
-(an SAE's own b_dec). Controls are in ``controls.py``.
+(an SAE's own b_dec). "mean difference" and "pca rank r" need no dictionary. Random controls of a
+subset are in ``subsets.py``.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from jaxtyping import Float, Float32
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-from anaglyph.causal.edits import (
-    Intervention,
-    bias_of,
-    has_two_models,
-    latent_sum,
-    latent_vectors,
-    mask_of,
-    of_one_model,
-)
 from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import Codes, Dictionary
+from anaglyph.dictionaries.vectors import bias_of, has_two_models, latent_vectors, of_one_model
+from anaglyph.store import DifferenceSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """One layer's activations in both models at the same tokens, float32 on the CPU."""
+
+    base: Float32[Tensor, "tokens d"]
+    tuned: Float32[Tensor, "tokens d"]
+    dictionary: Dictionary | None = None
+
+    @cached_property
+    def codes(self) -> Codes:
+        """The codes that the dictionary is judged on: see `codes_of`."""
+        return codes_of(self._needed, self.base, self.tuned)
+
+    @cached_property
+    def base_codes(self) -> Codes:
+        """What an SAE of one model makes of h_base."""
+        return self._needed.encode_inputs((self.base,))
+
+    @property
+    def _needed(self) -> Dictionary:
+        if self.dictionary is None:
+            raise InputError("this edit needs a dictionary, and none was given")
+        return self.dictionary
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A named edit.
+
+    Attributes:
+        name: How the table calls it.
+        formula: The edited activation, for people.
+        edit: Activations to the edited activation [tokens, d].
+        latents: Which latents take part; None where latents are not what is added.
+        of_dictionary: False for those that are the same whatever the dictionary.
+        at: The place (`positions.PLACES`) at whose tokens the edit is put in.
+    """
+
+    name: str
+    formula: str
+    edit: Callable[[Activations], Tensor]
+    latents: Bool[Tensor, " latents"] | None = None
+    of_dictionary: bool = True
+    at: str = "all"
+
+    @property
+    def n_latents(self) -> int | None:
+        """How many latents take part."""
+        return None if self.latents is None else int(self.latents.sum())
+
+    def only_at(self, place: str) -> "Intervention":
+        """Return the same edit put in at the tokens of one place only, h_base elsewhere."""
+        name = "template only" if (self.name, place) == ("exact", "template") else None
+        return replace(self, name=name or f"{self.name} at {place}", at=place)
 
 
 def exact() -> Intervention:
     """Return the check on the whole apparatus: h_tuned must recover 100%."""
     return Intervention("exact", "h_tuned", lambda a: a.tuned, of_dictionary=False)
+
+
+def mean_difference(space: DifferenceSpace) -> Intervention:
+    """Return the control that adds the mean difference at every token."""
+    return shifted("mean difference", "h_base + mean Delta", space.mean)
+
+
+def shifted(name: str, formula: str, vector: Float64[np.ndarray, " d"]) -> Intervention:
+    """Return the edit that adds one vector at every token."""
+    shift = torch.from_numpy(vector).float()
+    return Intervention(name, formula, lambda a: a.base + shift, of_dictionary=False)
+
+
+def principal_components(space: DifferenceSpace, rank: int) -> Intervention:
+    """Return the difference cut to its mean and ``rank`` principal components."""
+    shift = torch.from_numpy(space.mean).float()
+    rows = torch.from_numpy(space.components[:rank]).float()
+    return Intervention(
+        f"pca rank {rank}",
+        "h_base + mean Delta + P (Delta - mean Delta)",
+        lambda a: a.base + shift + (a.tuned - a.base - shift) @ rows.T @ rows,
+        of_dictionary=False,
+    )
 
 
 def weighted_latents(
@@ -172,6 +249,36 @@ def mirrored(edit: Intervention) -> Intervention:
         formula=f"h_tuned - (({edit.formula}) - h_base)",
         edit=lambda a: a.tuned - (edit.edit(a) - a.base),
     )
+
+
+def codes_of(
+    dic: Dictionary, base: Float32[Tensor, "tokens d"], tuned: Float32[Tensor, "tokens d"]
+) -> Codes:
+    """Encode what the dictionary is judged on, which is what its latent table is made of."""
+    return dic.encode_inputs(dic.spec.scoring_inputs(base, tuned))
+
+
+def latent_sum(
+    codes: Codes, vectors: Float[Tensor, "latents d"], weights: Float[Tensor, " latents"]
+) -> Float[Tensor, "tokens d"]:
+    """Return ``sum_j w_j f_j v_j`` of every token, straight from the sparse codes."""
+    wanted = codes.only((weights != 0).numpy())
+    indices = torch.from_numpy(wanted.indices).long()
+    return embedding_bag(
+        indices,
+        vectors,
+        torch.from_numpy(wanted.offsets),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(wanted.values) * weights[indices],
+        include_last_offset=True,
+    )
+
+
+def mask_of(dic: Dictionary, latents: Sequence[int]) -> Bool[Tensor, " latents"]:
+    """Return a mask over the dictionary's latents."""
+    mask = torch.zeros(dic.n_latents, dtype=torch.bool)
+    mask[torch.as_tensor(latents, dtype=torch.long)] = True
+    return mask
 
 
 def _rebuilt(dic: Dictionary, codes: Codes) -> Float32[Tensor, "tokens d"]:

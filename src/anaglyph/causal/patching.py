@@ -16,14 +16,17 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from anaglyph.causal.edits import Activations, Intervention
+from anaglyph.causal.interventions import Activations, Intervention
 from anaglyph.causal.measures import MEASURES, Predictions, token_measures
 from anaglyph.causal.positions import token_mask
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
 from anaglyph.pair import ModelPair, Side
+from anaglyph.subject import Subject
+
+TOKEN_BUDGET = 1024
+"""Tokens in a batch."""
 
 
 @dataclass(frozen=True)
@@ -71,30 +74,26 @@ class Measured:
 
 @torch.no_grad()
 def measure(
-    pair: ModelPair,
-    corpus: TokenCorpus,
+    subject: Subject,
     sequences: Int64[np.ndarray, " sequences"],
     plans: Sequence[Plan],
     positions: Sequence[str],
-    token_budget: int,
-    progress: Progress,
-    unpatched: "Unpatched | None" = None,
+    token_budget: int = TOKEN_BUDGET,
 ) -> list[Measured]:
     """Carry out every plan on the given sequences.
 
     Args:
-        pair: Both models.
-        corpus: Where the sequences are from.
+        subject: Both models and their text; where it keeps predictions (`keep_predictions`), what
+            no plan changes is kept for the next call.
         sequences: Which sequences, each once.
         plans: What to put in where.
         positions: The places (`positions.PLACES`) whose predictions count.
         token_budget: Tokens in a batch.
-        progress: Called after each batch.
-        unpatched: Keeps what no plan changes for the next call.
 
     Raises:
         InputError: An edit or a model's logits hold NaN or infinity.
     """
+    pair, corpus = subject.pair, subject.corpus
     counted = np.stack([token_mask(corpus, position) for position in positions])
     following = corpus.following
     where = {edit.at for plan in plans for edit in plan.interventions}
@@ -114,6 +113,7 @@ def measure(
 
     key = (pair, corpus, sequences.tobytes(), tuple(positions), token_budget, tuple(layers), into)
     place = {int(sequence): row for row, sequence in enumerate(sequences)}
+    unpatched = subject.once("unpatched", Unpatched) if subject.keep_predictions else None
     for batch in batches() if unpatched is None else unpatched.of(key, batches):
         rows = np.array([place[int(index)] for index in batch.sequences])
         ends = corpus.offsets.tolist()
@@ -129,7 +129,7 @@ def measure(
             for edit, row, values in batch.changed(plan, edited, pushed[number]):
                 found[2 + edit][:, :, rows[row]] = values
         done += len(own)
-        progress("causal", done, total)
+        subject.progress("causal", done, total)
     return [
         Measured(
             found[0], found[1], found[2:], tokens, followed, np.sqrt(p[0] / total), p[1] / total

@@ -4,13 +4,16 @@ A prediction belongs to the token at which it is made: the first word of a reply
 last token before it, so that token is the first of the reply's predictions.
 """
 
+from typing import get_args
+
 import numpy as np
 from jaxtyping import Bool
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import Place
 from anaglyph.corpus import ROLES, TokenCorpus
 
-PLACES = ("all", "assistant", "first nine", "template")
+PLACES: tuple[Place, ...] = get_args(Place)
 """Every token; those at which a token of the assistant is predicted; of these the first nine of
 each reply, where chat models differ most (arXiv 2504.02922); the chat template's own tokens, the
 beginning of the sequence among them."""

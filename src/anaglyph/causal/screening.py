@@ -1,7 +1,7 @@
 """Base-SAE screening: which of the base's concepts got stronger (docs/maths.md, section 6).
 
-After arXiv 2506.19823: the mean activation of each latent on evaluation prompts before and after
-the fine-tune, latents ranked by the increase, the foremost steered at all positions. Kept are those
+After arXiv 2506.19823: each latent's mean activation on evaluation prompts is compared before and
+after the fine-tune, and those that increased most are steered at all positions. Kept are latents
 that bring the behaviour out when added to the base and take it away when removed from the tuned
 model.
 """
@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float64
 
 from anaglyph.behaviour.prompts import prompt_ids
-from anaglyph.causal.edits import latent_vectors, of_one_model
 from anaglyph.causal.steering import Push, reply_text, write
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import ScreenSettings
 from anaglyph.dictionaries import Dictionary
+from anaglyph.dictionaries.vectors import latent_vectors, of_one_model
 from anaglyph.pair import ModelPair, Side
+from anaglyph.subject import Subject
 
 Scorer = Callable[[str, str], float]
 """From a prompt and a reply to how much of the behaviour the reply shows, 0 to 1."""
@@ -69,19 +70,15 @@ def judge_scorer(ask: Callable[[str], str], question: str) -> Scorer:
 
 
 def screen(
-    pair: ModelPair,
+    subject: Subject,
     dic: Dictionary,
-    layer: int | float,
     prompts: Sequence[str],
     scorer: Scorer,
+    settings: ScreenSettings,
     *,
     table: pl.DataFrame | None = None,
-    top: int = 10,
-    strength: int | float = 1.0,
-    new_tokens: int = 60,
-    progress: Progress = silent,
 ) -> pl.DataFrame:
-    """Screen an SAE's latents for what a fine-tune turned up; one row a latent, foremost first.
+    """Screen an SAE's latents for what a fine-tune turned up; one row a latent, by the increase.
 
     Columns: rank, latent, mean_base and mean_tuned (mean activation a token of the prompts),
     increase, unit (the activation that a strength of 1 adds), score_base and score_tuned (mean
@@ -89,32 +86,28 @@ def screen(
     taken off), kept (it moves the behaviour up in the base and down in the tuned model).
 
     Args:
-        pair: Both models.
+        subject: Both models and the layer.
         dic: An SAE of one model, best of the base.
-        layer: Index, or fraction of the depth.
         prompts: Evaluation prompts, one user turn each.
         scorer: From prompt and reply to the behaviour's strength.
+        settings: How many latents, how hard they are steered, and the length of replies.
         table: The latent table, whose max_activation is the unit; without it, or where it has none,
             the maximum on the prompts.
-        top: Latents to steer.
-        strength: How hard, in units of the maximum activation.
-        new_tokens: Most tokens of a reply.
-        progress: Called after each prompt.
 
     Raises:
-        InputError: The dictionary is not an SAE of one model, or an argument is out of range.
+        InputError: The dictionary is not an SAE of one model, or there are no prompts.
     """
     if not of_one_model(dic):
         raise InputError(f"screening reads each model alone: {dic.method} is no SAE of one model")
-    if not prompts or top < 1 or strength <= 0:
-        raise InputError("screening needs a prompt, a latent and a strength above 0")
-    layer = pair.resolve_layer(layer)
+    if not prompts:
+        raise InputError("there are no prompts")
+    pair, layer, strength = subject.pair, subject.layer, settings.strength
     means, largest = _activations(pair, dic, layer, prompts)
     if table is not None:
         known = table["max_activation"].fill_null(0.0).to_numpy()
         largest = np.where(known > 0, known, largest)
     increase = means[1] - means[0]
-    order = np.argsort(-increase, kind="stable")[:top]
+    order = np.argsort(-increase, kind="stable")[: settings.top]
     chosen = [int(latent) for latent in order if increase[latent] > 0]
     vectors = latent_vectors(dic)
     scores = {side: np.zeros(1 + len(chosen)) for side in _SIGNS}
@@ -125,10 +118,10 @@ def screen(
                 Push(layer, vectors[latent] * float(sign * strength * largest[latent]))
                 for latent in chosen
             ]
-            written = write(pair, side, ids, [None, *pushes], new_tokens=new_tokens)
+            written = write(pair, side, ids, [None, *pushes], new_tokens=settings.new_tokens)
             replies = [reply_text(pair, one) for one in written]
             scores[side] += [float(scorer(prompt, reply)) for reply in replies]
-        progress("screen", number + 1, len(prompts))
+        subject.progress("screen", number + 1, len(prompts))
     base, tuned = scores["base"] / len(prompts), scores["tuned"] / len(prompts)
     rows: list[dict[str, Any]] = [
         {

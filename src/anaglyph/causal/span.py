@@ -12,15 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.behaviour.generate import Stepper, hooked, layer_stepper, side_stepper
-from anaglyph.causal.edits import Activations, Intervention
-from anaglyph.causal.frame import frame_of, noise
-from anaglyph.causal.interventions import exact
-from anaglyph.causal.patching import Plan, Unpatched, measure
-from anaglyph.causal.recovered import TOKEN_BUDGET, check_pair
+from anaglyph.causal.frame import frame_of
+from anaglyph.causal.interventions import Activations, Intervention, exact
+from anaglyph.causal.patching import Plan, measure
+from anaglyph.causal.recovered import check_pair
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
-from anaglyph.corpus import TokenCorpus
 from anaglyph.pair import ModelPair, Side
+from anaglyph.subject import Subject
 
 _INDEPENDENT = 1e-4
 """A direction that the ones before it explain but for this much of its length adds nothing."""
@@ -43,35 +41,25 @@ def basis_of(directions: Sequence[Float[Tensor, " d"]]) -> Float[Tensor, "n d"]:
 
 
 def span_recovered(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    layer: int | float,
-    basis: Float[Tensor, "n d"],
-    *,
-    max_tokens: int,
-    seed: int = 0,
-    unpatched: Unpatched | None = None,
-    progress: Progress = silent,
+    subject: Subject, basis: Float[Tensor, "n d"], *, max_tokens: int
 ) -> float | None:
     """Return the share of the KL gap that the directions close (docs/maths.md, section 4).
 
-    None where the layer shows no difference beyond numerical noise. ``unpatched`` keeps what the
-    next call with other directions needs again.
+    None where the layer shows no difference beyond numerical noise.
 
     Raises:
         InputError: The models' widths differ, or there is no held-out text.
     """
-    layer = pair.resolve_layer(layer)
-    check_pair(pair, max_tokens)
+    check_pair(subject.pair)
 
     def edit(a: Activations) -> Tensor:
         return a.base + (a.tuned - a.base) @ basis.T @ basis
 
     span = Intervention("span", "h_base + Q Q^T Delta", edit, of_dictionary=False)
-    plan = Plan(layer, "tuned", [exact(), span])
-    heldout = corpus.draw_heldout(max_tokens, seed)
-    (found,) = measure(pair, corpus, heldout, [plan], ("all",), TOKEN_BUDGET, progress, unpatched)
-    frame = frame_of(pair, plan, found, ("all",), seed, noise(pair, "tuned", found.exact_kl))
+    plan = Plan(subject.layer, "tuned", [exact(), span])
+    heldout = subject.corpus.draw_heldout(max_tokens, subject.seed)
+    (found,) = measure(subject, heldout, [plan], ("all",))
+    frame = frame_of(subject, plan, found, ("all",))
     return frame.filter(intervention="span")["recovered"][0]
 
 

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from anaglyph.behaviour.prompts import prompt_ids
-from anaglyph.causal.edits import latent_vectors
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.dictionaries import Dictionary
+from anaglyph.dictionaries.vectors import latent_vectors
 from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.blocks import find_blocks
 from anaglyph.store import DifferenceSpace

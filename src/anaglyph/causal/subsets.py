@@ -1,17 +1,32 @@
-"""Which latents are put in together: by nu, by how much of the difference they carry, by block."""
+"""Which latents are put in together (by nu, by share of the difference, by block), and controls.
+
+A control says what the subset's number would be if which latents they are, or where they point, did
+not matter. So it must push as often and as hard: random latents are matched in count and in
+activation mass ``sum_x f_j(x) ||v_j||``, random directions keep the very codes and norms.
+"""
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
+import torch
+from jaxtyping import Float64
 
-from anaglyph.causal import interventions as edits
-from anaglyph.causal.controls import masses, random_directions, random_latents
-from anaglyph.causal.edits import Intervention, has_two_models
+from anaglyph.causal.interventions import (
+    Intervention,
+    mask_of,
+    subset,
+    variants,
+    weighted_latents,
+)
 from anaglyph.core.errors import InputError
+from anaglyph.core.rng import rng, sequence
 from anaglyph.dictionaries import Dictionary
+from anaglyph.dictionaries.vectors import has_two_models, latent_vectors
 
-NU = (0.1, 0.3, 0.6)
-COUNTS = (1, 4, 16, 64)
+_NEAREST = 8
+"""A latent's stand-in is drawn among this many of the nearest mass: near, so that it need not be
+scaled far, and several, so that it is a draw."""
 
 
 class Subsets:
@@ -80,11 +95,11 @@ class Subsets:
         found = [
             edit
             for label, latents in chosen.items()
-            for edit in edits.variants(self._dic, label, latents, biases)
+            for edit in variants(self._dic, label, latents, biases)
         ]
         single = self._top | self._blocks
         return found + [
-            edits.subset(self._dic, f"subset {label}", latents) for label, latents in single.items()
+            subset(self._dic, f"subset {label}", latents) for label, latents in single.items()
         ]
 
     def controls(self) -> list[Intervention]:
@@ -101,3 +116,62 @@ class Subsets:
             name = f"random directions {label}"
             found.append(random_directions(self._dic, name, latents, self._seed, draw))
         return found
+
+
+def masses(dic: Dictionary, table: pl.DataFrame) -> Float64[np.ndarray, " latents"]:
+    """Return the mean length that each latent adds at a token: frequency, strength and norm."""
+    mean = (table["frequency"] * table["mean_activation"]).fill_null(0.0).to_numpy()
+    return mean * latent_vectors(dic).double().norm(dim=1).numpy()
+
+
+def random_latents(
+    dic: Dictionary,
+    name: str,
+    latents: Sequence[int],
+    others: Sequence[int],
+    mass: Float64[np.ndarray, " latents"],
+    seed: int,
+    draw: int,
+) -> Intervention:
+    """Return the control of a subset: as many other latents, of the same activation mass.
+
+    Each latent of the subset gets a stand-in, drawn without return among the `_NEAREST` nearest in
+    mass and scaled to that latent's mass. Where there are fewer others than the subset has, all of
+    them are taken; `n_latents` tells.
+
+    Args:
+        dic: The dictionary.
+        name: Of the row.
+        latents: The subset.
+        others: Latents to draw from; those of the subset among them are left out.
+        mass: From `masses`.
+        seed: Of the draw.
+        draw: Tells apart the controls of one table.
+    """
+    generator = rng(seed, "causal controls", draw)
+    left = np.setdiff1d(np.asarray(others, np.int64), np.asarray(latents, np.int64))
+    left = left[mass[left] > 0]
+    weights = torch.zeros(dic.n_latents)
+    for latent in generator.permutation(np.asarray(latents, np.int64)):
+        if len(left) == 0:
+            break
+        if mass[latent] <= 0:
+            continue
+        distance = np.abs(np.log(mass[left]) - np.log(mass[latent]))
+        place = generator.choice(np.argsort(distance, kind="stable")[:_NEAREST])
+        weights[left[place]] = float(mass[latent] / mass[left[place]])
+        left = np.delete(left, place)
+    return weighted_latents(dic, name, weights)
+
+
+def random_directions(
+    dic: Dictionary, name: str, latents: Sequence[int], seed: int, draw: int
+) -> Intervention:
+    """Return the control that keeps a subset's codes and norms and turns each vector at random."""
+    generator = torch.Generator().manual_seed(
+        int(sequence(seed, "causal controls", draw, 1).generate_state(1)[0])
+    )
+    own = latent_vectors(dic)
+    turned = torch.randn(own.shape, generator=generator)
+    turned *= own.norm(dim=1, keepdim=True) / turned.norm(dim=1, keepdim=True)
+    return weighted_latents(dic, name, mask_of(dic, latents).float(), turned)

@@ -10,6 +10,7 @@ from anaglyph.cli.common import print_table, reopen
 from anaglyph.cli.options import AsJson, Run, Seed, Threads
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import AttributeSettings, ScreenSettings
 
 if TYPE_CHECKING:
     from anaglyph.causal import Direction
@@ -40,8 +41,12 @@ def attribute_command(
         settings["max_tokens"] = bench.config.causal_tokens
 
         def make() -> dict[str, Any]:
-            where = (bench.pair, bench.dictionary(own), bench.corpus, bench.run.state.layer)
-            found = attribute(*where, progress=progress, **settings)
+            found = attribute(
+                bench.subject,
+                bench.dictionary(own),
+                AttributeSettings(top_tokens=tokens, top=top),
+                max_tokens=bench.config.causal_tokens,
+            )
             strings = bench.pair.token_strings(found["token_id"].to_list())
             place = found.columns.index("token_id")
             return {f"attribution-{own}": found.insert_column(place, _series("token", strings))}
@@ -123,16 +128,12 @@ def screen_command(
         bench = reopen(run, progress, threads=threads)
         own = _only(bench, name)
         table = screen(
-            bench.pair,
+            bench.subject,
             bench.dictionary(own),
-            bench.run.state.layer,
             asked,
             scorer,
+            ScreenSettings(top=top, strength=strength, new_tokens=new_tokens),
             table=bench.score(own),
-            top=top,
-            strength=strength,
-            new_tokens=new_tokens,
-            progress=progress,
         )
     # Not kept as a finished stage: a scorer may be code, which no key can vouch for.
     write_tables(run / "direct", {f"screening-{own}": table})

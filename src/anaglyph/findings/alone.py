@@ -8,9 +8,11 @@ import numpy as np
 
 from anaglyph.causal import Intervention, edit_kl, shifted, subset
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import Settings
 from anaglyph.corpus import ROLES, TokenCorpus
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 
 class Closed(NamedTuple):
@@ -62,16 +64,15 @@ def closed_alone(
         return {}
     speaks = bool((corpus.roles == ROLES.index("assistant")).any())
     chosen = range(len(found.findings))[:most]
+    subject = Subject.of(
+        pair=pair, corpus=corpus, layer=layer, settings=Settings(seed=seed), progress=progress
+    )
     table = edit_kl(
-        pair,
-        corpus,
-        layer,
+        subject,
         [_added(found, i) for i in chosen],
         found.dictionary,
         positions=("assistant" if speaks else "all",),
-        seed=seed,
         max_tokens=max_tokens,
-        progress=progress,
     )
     return {
         i: Closed(row["closed"], row["closed"] + row["kl"])

@@ -1,12 +1,12 @@
 """The causal stage: what is measured for one dictionary of a run, and what is shared by all."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from anaglyph.causal import kl_recovered, latent_kl, layer_sweep
-from anaglyph.core.files import digest
+from anaglyph.causal import causal_table, latent_kl, layer_sweep
+from anaglyph.core.settings import CausalSettings
 from anaglyph.run.direct import keep_tables
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def causal_tables(
     bench: "Workbench",
     name: str,
     table: pl.DataFrame,
-    settings: dict[str, Any],
+    settings: CausalSettings,
     latents: Sequence[int],
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Measure one dictionary.
@@ -27,32 +27,9 @@ def causal_tables(
         the rows of all other positions and of the other direction; one row a latent, each alone.
     """
     dictionary = bench.dictionary(name)
-    where = (bench.pair, dictionary, bench.corpus, bench.run.state.layer)
-    shared = digest(settings)
-    known = bench.without_dictionary.get(shared)
-    whole = kl_recovered(
-        *where,
-        table,
-        space=bench.difference_space,
-        known=known,
-        progress=bench.progress,
-        **settings,
-    )
-    free = whole.filter(pl.col("dictionary").is_null())
-    if known is not None:
-        free = pl.concat([known, free]).unique(["into", "positions", "intervention"], keep="first")
-    bench.without_dictionary[shared] = free
-    alone = latent_kl(
-        *where,
-        latents,
-        seed=settings["seed"],
-        max_tokens=settings["max_tokens"],
-        positions=settings["positions"][:1],
-        progress=bench.progress,
-    )
-    first = (pl.col("positions") == settings["positions"][0]) & (
-        pl.col("into") == settings["into"][0]
-    )
+    whole = causal_table(bench.subject, dictionary, table, settings)
+    alone = latent_kl(bench.subject, dictionary, latents, settings)
+    first = (pl.col("positions") == settings.positions[0]) & (pl.col("into") == settings.into[0])
     return whole.filter(first), whole.filter(~first), alone
 
 
@@ -70,8 +47,6 @@ def sweep(bench: "Workbench", layers: Sequence[int | float]) -> pl.DataFrame:
         bench.run,
         "layers",
         settings,
-        lambda: {
-            "layers": layer_sweep(bench.pair, bench.corpus, progress=bench.progress, **settings)
-        },
+        lambda: {"layers": layer_sweep(bench.subject, settings["layers"], bench.causal_settings)},
     )
     return tables["layers"]

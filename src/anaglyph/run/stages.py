@@ -17,7 +17,7 @@ import torch
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import atomic_path, digest, write_json
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.settings import DiffConfig
+from anaglyph.core.settings import CausalSettings, DiffConfig, Settings
 from anaglyph.core.threads import set_threads
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.dictionaries import Dictionary, get_method, train
@@ -34,6 +34,7 @@ from anaglyph.run.causal import causal_tables
 from anaglyph.run.folder import RunFolder
 from anaglyph.run.verdict import verdict_of
 from anaglyph.store import DifferenceSpace, PairedStore, collect
+from anaglyph.subject import Subject
 
 # Raised by hand when a stage's code changes what it writes for the same settings.
 VERSIONS = {"train": 5, "score": 6, "causal": 4, "find": 11}
@@ -50,8 +51,6 @@ class Workbench:
         self.run = run
         self.progress = progress
         self.config = run.state.config
-        self.without_dictionary: dict[str, pl.DataFrame] = {}
-        """Causal rows that no dictionary plays a part in, by their settings: made once."""
         if pair is not None:
             self.pair = pair
 
@@ -146,8 +145,25 @@ class Workbench:
     @cached_property
     def difference_space(self) -> DifferenceSpace:
         """Mean and principal components of h_tuned - h_base over the training tokens."""
-        blocks = self.store.blocks("train")
-        return DifferenceSpace.of(block.tuned - block.base for block in blocks)
+        return self.subject.space
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The same parts, for the measurements."""
+        return Subject.of(
+            pair=self.pair,
+            corpus=self.corpus,
+            store=self.store,
+            settings=Settings(seed=self.config.seed),
+            progress=self.progress,
+        )
+
+    @property
+    def causal_settings(self) -> CausalSettings:
+        """The settings of the causal stage."""
+        names = set(CausalSettings.model_fields) & set(DiffConfig.model_fields)
+        values = self.config.model_dump(include=names)
+        return Settings().changed(**values).causal
 
     @property
     def report_path(self) -> Path:
@@ -300,7 +316,7 @@ class Workbench:
             outputs = [f"causal/{name}{end}.parquet" for end in ends]
             with self.run.stage(stage, key, outputs):
                 latents = candidates(table, config.candidates)
-                found = causal_tables(self, name, table, settings, latents)
+                found = causal_tables(self, name, table, self.causal_settings, latents)
                 for output, part in zip(outputs, found, strict=True):
                     _write_table(self.run.path / output, part)
         return pl.read_parquet(path)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,14 +17,15 @@ from torch import Tensor
 from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.behaviour.prompts import all_prompt_ids
-from anaglyph.causal import Unpatched
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_settings
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import Settings
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.direct.tokens import TokenDifferences, token_differences
 from anaglyph.pair import ModelPair, Side
 from anaglyph.store import DifferenceSpace, PairedStore, collect
+from anaglyph.subject import Subject
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Reader
 from anaglyph.truth.organisms.build import Built
 
@@ -100,9 +100,6 @@ class Arena:
         self.built, self.settings, self.seed, self.progress = built, settings, seed, progress
         self._folder = folder
         self._made: dict[str, Any] = {}
-        self.known: pl.DataFrame | None = None
-        """Causal rows that no dictionary plays a part in, once measured."""
-        self.unpatched = Unpatched()
 
     def prepare(self) -> None:
         """Make what everybody needs before anybody's clock starts."""
@@ -153,8 +150,20 @@ class Arena:
     @cached_property
     def space(self) -> DifferenceSpace:
         """Mean and principal components of the difference over the training tokens."""
-        blocks = self.store.blocks("train")
-        return DifferenceSpace.of(block.tuned - block.base for block in blocks)
+        return self.subject.space
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The same parts, for the causal measurements: many of little text."""
+        subject = Subject.of(
+            pair=self.pair,
+            corpus=self.corpus,
+            store=self.store,
+            settings=Settings(seed=self.seed),
+            progress=self.progress,
+        )
+        subject.keep_predictions = True
+        return subject
 
     @cached_property
     def typical_norm(self) -> float:

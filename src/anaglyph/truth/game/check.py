@@ -34,14 +34,9 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
         return empty
     basis = basis_of([torch.from_numpy(each) for each in named[: arena.settings.span]])
     kl = span_recovered(
-        arena.pair,
-        arena.corpus,
-        arena.layer,
+        arena.subject,
         basis,
         max_tokens=arena.settings.causal_tokens,
-        seed=arena.seed,
-        unpatched=arena.unpatched,
-        progress=arena.progress,
     )
     if not card.probes:
         return empty | {"kl_span": kl}

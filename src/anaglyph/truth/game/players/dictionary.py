@@ -4,9 +4,10 @@ from functools import partial
 
 import polars as pl
 
-from anaglyph.causal import kl_recovered
-from anaglyph.causal.edits import has_two_models, latent_vectors
+from anaglyph.causal import causal_table
+from anaglyph.core.settings import CausalSettings
 from anaglyph.dictionaries import Dictionary, train
+from anaglyph.dictionaries.vectors import has_two_models, latent_vectors
 from anaglyph.findings import difference_is_nil
 from anaglyph.latents import candidates, score, top_examples
 from anaglyph.latents.norms import TUNED_ONLY
@@ -91,21 +92,10 @@ def tuned_specific(table: pl.DataFrame, *, two_models: bool) -> int:
 
 
 def _recovered(arena: Arena, dic: Dictionary) -> dict[str, float | None]:
-    rows = kl_recovered(
-        arena.pair,
-        dic,
-        arena.corpus,
-        arena.layer,
-        counts=(),
-        edit_at=(),
-        seed=arena.seed,
-        max_tokens=arena.settings.causal_tokens,
-        space=arena.space,
-        known=arena.known,
-        unpatched=arena.unpatched,
-        progress=arena.progress,
+    settings = CausalSettings(
+        counts=(), edit_at=(), positions=("all",), causal_tokens=arena.settings.causal_tokens
     )
-    arena.known = rows.filter(pl.col("dictionary").is_null())
+    rows = causal_table(arena.subject, dic, None, settings)
     found = dict(zip(rows["intervention"], rows["recovered"], strict=True))
     return {
         "kl_reconstruction": found.get("reconstruction"),
