@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from anaglyph.causal import causal_table
 from anaglyph.core.settings import CausalSettings, Settings
 from anaglyph.corpus import TokenCorpus
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.pair import ModelPair
 from anaglyph.store import DifferenceSpace
 from anaglyph.subject import Subject
@@ -94,7 +94,7 @@ def make_dictionary(method: str, seed: int = 0, bias: float = 0.3) -> Dictionary
         tuple(draw(LATENTS, WIDTH) / 3 for _ in range(sources)),
         tuple(bias * draw(WIDTH) for _ in range(sources)),
     )
-    return Dictionary(spec, weights, k=4, threshold=0.2)
+    return Dictionary(spec, weights, Selection(k=4, threshold=0.2))
 
 
 def make_table(column: str, seed: int = 0) -> pl.DataFrame:

@@ -176,13 +176,13 @@ def test_screening_ranks_by_increase_and_scores_both_ways(shipped: ModelPair):
 
 
 def _sae(pair: ModelPair):
-    from anaglyph.dictionaries import Dictionary, Weights, get_method
+    from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 
     generator = torch.Generator().manual_seed(0)
     d = pair.d_base
     rows = torch.randn(32, d, generator=generator)
     weights = Weights((rows / d,), torch.zeros(32), (rows / d**0.5,), (torch.zeros(d),))
-    return Dictionary(get_method("base-sae"), weights, k=4, threshold=0.01)
+    return Dictionary(get_method("base-sae"), weights, Selection(k=4, threshold=0.01))
 
 
 def test_scorers():

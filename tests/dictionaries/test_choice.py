@@ -101,7 +101,7 @@ def test_a_dictionary_agrees_with_itself(chosen: Dictionary) -> None:
     ("settings", "message"),
     [
         ({"k": "auto", "sparsity": "l1"}, "k=auto: l1 takes no k, set mu"),
-        ({"k": "best"}, "k='best' must be a number or 'auto'"),
+        ({"k": "best"}, "k: 'best' must be a number or auto"),
     ],
 )
 def test_what_cannot_be_chosen_is_named(store: PairedStore, settings, message) -> None:

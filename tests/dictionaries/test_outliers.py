@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
 
 
@@ -31,7 +31,9 @@ def test_a_massive_token_keeps_its_relative_error() -> None:
     generator = torch.Generator().manual_seed(0)
     decoder = torch.randn(20, 8, generator=generator)
     weights = Weights((decoder,), torch.zeros(20), (decoder,), (torch.randn(8),))
-    dictionary = Dictionary(get_method("tuned-sae"), weights, k=4, threshold=5.0, radii=(1.0,))
+    dictionary = Dictionary(
+        get_method("tuned-sae"), weights, Selection(k=4, threshold=5.0, radii=(1.0,))
+    )
     bias = dictionary.decoder_bias[0]
     away = 3 * torch.randn(6, 8, generator=generator)
     near, far = (

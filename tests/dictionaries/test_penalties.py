@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries import Weights, get_method
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.kernels import choose_kernels
@@ -46,11 +47,13 @@ def make(
         method,
         weights,
         make_sparsity(
-            sparsity,
-            None if sparsity == "l1" else K,
+            DictionarySettings(
+                sparsity=sparsity,
+                k=None if sparsity == "l1" else K,
+                mu=MU if sparsity == "l1" else None,
+            ),
             chosen,
             budgets=method.budgets(K, LATENTS),
-            mu=MU if sparsity == "l1" else None,
         ),
         chosen,
         batch=TOKENS,

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 
 
 @pytest.fixture
@@ -16,10 +17,7 @@ def saved(tmp_path: Path) -> Path:
     dictionary = Dictionary(
         get_method("crosscoder"),
         weights,
-        k=2,
-        threshold=0.25,
-        source_weights=(0.5, 1.5),
-        radii=(9.0, 8.0),
+        Selection(k=2, threshold=0.25, source_weights=(0.5, 1.5), radii=(9.0, 8.0)),
         config={"seed": 3},
         stats={"fve": None, "l0": 1.5},
     )
@@ -69,7 +67,7 @@ def test_truncated_weights_are_refused(saved: Path, keep: int) -> None:
 def test_a_config_of_other_weights_is_refused(saved: Path, field: str, value: object) -> None:
     path = saved / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(StoreError, match=r"damaged|format"):
+    with pytest.raises(StoreError, match=r"config\.json|format|widths"):
         Dictionary.load(saved)
 
 
@@ -82,13 +80,96 @@ def test_a_config_without_a_field_is_refused(saved: Path) -> None:
         Dictionary.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("threshold", float("nan"), "threshold: .* finite"),
+        ("threshold", "0.25", "threshold: .* number"),
+        ("threshold", -0.25, "threshold: .* greater than or equal to 0"),
+        ("k", 6, "k=6 exceeds latents=5"),
+        ("k", 0, "k: "),
+        ("k", True, "k: "),
+        ("k", "auto", "k: "),
+        ("latents", 5.5, "latents: "),
+        ("latents", -5, "latents: "),
+        ("widths", [3, "2"], r"widths\.1: "),
+        ("widths", 3, "widths: "),
+        ("source_weights", [1.0], "source_weights: 1 values for 2 sources"),
+        ("source_weights", [1.0, float("inf")], r"source_weights\.1: .* finite"),
+        ("radii", [9.0, -8.0], r"radii\.1: .* greater than 0"),
+        ("radii", {"a": 1}, "radii: "),
+        ("method", 3, "method: "),
+        ("method", ["crosscoder"], "method: "),
+        ("sparsity", None, "sparsity: "),
+        ("sparsity", "l0", "unknown sparsity 'l0'"),
+        ("stats", {"fve": float("nan")}, "stats: "),
+        ("stats", [], "stats: "),
+        ("config", None, "config: "),
+        ("options", {"norm": 2}, "norm=2 must be a word"),
+        ("weights_digest", 7, "weights_digest: "),
+        ("weights_digest", "0" * 32, "weights_digest"),
+        ("format", 2, "format is 2; this version reads format 1"),
+        ("format", "1", "format is '1'"),
+        ("other", 1, "other: "),
+    ],
+)
+def test_a_bad_field_of_the_config_is_named(
+    saved: Path, field: str, value: object, message: str
+) -> None:
+    path = saved / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(StoreError, match=message) as caught:
+        Dictionary.load(saved)
+    assert "config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", '"x"', "null", "{", '{"format": 1}'])
+def test_a_config_that_is_no_config_is_refused(saved: Path, text: str) -> None:
+    (saved / "config.json").write_text(text)
+    with pytest.raises(StoreError, match=r"config\.json"):
+        Dictionary.load(saved)
+
+
+def test_any_flipped_bit_of_the_weights_is_seen(saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 37):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(StoreError, match=r"weights\.safetensors is damaged"):
+            Dictionary.load(saved)
+
+
+def test_weights_of_another_dictionary_are_refused(saved: Path, tmp_path: Path) -> None:
+    weights = Dictionary.load(saved)
+    weights.weights.encoder_bias += 1
+    weights.save(tmp_path / "other")
+    (tmp_path / "other" / "weights.safetensors").replace(saved / "weights.safetensors")
+    with pytest.raises(StoreError, match="digest"):
+        Dictionary.load(saved)
+
+
+def test_a_dictionary_from_before_the_digest_is_read_and_its_tensors_checked(saved: Path) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    del config["weights_digest"]
+    path.write_text(json.dumps(config))
+    dictionary = Dictionary.load(saved)
+    dictionary.weights.decoder[0][1, 2] = float("nan")
+    save_file(dictionary.weights.named(), saved / "weights.safetensors")
+    with pytest.raises(StoreError, match=r"tensor decoder\.0 has NaN or inf"):
+        Dictionary.load(saved)
+
+
 def test_an_unknown_method_is_named(saved: Path) -> None:
     path = saved / "config.json"
     path.write_text(path.read_text().replace('"crosscoder"', '"coder"'))
-    with pytest.raises(InputError, match="unknown method 'coder'"):
+    with pytest.raises(StoreError, match=r"config\.json: unknown method 'coder'"):
         Dictionary.load(saved)
 
 
 def test_weights_that_do_not_fit_the_method_are_refused() -> None:
     with pytest.raises(InputError, match="do not fit crosscoder"):
-        Dictionary(get_method("crosscoder"), Weights.zeros(4, (3,)), k=1)
+        Dictionary(get_method("crosscoder"), Weights.zeros(4, (3,)), Selection(k=1))

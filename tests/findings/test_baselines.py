@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from anaglyph.behaviour.predictions import both_models
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.direct.tokens import token_differences
 from anaglyph.findings import Discovery, Finding, conclude, with_baselines
 from anaglyph.pair import ModelPair
@@ -37,7 +37,7 @@ def found() -> Discovery:
     """Return findings along both directions and a mean shift, as a search would."""
     rows = torch.stack([WRITTEN, OTHER])
     weights = Weights((rows,), torch.zeros(2), (rows,), (torch.zeros(WIDTH),))
-    dic = Dictionary(get_method("diff-sae"), weights, k=1.0, threshold=THRESHOLD)
+    dic = Dictionary(get_method("diff-sae"), weights, Selection(k=1.0, threshold=THRESHOLD))
     new = Finding(
         kind="new",
         direction_base=None,

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.store import PairedStore
 
 
@@ -24,7 +24,7 @@ def random_dictionary(method, latents, widths, rng, threshold=0.5):
         torch.from_numpy(rng.standard_normal(w).astype(np.float32)) for w in sources
     )
     weights = Weights(matrices(), bias, matrices(), decoder_bias)
-    return Dictionary(spec, weights, k=2, threshold=threshold)
+    return Dictionary(spec, weights, Selection(k=2, threshold=threshold))
 
 
 def random_store(folder, rng, *, sequences=12, length=7, widths=(5, 5), roles=None, mean=0.0):
@@ -77,4 +77,4 @@ def axis_dictionary(method, width, decoders=None, bias=None):
     encoder = (zeros,) * (len(spec.sources) - 1) + (eye,)
     biases = (torch.zeros(width) if bias is None else bias,) * len(spec.sources)
     weights = Weights(encoder, torch.zeros(width), decoders or (eye,) * len(spec.sources), biases)
-    return Dictionary(spec, weights, k=1, threshold=0.0)
+    return Dictionary(spec, weights, Selection(k=1, threshold=0.0))

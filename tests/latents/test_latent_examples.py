@@ -9,7 +9,7 @@ from small import arrays, random_dictionary, random_store
 
 from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.latents import top_examples
 from anaglyph.latents.examples import Strongest
 from anaglyph.store import PairedStore
@@ -110,7 +110,7 @@ def test_massive_tokens_do_not_come_first(side: int, tmp_path):
     )
     one = torch.eye(3)[:1]
     weights = Weights((one,), torch.zeros(1), (one,), (torch.zeros(3),))
-    dic = Dictionary(get_method("diff-sae"), weights, k=1.0, threshold=0.5)
+    dic = Dictionary(get_method("diff-sae"), weights, Selection(k=1.0, threshold=0.5))
     (shown,) = top_examples(dic, store, [0], n=3, window=0)
     assert [example["token_ids"] for example in shown["examples"]] == [[38], [84], [63]]
     # What fires nowhere else is still shown, with its own code.

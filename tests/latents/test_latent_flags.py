@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import arrays, axis_dictionary, dense_codes, random_dictionary, random_store
 
-from anaglyph.dictionaries import Dictionary, Weights
+from anaglyph.dictionaries import Dictionary, Selection, Weights
 from anaglyph.latents import score
 from anaglyph.latents.flags import add_flags
 from anaglyph.store import PairedStore
@@ -22,7 +22,7 @@ def one_sided(rng, base_only=(1, 2), tuned_only=(3,), widths=(5, 5)):
     tuned[list(base_only)] *= 0.01
     base[list(tuned_only)] *= 0.01
     weights = Weights(dic.encoder, dic.encoder_bias, (base, tuned), dic.decoder_bias)
-    return Dictionary(dic.spec, weights, k=2, threshold=0.3)
+    return Dictionary(dic.spec, weights, Selection(k=2, threshold=0.3))
 
 
 def exchanged(dic):
@@ -30,7 +30,7 @@ def exchanged(dic):
     weights = Weights(
         dic.encoder[::-1], dic.encoder_bias, dic.decoder[::-1], dic.decoder_bias[::-1]
     )
-    return Dictionary(dic.spec, weights, k=dic.k, threshold=dic.threshold)
+    return Dictionary(dic.spec, weights, Selection(k=dic.k, threshold=dic.threshold))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from small import axis_dictionary, random_dictionary
 
 from anaglyph.core.errors import InputError
-from anaglyph.dictionaries import Dictionary, Weights, agreement
+from anaglyph.dictionaries import Dictionary, Selection, Weights, agreement
 from anaglyph.latents import stability
 
 
@@ -51,7 +51,7 @@ def test_the_same_latents_in_another_order_are_all_found():
         tuple(3 * m[order] for m in dic.decoder),  # a latent's scale is arbitrary
         dic.decoder_bias,
     )
-    found = stability(dic, Dictionary(dic.spec, weights, k=2, threshold=0.5))
+    found = stability(dic, Dictionary(dic.spec, weights, Selection(k=2, threshold=0.5)))
     assert found["match"].to_list() == np.argsort(order).tolist()
     assert found["cosine"].to_numpy() == pytest.approx(np.ones(8))
     assert found["mutual"].all()
@@ -67,8 +67,7 @@ def test_which_model_has_a_latent_counts_in_the_models_own_units():
         Dictionary(
             shared.spec,
             Weights(shared.encoder, shared.encoder_bias, (10 * base, tuned), shared.decoder_bias),
-            k=1,
-            source_weights=(0.1, 1.0),
+            Selection(k=1, source_weights=(0.1, 1.0)),
         )
         for base, tuned in ((eye, eye), (0 * eye, eye))
     ]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from small import arrays, dense_codes, random_dictionary, random_store
 
 from anaglyph.core.progress import silent
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.latents import divergence, score
 from anaglyph.latents.divergence import twin_divergence
 from anaglyph.store import PairedStore
@@ -58,7 +58,7 @@ def twins_of(separate):
     decoder = torch.stack([zero, along / 2, last]), torch.stack([along, zero, last])
     bias = (torch.zeros(3), torch.zeros(3))
     weights = Weights(encoder, torch.zeros(3), decoder, bias)
-    return Dictionary(get_method("crosscoder"), weights, k=1, threshold=0.0)
+    return Dictionary(get_method("crosscoder"), weights, Selection(k=1, threshold=0.0))
 
 
 def test_one_concept_in_two_latents_is_decoupled_and_a_new_trigger_is_not(tmp_path):

@@ -21,13 +21,11 @@ DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 Place = Literal["all", "assistant", "first nine", "template"]
 
 
-class Section(BaseModel):
+class Section(BaseModel, frozen=True, extra="forbid"):
     """A group of settings that one stage or command reads."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-class CollectSettings(Section):
+class CollectSettings(Section, frozen=True):
     """What the models read, and which activations are stored."""
 
     layer: int | float = Field(
@@ -45,14 +43,9 @@ class CollectSettings(Section):
     )
 
 
-class TrainSettings(Section):
-    """How each dictionary is trained."""
+class DictionarySettings(Section, frozen=True, allow_inf_nan=False):
+    """How one dictionary is trained; `dictionaries/config.py` fills in what is left open."""
 
-    methods: tuple[str, ...] = Field(
-        default=DEFAULT_METHODS,
-        min_length=1,
-        description="Dictionary method to train; `anaglyph methods` lists them.",
-    )
     sparsity: str = Field(
         default="batchtopk",
         description="Rule that keeps few latents active; `anaglyph methods` lists them.",
@@ -91,7 +84,7 @@ class TrainSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> "TrainSettings":
+    def _fits(self) -> "DictionarySettings":
         if isinstance(self.k, int | float):
             if not self.k > 0:
                 raise ValueError(f"k: {self.k} must be a positive number")
@@ -100,7 +93,17 @@ class TrainSettings(Section):
         return self
 
 
-class CausalSettings(Section):
+class TrainSettings(DictionarySettings, frozen=True):
+    """Which dictionaries are trained, and how each is."""
+
+    methods: tuple[str, ...] = Field(
+        default=DEFAULT_METHODS,
+        min_length=1,
+        description="Dictionary method to train; `anaglyph methods` lists them.",
+    )
+
+
+class CausalSettings(Section, frozen=True):
     """What is patched into the models, and where predictions are judged."""
 
     nu: tuple[float, ...] = Field(
@@ -133,7 +136,7 @@ class CausalSettings(Section):
     )
 
 
-class FindSettings(Section):
+class FindSettings(Section, frozen=True):
     """How findings are searched and tested."""
 
     rate: float = Field(
@@ -159,7 +162,7 @@ class FindSettings(Section):
     most_findings: int = Field(default=30, ge=1, description="Findings to report at most.")
 
 
-class ReportSettings(Section):
+class ReportSettings(Section, frozen=True):
     """What the page shows."""
 
     shown_latents: int = Field(
@@ -167,7 +170,7 @@ class ReportSettings(Section):
     )
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """All settings of a run; the models, the data and the output folder are not among them."""
 
     collect: CollectSettings = CollectSettings()
@@ -191,13 +194,13 @@ class Settings(Section):
         return _settings([self.model_dump(), changes], "")
 
 
-class TokensSettings(Section):
+class TokensSettings(Section, frozen=True):
     """The command `tokens`."""
 
     top: int = Field(default=10, ge=1, description="Tokens listed for each group.")
 
 
-class LensSettings(Section):
+class LensSettings(Section, frozen=True):
     """The command `lens`."""
 
     positions: int = Field(default=5, ge=2, description="First positions of each text to read.")
@@ -217,7 +220,7 @@ class LensSettings(Section):
         return self
 
 
-class PcaSettings(Section):
+class PcaSettings(Section, frozen=True):
     """The command `pca`."""
 
     components: int = Field(default=16, ge=1, description="Principal components to keep.")
@@ -226,7 +229,7 @@ class PcaSettings(Section):
     )
 
 
-class WeightsSettings(Section):
+class WeightsSettings(Section, frozen=True):
     """The command `weights`."""
 
     rank: int = Field(default=8, ge=1, description="Singular directions to keep of each matrix.")
@@ -240,7 +243,7 @@ class WeightsSettings(Section):
     greedy: int = Field(default=4, ge=0, description="Parts to remove greedily.")
 
 
-class StitchSettings(Section):
+class StitchSettings(Section, frozen=True):
     """The command `stitch`."""
 
     steps: int | None = Field(
@@ -249,7 +252,7 @@ class StitchSettings(Section):
     new_tokens: int = Field(default=30, ge=1, description="Longest reply, in tokens.")
 
 
-class AmplifySettings(Section):
+class AmplifySettings(Section, frozen=True):
     """The command `amplify`."""
 
     alpha: tuple[float, ...] | None = Field(
@@ -274,7 +277,7 @@ class AmplifySettings(Section):
     )
 
 
-class AttributeSettings(Section):
+class AttributeSettings(Section, frozen=True):
     """The command `attribute`."""
 
     top_tokens: int = Field(default=20, ge=1, description="Tokens of highest KL to look at.")
@@ -282,7 +285,7 @@ class AttributeSettings(Section):
     per_sequence: int = Field(default=3, ge=1, description="Tokens of one sequence, at most.")
 
 
-class SteerSettings(Section):
+class SteerSettings(Section, frozen=True):
     """The command `steer`."""
 
     strength: tuple[float, ...] = Field(
@@ -300,7 +303,7 @@ class SteerSettings(Section):
     )
 
 
-class ScreenSettings(Section):
+class ScreenSettings(Section, frozen=True):
     """The command `screen`."""
 
     top: int = Field(default=10, ge=1, description="Latents to steer.")

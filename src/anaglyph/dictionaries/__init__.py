@@ -14,6 +14,7 @@ from anaglyph.dictionaries.methods import (
     list_methods,
     register,
 )
+from anaglyph.dictionaries.saving import Selection
 from anaglyph.dictionaries.training import train
 from anaglyph.dictionaries.weights import Weights
 
@@ -22,6 +23,7 @@ __all__ = [
     "Codes",
     "Dictionary",
     "DictionaryMethod",
+    "Selection",
     "Weights",
     "describe_methods",
     "get_method",

@@ -23,7 +23,7 @@ truth; the measurements are in docs/planted.md.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,6 @@ from anaglyph.dictionaries.optimiser import default_rate
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.store import PairedStore
 
-AUTO = "auto"
 SAME = 0.9
 """Decoder cosine at which a latent of another seed is the same."""
 PILOT_SHARE = {True: 1 / 20, False: 1 / 14}
@@ -98,13 +97,13 @@ def choose_k(store: PairedStore, config: TrainConfig, fit: Fit, progress: Progre
     # A rate that fits a long run is too low for a short one.
     steps = steps_of(tokens, batch)
     lr = config.lr * default_rate(1, steps) / default_rate(1, config.steps)
-    pilot = replace(config, tokens=tokens, batch=batch, lr=lr)
+    pilot = config.changed(tokens=tokens, batch=batch, lr=lr)
     rows: dict[int | float, dict[str, Any]] = {}
 
     def measure(k: int | float) -> float:
         k = _allowed(k, pilot, kind.whole_k)
         if k not in rows:
-            first, second = (fit(replace(pilot, k=k, seed=config.seed + n)) for n in range(2))
+            first, second = (fit(pilot.changed(k=k, seed=config.seed + n)) for n in range(2))
             rows[k] = {"k": k, **_judge(first, second, store)}
             progress(f"choose k for {config.method}", len(rows), max(6, len(rows) + 1), "values")
         return rows[k]["reproduced_fve"]

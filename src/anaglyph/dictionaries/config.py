@@ -1,93 +1,72 @@
-"""The settings of a training, checked once."""
+"""The settings of one training: those of `core/settings.py`, with nothing left open."""
 
-import math
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from pydantic import Field, model_validator
+
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import DictionarySettings
+from anaglyph.core.validation import validate
+from anaglyph.dictionaries.initial import training_tokens
 from anaglyph.dictionaries.methods import get_method
-from anaglyph.dictionaries.sparsity import SPARSITIES
+from anaglyph.dictionaries.optimiser import default_rate
+from anaglyph.dictionaries.sparsity import SPARSITIES, default_mu
+from anaglyph.pair.loading import resolve_device
+from anaglyph.store import PairedStore
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(DictionarySettings, frozen=True):
     """All that determines a training, apart from the store and the number of threads.
 
-    Raises:
-        InputError: A setting is out of range; the message names it and its value.
+    Make one with ``of`` or ``resolve``.
     """
 
     method: str
-    latents: int
-    k: int | float | None
-    """Mean number of active latents a token; None for a sparsity that does not take one.
-
-    Below 1 where fewer than one latent fires at most tokens: a difference often is that sparse.
-    """
-    tokens: int
-    """How many tokens are seen, repetitions included."""
-    seed: int
-    lr: float
-    """Peak learning rate."""
-    sparsity: str = "batchtopk"
-    batch: int = 2048
-    mu: float | None = None
-    """Weight of the sparsity's penalty; None for a sparsity without one."""
-    anneal: float = 0.0
-    """Fraction of the run over which k falls to its value."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the method."""
+    k: int | float | None = None
+    """None for a sparsity that takes none."""
+    choose: bool = Field(default=False, exclude=True)
+    """Whether k is still to be chosen from the data (``choice.py``)."""
+    tokens: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     kernels: str = "auto"
     """Implementation of the sparse operations: see ``choose_kernels``."""
 
-    def __post_init__(self) -> None:
-        """Check every setting."""
-        method = get_method(self.method, self.options)
-        for name in ("latents", "tokens", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+    @classmethod
+    def of(cls, **fields: Any) -> "TrainConfig":
+        """Return a checked config.
+
+        Raises:
+            InputError: A setting is out of range; the message names it and its value.
+
+        Example:
+            >>> TrainConfig.of(method="diff-sae", latents=64, k=4, tokens=100, lr=0.01).steps
+            1
+        """
+        return validate(cls, plain(fields))
+
+    def changed(self, **changes: Any) -> "TrainConfig":
+        """Return this config with some fields replaced, checked again."""
+        return self.of(**{**self.as_dict(), **changes})
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> "TrainConfig":
+        method, kind = get_method(self.method, self.options), SPARSITIES.get(self.sparsity)
         method.check(self.latents)
-        self._check_sparsity()
-        self._check_budgets()
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr={self.lr} must be a positive number")
-        if self.seed < 0:
-            raise InputError(f"seed={self.seed} must not be negative")
-
-    def _check_sparsity(self) -> None:
-        kind = SPARSITIES.get(self.sparsity)
-        if kind.takes_k != (self.k is not None):
-            raise InputError(f"k={self.k}: {self.sparsity} {_takes(kind.takes_k)} k")
-        if self.k is not None and not (math.isfinite(self.k) and self.k > 0):
-            raise InputError(f"k={self.k} must be a positive number")
-        if self.k is not None and self.k > self.latents:
-            raise InputError(f"k={self.k} exceeds latents={self.latents}")
-        if self.k is not None and kind.whole_k and self.k != int(self.k):
-            raise InputError(f"k={self.k}: {self.sparsity} selects a whole number for each token")
-        if self.k is not None and self.k * self.batch < 1:
-            raise InputError(f"k={self.k} selects nothing of a batch of {self.batch} tokens")
-        if kind.takes_mu != (self.mu is not None):
-            raise InputError(f"mu={self.mu}: {self.sparsity} {_takes(kind.takes_mu)} mu")
-        if self.mu is not None and not (math.isfinite(self.mu) and self.mu >= 0):
-            raise InputError(f"mu={self.mu} must be a finite number and not negative")
-        if not 0 <= self.anneal <= 0.5:
-            raise InputError(f"anneal={self.anneal} must lie between 0 and 0.5")
-        if self.anneal > 0 and not kind.selects_k:
-            raise InputError(f"anneal={self.anneal}: {self.sparsity} does not select by k")
-
-    def _check_budgets(self) -> None:
-        if self.budgets is not None and not SPARSITIES.get(self.sparsity).selects_k:
+        kind.check(self)
+        if self.budgets is not None and not kind.selects_k:
             raise InputError(
                 f"{self.method} gives blocks of latents a k each, {self.sparsity} selects by none"
             )
-        if SPARSITIES.get(self.sparsity).whole_k:
-            for _, k in self.budgets or ():
-                if k != int(k):
-                    raise InputError(
-                        f"k={self.k}: {self.method} gives a block {k:g} of it, {self.sparsity} "
-                        "selects a whole number for each token"
-                    )
+        for _, k in self.budgets or ():
+            if kind.whole_k and k != int(k):
+                raise InputError(
+                    f"k={self.k}: {self.method} gives a block {k:g} of it, {self.sparsity} "
+                    "selects a whole number for each token"
+                )
+        return self
 
     @property
     def budgets(self) -> tuple[tuple[int, int | float], ...] | None:
@@ -110,13 +89,66 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
-        return asdict(self)
+        return self.model_dump()
 
 
-def _takes(wanted: bool) -> str:
-    return "needs a" if wanted else "takes no"
+def plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with NumPy's numbers as Python's."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in fields.items()
+    }
+
+
+def resolve(
+    store: PairedStore,
+    method: str,
+    settings: DictionarySettings,
+    seed: int = 0,
+    device: str = "cpu",
+) -> TrainConfig:
+    """Fill in what the settings leave open, from the method and the store.
+
+    Args:
+        store: Activations to train on.
+        method: Name of a registered method.
+        settings: How to train; k, mu, tokens and lr may be None.
+        seed: Seed of the initial weights and of the order of the data.
+        device: Where to train, such as "cpu" or "cuda".
+
+    Raises:
+        InputError: A setting is out of range, the method does not fit the store, or the device is
+            not there.
+    """
+    resolve_device(device)
+    spec, kind = get_method(method, settings.options), SPARSITIES.get(settings.sparsity)
+    widths = spec.widths(store.d_base, store.d_tuned)
+    tokens = settings.tokens or default_tokens(training_tokens(store))
+    fields = {name: getattr(settings, name) for name in DictionarySettings.model_fields}
+    fields |= {"method": method, "seed": seed, "device": device, "tokens": tokens}
+    if settings.lr is None:
+        fields["lr"] = default_rate(max(widths), steps_of(tokens, settings.batch))
+    if kind.takes_mu and settings.mu is None:
+        fields["mu"] = default_mu(spec.norm, widths)
+    fields["choose"] = settings.k == "auto"
+    if fields["choose"] and not kind.takes_k:
+        raise InputError(f"k=auto: {settings.sparsity} takes no k, set mu")
+    if settings.k is None or settings.k == "auto":
+        fields["k"] = min(spec.default_k, settings.latents)
+    if not kind.takes_k:
+        fields["k"] = None
+    return TrainConfig.of(**fields)
+
+
+def default_tokens(available: int) -> int:
+    """Return how many tokens to train on, given how many there are.
+
+    Two million (a thousand steps) or one epoch, whichever is more, but no token over a hundred
+    times.
+    """
+    return max(1, available, min(2_048_000, 100 * available))
 
 
 def steps_of(tokens: int, batch: int) -> int:
     """Return how many batches hold that many tokens."""
-    return -(-tokens // max(1, batch))
+    return -(-tokens // batch)

@@ -12,11 +12,13 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries import saving
 from anaglyph.dictionaries.codes import Codes
 from anaglyph.dictionaries.kernels import Active, choose_kernels
 from anaglyph.dictionaries.methods import DictionaryMethod, get_method
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
+from anaglyph.dictionaries.saving import Selection
 from anaglyph.dictionaries.sparsity import make_sparsity
 from anaglyph.dictionaries.weights import Weights
 
@@ -39,27 +41,28 @@ class Dictionary:
         self,
         method: DictionaryMethod,
         weights: Weights,
+        selection: Selection,
         *,
-        k: int | float | None,
-        sparsity: str = "batchtopk",
-        threshold: float | None = None,
-        source_weights: tuple[float, ...] | None = None,
-        radii: tuple[float, ...] | None = None,
         config: dict[str, Any] | None = None,
         stats: dict[str, Any] | None = None,
     ) -> None:
         """Bring weights and settings together.
+
+        Args:
+            method: What the dictionary reads and rebuilds.
+            weights: Encoders, decoders and biases, for raw activations.
+            selection: How active latents are selected.
+            config: The settings of the training, kept for the record.
+            stats: How well the dictionary did, as ``train`` returns it.
 
         Raises:
             InputError: The weights do not fit each other or the method.
         """
         self._method = method
         self.weights = weights
-        self.k = k
-        self.sparsity = sparsity
-        self.threshold = threshold
-        self.source_weights = source_weights or (1.0,) * len(method.sources)
-        self.radii = radii
+        self.k, self.sparsity = selection.k, selection.sparsity
+        self.threshold, self.radii = selection.threshold, selection.radii
+        self.source_weights = selection.source_weights or (1.0,) * len(method.sources)
         self.config = config or {}
         self.stats = stats or {}
         _check(method, weights)
@@ -68,11 +71,13 @@ class Dictionary:
         if prices is not None:
             self._norms /= prices
         self._kernels = choose_kernels()
-        budgets = None if k is None else method.budgets(k, self.n_latents)
-        self._select = make_sparsity(sparsity, k, self._kernels, budgets=budgets)
-        self._select.threshold = threshold
+        budgets = None if self.k is None else method.budgets(self.k, self.n_latents)
+        # Checked already; a dictionary without latents is allowed here.
+        settings = DictionarySettings.model_construct(sparsity=self.sparsity, k=self.k)
+        self._select = make_sparsity(settings, self._kernels, budgets=budgets)
+        self._select.threshold = self.threshold
         if self._select.learns_threshold and weights.threshold is None:
-            raise InputError(f"{sparsity} needs a threshold for each latent")
+            raise InputError(f"{self.sparsity} needs a threshold for each latent")
 
     @property
     def method(self) -> str:
@@ -224,17 +229,15 @@ class Dictionary:
         """Read what ``save`` wrote.
 
         Raises:
-            StoreError: A file is missing or damaged, or the two do not fit.
-            InputError: The method or sparsity is not known here.
+            StoreError: A file is missing or damaged, the two do not fit, or the method or sparsity
+                is not known here.
         """
-        weights, settings = saving.read(Path(folder))
-        method = get_method(settings.pop("method"), settings.pop("options"))
-        settings["source_weights"] = tuple(settings["source_weights"])
-        settings["radii"] = settings["radii"] and tuple(settings["radii"])
+        weights, saved = saving.read(Path(folder))
         try:
-            return cls(method, weights, **settings)
+            method = get_method(saved.method, saved.options)
+            return cls(method, weights, saved, config=saved.config, stats=saved.stats)
         except InputError as error:
-            raise StoreError(f"{folder} is damaged: {error}") from error
+            raise StoreError(f"{Path(folder) / 'config.json'}: {error}") from error
 
     def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
         for source, width, values in zip(self._method.sources, self.widths, inputs, strict=True):

@@ -12,7 +12,6 @@ from anaglyph.dictionaries.methods import DictionaryMethod
 from anaglyph.dictionaries.weights import Weights
 from anaglyph.store import Moments, PairedStore
 
-# Keeps the initial weights apart from the order of the data, which has the same seed.
 DECODER_NORM = 0.5
 SAMPLE_TOKENS = 8192
 

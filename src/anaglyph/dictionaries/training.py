@@ -8,7 +8,6 @@ and number of threads, also when it is killed and resumed.
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ from jaxtyping import Int64
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import DictionarySettings
 from anaglyph.core.threads import use_threads
+from anaglyph.core.validation import validate
 from anaglyph.dictionaries.checkpoint import Checkpoint
-from anaglyph.dictionaries.choice import AUTO, choose_k
-from anaglyph.dictionaries.config import TrainConfig, steps_of
+from anaglyph.dictionaries.choice import choose_k
+from anaglyph.dictionaries.config import TrainConfig, plain, resolve
 from anaglyph.dictionaries.dictionary import Dictionary
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.evaluation import heldout_stats
@@ -34,10 +35,11 @@ from anaglyph.dictionaries.initial import (
 )
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.methods import get_method
-from anaglyph.dictionaries.optimiser import default_rate, learning_rate
+from anaglyph.dictionaries.optimiser import learning_rate
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
+from anaglyph.dictionaries.saving import Selection
 from anaglyph.dictionaries.screen import is_worthwhile
-from anaglyph.dictionaries.sparsity import SPARSITIES, default_mu, make_sparsity
+from anaglyph.dictionaries.sparsity import make_sparsity
 from anaglyph.store import PairedStore
 
 
@@ -55,6 +57,7 @@ def train(
     anneal: float = 0.0,
     options: Mapping[str, Any] | None = None,
     lr: float | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
@@ -67,9 +70,9 @@ def train(
         latents: Size of the dictionary.
         k: Mean number of active latents a token; None takes the method's own, "auto" chooses it
             from the data by short pilot trainings (``choice.py``), for about the time of one
-            training more. "l1" has no such number and leaves it out of account.
+            training more. "l1" takes no k and ignores it.
         tokens: Tokens to see, repetitions included; None fits the store (``default_tokens``).
-        seed: Of the initial weights and of the order of the data.
+        seed: Seed of the initial weights and of the order of the data.
         sparsity: Name of a registered sparsity.
         batch: Tokens a step.
         mu: Weight of the penalty of "l1", for activations scaled to unit variance a dimension,
@@ -78,6 +81,7 @@ def train(
         options: Options of the method, such as ``{"norm": "unsquared"}``.
         lr: Peak learning rate of Adam, for activations scaled to unit variance a dimension; None
             fits width and length of the run (``optimiser.default_rate``).
+        device: Where to train: "cpu" or "cuda". The dictionary is returned on the CPU.
         threads: CPU threads; None leaves them as they are.
         checkpoint: File in which to keep the unfinished state; removed at the end.
         progress: Told of tokens seen.
@@ -93,53 +97,21 @@ def train(
             not finite, or the training diverged.
         StoreError: The checkpoint is damaged.
     """
-    spec, kind = get_method(method, options), SPARSITIES.get(sparsity)
-    widths = spec.widths(store.d_base, store.d_tuned)
-    if tokens is None:
-        tokens = default_tokens(training_tokens(store))
-    if lr is None:
-        lr = default_rate(max(widths), steps_of(tokens, batch))
-    if kind.takes_mu and mu is None:
-        mu = default_mu(spec.norm, widths)
-    auto = k == AUTO
-    if auto and not kind.takes_k:
-        raise InputError(f"k={AUTO}: {sparsity} takes no k, set mu")
-    if isinstance(k, str) and not auto:
-        raise InputError(f"k={k!r} must be a number or {AUTO!r}")
-    if k is None or isinstance(k, str):
-        k = min(spec.default_k, latents)
-    config = TrainConfig(
-        method=method,
-        latents=latents,
-        k=k if kind.takes_k else None,
-        tokens=tokens,
-        seed=seed,
-        sparsity=sparsity,
-        batch=batch,
-        lr=lr,
-        mu=mu,
-        anneal=anneal,
-        options=dict(options or {}),
-    )
+    settings = {
+        "sparsity": sparsity,
+        "latents": latents,
+        "k": k,
+        "mu": mu,
+        "anneal": anneal,
+        "options": dict(options or {}),
+        "tokens": tokens,
+        "batch": batch,
+        "lr": lr,
+    }
+    checked = validate(DictionarySettings, plain(settings))
+    config = resolve(store, method, checked, seed, device)
     with use_threads(threads):
-        if not auto:
-            return train_with(store, config, checkpoint=checkpoint, progress=progress)
-        started = time.perf_counter()
-        choice = choose_k(store, config, lambda pilot: _fit(store, pilot)[0], progress)
-        chosen = {"k_curve": choice.curve, "k_seconds": time.perf_counter() - started}
-        config = replace(config, k=choice.k)
-        dictionary = train_with(store, config, checkpoint=checkpoint, progress=progress)
-        dictionary.stats |= chosen
-        return dictionary
-
-
-def default_tokens(available: int) -> int:
-    """Return how many tokens to train on, given how many there are.
-
-    Two million (a thousand steps) or one epoch, whichever is more, but no token over a hundred
-    times.
-    """
-    return max(available, min(2_048_000, 100 * available))
+        return train_with(store, config, checkpoint=checkpoint, progress=progress)
 
 
 def train_with(
@@ -150,7 +122,13 @@ def train_with(
     checkpoint_seconds: float = 60.0,
     progress: Progress = silent,
 ) -> Dictionary:
-    """Train with explicit settings; see :func:`train`."""
+    """Train with settings that ``resolve`` completed; see :func:`train`."""
+    chosen = {}
+    if config.choose:
+        started = time.perf_counter()
+        choice = choose_k(store, config, lambda pilot: _fit(store, pilot)[0], progress)
+        chosen = {"k_curve": choice.curve, "k_seconds": time.perf_counter() - started}
+        config = config.changed(k=choice.k)
     key = digest({"config": config.as_dict(), "store": store.key, "layer": store.layer})
     keeper = Checkpoint(None if checkpoint is None else Path(checkpoint), key, checkpoint_seconds)
     dictionary, silent_for, steps, seconds = _fit(store, config, keeper, progress)
@@ -165,6 +143,7 @@ def train_with(
         "tokens": seen,
         "seconds": seconds,
         "tokens_per_second": seen / seconds if seen else None,
+        **chosen,
     }
     keeper.remove()
     return dictionary
@@ -187,15 +166,7 @@ def _fit(
     engine = Engine(
         spec,
         weights,
-        make_sparsity(
-            config.sparsity,
-            config.k,
-            kernels,
-            config.steps,
-            budgets=config.budgets,
-            mu=config.mu,
-            anneal=config.anneal,
-        ),
+        make_sparsity(config, kernels, config.steps, config.budgets),
         kernels,
         batch=config.batch,
         dead_after=config.dead_after,
@@ -213,11 +184,13 @@ def _fit(
     dictionary = Dictionary(
         spec,
         fold_scales(weights, known.scales),
-        k=config.k,
-        sparsity=config.sparsity,
-        threshold=None if threshold is None else threshold / mean_scale,
-        source_weights=tuple(scale / mean_scale for scale in known.scales),
-        radii=known.radii,
+        Selection(
+            k=config.k,
+            sparsity=config.sparsity,
+            threshold=None if threshold is None else threshold / mean_scale,
+            source_weights=tuple(scale / mean_scale for scale in known.scales),
+            radii=known.radii,
+        ),
         config={**config.as_dict(), "store": store.key, "layer": store.layer},
     )
     return dictionary, engine.silent.cpu().numpy(), steps, seconds

@@ -20,7 +20,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DetectionLimit, Finding
-from anaglyph.dictionaries import Dictionary, Weights, get_method, train
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
 from anaglyph.findings.align import Alignment, align
 from anaglyph.findings.atoms import Atoms, energies, support
@@ -213,7 +213,8 @@ def _as_dictionary(store: PairedStore, atoms: Atoms, seed: int) -> Dictionary:
         (torch.from_numpy(atoms.offset),),
     )
     radii = survey(store, method, seed).radii
-    return Dictionary(method, weights, k=1.0, threshold=atoms.threshold, radii=radii)
+    selection = Selection(k=1.0, threshold=atoms.threshold, radii=radii)
+    return Dictionary(method, weights, selection)
 
 
 def _finding(

@@ -9,7 +9,7 @@ import torch
 
 from anaglyph import cli
 from anaglyph.core.errors import InputError
-from anaglyph.dictionaries import Dictionary, Weights, get_method
+from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.latents import score
 from anaglyph.store import PairedStore
 from anaglyph.truth.memory import peak_memory
@@ -37,7 +37,7 @@ def score_by_hand(kind, folder):
     tuned = torch.stack([axes[0], zero, axes[2], axes[3], axes[3], nothing])
     base = torch.stack([zero, axes[1], zero, axes[3], zero, zero])
     weights = Weights((base, tuned), torch.zeros(6), (base, tuned), (zero, zero))
-    crosscoder = Dictionary(get_method("crosscoder"), weights, k=2, threshold=0.1)
+    crosscoder = Dictionary(get_method("crosscoder"), weights, Selection(k=2, threshold=0.1))
     rng = np.random.default_rng(0)
     h_base, h_tuned = (np.abs(rng.standard_normal((200, 6))).astype(np.float32) for _ in range(2))
     ids = np.repeat(np.arange(20), 10)

@@ -1,8 +1,10 @@
 """How pre-activations become sparse codes, one small class a kind of sparsity."""
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries.kernels import Kernels
 from anaglyph.dictionaries.sparsity.base import SPARSITIES, Batch, Penalty, Sparsity
-from anaglyph.dictionaries.sparsity.blocks import Blocks
+from anaglyph.dictionaries.sparsity.blocks import Blocks, Budgets
 from anaglyph.dictionaries.sparsity.jumprelu import JumpReLU
 from anaglyph.dictionaries.sparsity.l1 import L1, default_mu
 from anaglyph.dictionaries.sparsity.topk import BatchTopK, Matryoshka, TopK
@@ -24,17 +26,19 @@ __all__ = [
 
 
 def make_sparsity(
-    name: str,
-    k: int | float | None,
+    settings: DictionarySettings,
     kernels: Kernels,
     steps: int = 1,
-    *,
-    budgets: tuple[tuple[int, int | float], ...] | None = None,
-    mu: float | None = None,
-    anneal: float = 0.0,
+    budgets: Budgets | None = None,
 ) -> Sparsity:
-    """Return the sparsity of that name, one a block where blocks have budgets of their own."""
-    cls = SPARSITIES.get(name)
+    """Return the sparsity that the settings name, one a block where blocks have their own budgets.
+
+    Raises:
+        InputError: There is no such sparsity, or k is still to be chosen.
+    """
+    cls, k = SPARSITIES.get(settings.sparsity), settings.k
+    if isinstance(k, str):
+        raise InputError(f"k={k} must be chosen before it selects: train does that")
     if budgets is not None:
-        return Blocks(cls, budgets, kernels, steps, anneal=anneal)
-    return cls(k, kernels, steps, mu=mu, anneal=anneal)
+        return Blocks(cls, budgets, kernels, steps, settings)
+    return cls(k, kernels, steps, settings)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from anaglyph.core.errors import InputError
+from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.registry import Registry
 from anaglyph.dictionaries.weights import Weights
@@ -51,8 +53,8 @@ class Sparsity:
         k: Mean number of active latents a token; None for a kind that does not take one.
         kernels: The sparse operations.
         steps: Length of the training.
-        mu: Weight of the penalty, for a kind that has one.
-        anneal: Fraction of the training over which k falls from ``ANNEAL_FROM`` times its value.
+        settings: How to train: the weight of the penalty, and for which part of the training k
+            falls from ``ANNEAL_FROM`` times its value. None to select only.
     """
 
     name: ClassVar[str]
@@ -73,24 +75,42 @@ class Sparsity:
         k: int | float | None,
         kernels: Kernels,
         steps: int = 1,
-        *,
-        mu: float | None = None,
-        anneal: float = 0.0,
+        settings: DictionarySettings | None = None,
     ) -> None:
         self.k = k or 0
         self.kernels = kernels
         self.steps = steps
-        self.mu = mu
-        self.anneal = anneal
+        self.settings = settings or DictionarySettings()
         self.k_now = self.k
         """What ``select`` goes by; above ``k`` while it is annealed."""
+
+    @classmethod
+    def check(cls, settings: DictionarySettings) -> None:
+        """Refuse settings that this kind does not take, or lacks.
+
+        Raises:
+            InputError: The message names the setting and its value.
+        """
+        k, mu, anneal = settings.k, settings.mu, settings.anneal
+        if cls.takes_k != (k is not None):
+            raise InputError(f"k={k}: {cls.name} {_takes(cls.takes_k)} k")
+        if isinstance(k, int | float):
+            if cls.whole_k and k != int(k):
+                raise InputError(f"k={k}: {cls.name} selects a whole number for each token")
+            if k * settings.batch < 1:
+                raise InputError(f"k={k} selects nothing of a batch of {settings.batch} tokens")
+        if cls.takes_mu != (mu is not None):
+            raise InputError(f"mu={mu}: {cls.name} {_takes(cls.takes_mu)} mu")
+        if anneal > 0 and not cls.selects_k:
+            raise InputError(f"anneal={anneal}: {cls.name} does not select by k")
 
     def prepare(self, weights: Weights) -> None:
         """Get to know the weights before training, and add to them what is learned besides."""
 
     def begin(self, step: int) -> None:
         """Set what depends on the step: k falls linearly and then stays."""
-        left = max(0.0, 1 - step / (self.anneal * self.steps)) if self.anneal > 0 else 0.0
+        falling = self.settings.anneal * self.steps
+        left = max(0.0, 1 - step / falling) if falling > 0 else 0.0
         self.k_now = self.k * (1 + (ANNEAL_FROM - 1) * left)
 
     @property
@@ -138,3 +158,7 @@ class Sparsity:
         # A latent whose decoders are all zero scores nothing: score / tiny is out of reach.
         tiny = torch.finfo(norms.dtype).tiny
         return self.kernels.above(pre, bias, score / norms.clamp(min=tiny))
+
+
+def _takes(wanted: bool) -> str:
+    return "needs a" if wanted else "takes no"

@@ -5,8 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries.kernels import Active, Kernels
 from anaglyph.dictionaries.sparsity.base import Sparsity
+
+Budgets = tuple[tuple[int, int | float], ...]
 
 
 class Blocks(Sparsity):
@@ -15,15 +18,14 @@ class Blocks(Sparsity):
     def __init__(
         self,
         cls: type[Sparsity],
-        budgets: tuple[tuple[int, int | float], ...],
+        budgets: Budgets,
         kernels: Kernels,
         steps: int = 1,
-        *,
-        anneal: float = 0.0,
+        settings: DictionarySettings | None = None,
     ) -> None:
-        super().__init__(sum(k for _, k in budgets), kernels, steps)
+        super().__init__(sum(k for _, k in budgets), kernels, steps, settings)
         self._ends = [end for end, _ in budgets]
-        self._parts = [cls(k, kernels, steps, anneal=anneal) for _, k in budgets]
+        self._parts = [cls(k, kernels, steps, settings) for _, k in budgets]
 
     def begin(self, step: int) -> None:
         """Tell every block."""

@@ -49,7 +49,7 @@ class L1(Sparsity):
     @property
     def mu_now(self) -> float:
         """What ``penalty`` goes by; below ``mu`` while it rises."""
-        return (self.mu or 0.0) * self._risen
+        return (self.settings.mu or 0.0) * self._risen
 
     def begin(self, step: int) -> None:
         """Raise mu over the first fifth of the training."""
