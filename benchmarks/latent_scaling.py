@@ -24,7 +24,7 @@ def main() -> None:
     import torch
 
     from anaglyph.core.threads import set_threads
-    from anaglyph.dictionaries import Dictionary, Weights, get_method
+    from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
     from anaglyph.latents.scaling import SIDES, LatentSums, Regressors
 
     set_threads(args.threads)
@@ -42,7 +42,7 @@ def main() -> None:
     pre = base[:512] @ encoder[0].T + tuned[:512] @ encoder[1].T
     scores = pre * sum(matrix.norm(dim=1) for matrix in decoder)
     threshold = float(scores.flatten().topk(K * 512).values.min())
-    dic = Dictionary(get_method("crosscoder"), weights, k=K, threshold=threshold)
+    dic = Dictionary(get_method("crosscoder"), weights, Selection(k=K, threshold=threshold))
     centres = dict.fromkeys(SIDES, np.zeros(D, np.float32))
     regressors = Regressors(
         decoder[1].numpy(), centres, dict(zip(SIDES, (m.numpy() for m in decoder), strict=True))
