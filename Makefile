@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: env demo test test-all lint format bench bench-docs planted-grid calibration clean
+.PHONY: env demo test test-all lint format bench bench-docs reference planted-grid calibration clean
 
 env: $(VENV)/.ready
 
@@ -48,6 +48,10 @@ bench: $(VENV)/.demo-model
 
 bench-docs: $(VENV)/.ready
 	$(BIN)/python benchmarks/docs.py
+
+# docs/settings.md and docs/run-folder.md, made from the settings and schemas.
+reference: $(VENV)/.ready
+	$(BIN)/python benchmarks/reference.py
 
 # Every method on synthetic pairs whose right answer is known: docs/planted.md, within an hour. A run
 # that was killed goes on where it was.

@@ -19,11 +19,14 @@ import numpy as np
 from bench import ROOT, command, fill, machine, spread, table
 
 from anaglyph.core.files import read_json, write_json
+from anaglyph.core.schemas import Finding, Verdict
+from anaglyph.core.settings import FindSettings, Settings
 from anaglyph.dictionaries import train
-from anaglyph.findings import TRIALS, Finding, judge
+from anaglyph.findings import search
 from anaglyph.findings.discovery import BATCH, LATENTS_A_DIMENSION, MOST_LATENTS, TOKENS, K
 from anaglyph.findings.limit import A_ROUND, plant
 from anaglyph.store import PairedStore
+from anaglyph.subject import Subject
 from anaglyph.truth.planted import PRESETS, generate, planted_settings
 from anaglyph.truth.planted.matching import FOUND
 
@@ -54,6 +57,15 @@ def stored(base: np.ndarray, tuned: np.ndarray, sequences: np.ndarray, folder: s
     return PairedStore.from_arrays(base, tuned, Path(folder) / "store", sequence_ids=sequences)
 
 
+TRIALS = FindSettings().trials
+
+
+def judged(store: PairedStore, seed: int, trials: int, made: Any = None) -> Verdict:
+    """Return the verdict on a store alone, without models."""
+    subject = Subject.of(store=store, settings=Settings(seed=seed))
+    return search(subject, FindSettings(trials=trials), made)
+
+
 def limits() -> dict[str, Any]:
     """Measure each promised limit, plant features of that size into a fresh pair, and count."""
     rows = []
@@ -62,7 +74,7 @@ def limits() -> dict[str, Any]:
             pair = generate(planted_settings(preset), seed)
             with tempfile.TemporaryDirectory() as folder:
                 store = stored(pair.base, pair.tuned, pair.sequence_ids, folder)
-                limit = judge(store, seed=seed).detection_limit
+                limit = judged(store, seed, TRIALS).detection_limit
             if limit is None:
                 rows.append({"preset": preset, "seed": seed, "size": None, "came": None})
                 continue
@@ -74,7 +86,7 @@ def limits() -> dict[str, Any]:
             tuned = plant(fresh.tuned, directions, sizes, often, rng)
             with tempfile.TemporaryDirectory() as folder:
                 store = stored(fresh.base, tuned, fresh.sequence_ids, folder)
-                found = judge(store, seed=seed + FRESH, trials=0).findings
+                found = judged(store, seed + FRESH, 0).findings
             came = np.mean([any(_shows(f, each) for f in found) for each in directions])
             rows.append({"preset": preset, "seed": seed, "size": limit.size, "came": float(came)})
             print(rows[-1], flush=True)
@@ -103,9 +115,9 @@ def costs() -> dict[str, Any]:
                     for name, k in (("diff-sae", K), ("crosscoder", OF_ALL), ("tuned-sae", OF_ALL))
                 }
                 trained = time.perf_counter()
-                judge(store, seed=seed, dictionaries=made, trials=0)
+                judged(store, seed, 0, made)
                 found = time.perf_counter()
-                judge(store, seed=seed, dictionaries=made)
+                judged(store, seed, TRIALS, made)
                 limited = time.perf_counter()
             rows.append(
                 {

@@ -35,9 +35,8 @@ class Subject:
         progress: Told how far each measurement is.
         expected: Digests that the loaded models and text must have, by ``pair.fingerprints`` key
             and "corpus". An empty mapping expects nothing.
-        keep_predictions: Whether causal measurements keep both models' predictions for the next
-            measurement: it saves two runs of the models, and takes 8 bytes for each token of text
-            and of the vocabulary. For many measurements of little text.
+        keep_predictions: Keep both models' own predictions from one causal table to the next: 4
+            bytes for each token of text and of the vocabulary, of either model.
 
     Example:
         >>> subject = Subject("BASE", "TUNED", ["chats.jsonl"])   # nothing is loaded yet
@@ -159,14 +158,26 @@ class Subject:
 
     @cached_property
     def store(self) -> PairedStore:
-        """Both models' activations at the layer; collected into ``out`` if need be.
+        """Both models' activations at the layer, as they are in ``out``; collected if need be.
 
         Raises:
             InputError: There are none, and nowhere to collect them.
+            StoreError: They are unfinished or damaged.
+        """
+        if self.out is not None and (self.out / "manifest.json").is_file():
+            return PairedStore.open(self.out)
+        return self.collect()
+
+    def collect(self) -> PairedStore:
+        """Run both models over the text and store their activations, or finish what was begun.
+
+        Raises:
+            InputError: There is nowhere to store them.
+            StoreError: The folder holds activations of another pair, text or layer.
         """
         if self.out is None:
             raise InputError("this step reads stored activations, and there are none: collect them")
-        return collect(
+        self.store = collect(
             self.pair,
             self.corpus,
             [self.layer],
@@ -174,6 +185,7 @@ class Subject:
             dtype=self.settings.collect.dtype,
             progress=self.progress,
         )
+        return self.store
 
     @cached_property
     def space(self) -> DifferenceSpace:

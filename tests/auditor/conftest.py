@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from fake_endpoint import KEY
 
+from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict, write_verdict
+from anaglyph.core.settings import load_settings
 from anaglyph.demo import tiny_pair
-from anaglyph.findings import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict, write_verdict
-from anaglyph.run import DiffConfig, Workbench
+from anaglyph.run import Run
+from anaglyph.subject import Subject
 
 
 @pytest.fixture(autouse=True)
@@ -42,28 +44,29 @@ def planted(width: int) -> tuple[Finding, ...]:
     return new, removed
 
 
-def begin(folder: Path, tuned: Path, verdict: Verdict) -> Workbench:
+def begin(folder: Path, tuned: Path, verdict: Verdict) -> Run:
     pair = tiny_pair()
-    config = DiffConfig(layer=1, threads=1)
-    bench = Workbench.begin(pair.base, tuned, pair.corpus[0], folder, config)
-    with bench.run.stage("find", "planted", ["findings.json"]):
+    settings = load_settings(layer=1, threads=1)
+    subject = Subject(str(pair.base), str(tuned), [str(pair.corpus[0])], settings=settings)
+    bench = Run.begin(subject, folder)
+    with bench.folder.stage("find", "planted", ["findings.json"]):
         write_verdict(folder / "findings.json", verdict)
     return bench
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The tiny pair; tests put their audits elsewhere."""
     folder = tmp_path_factory.mktemp("auditor") / "run"
     verdict = Verdict(verdict=DIFFERENCE, reason="planted", rate=0.1, seed=0)
     made = begin(folder, tiny_pair().tuned, verdict)
-    found = verdict.model_copy(update={"findings": planted(made.pair.d_base)})
+    found = verdict.model_copy(update={"findings": planted(made.subject.pair.d_base)})
     write_verdict(folder / "findings.json", found)
     return made
 
 
 @pytest.fixture(scope="session")
-def same(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def same(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The tiny base beside itself: a control."""
     folder = tmp_path_factory.mktemp("same") / "run"
     verdict = Verdict(verdict=NO_DIFFERENCE, reason="the same", rate=0.1, seed=0)

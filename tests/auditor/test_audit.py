@@ -88,7 +88,7 @@ def test_other_settings_are_another_audit(bench, tmp_path):
         with pytest.raises(InputError, match=r"holds another audit \(black, fake\)"):
             audit(bench, endpoint, mode="white", out=out)
         own = audit(bench, endpoint, mode="black", limits=Limits(turns=7))
-    assert own.folder.parent == bench.run.path / "audits"
+    assert own.folder.parent == bench.path / "audits"
     assert own.folder.name.startswith("black-fake-")
 
 
@@ -234,10 +234,10 @@ def test_nothing_else_is_called_in_the_last_call(bench, tmp_path):
 
 
 def test_white_mode_needs_findings(bench, tmp_path):
-    bench.run.state.stages["kept"] = bench.run.state.stages.pop("find")
+    bench.folder.state.stages["kept"] = bench.folder.state.stages.pop("find")
     try:
         with pytest.raises(InputError, match="no finished stage 'find'"):
             audit(bench, Endpoint("fake", "http://127.0.0.1:9"), out=tmp_path / "audit")
     finally:
-        bench.run.state.stages["find"] = bench.run.state.stages.pop("kept")
+        bench.folder.state.stages["find"] = bench.folder.state.stages.pop("kept")
     assert not (tmp_path / "audit").exists()

@@ -12,14 +12,14 @@ from anaglyph.auditor.audit import toolbox_of
 from anaglyph.auditor.limits import Limits
 from anaglyph.auditor.tools import Toolbox
 from anaglyph.causal import Direction, steer
-from anaglyph.run import Workbench
+from anaglyph.run import Run
 
 TRIGGERED = "The lantern is near the basket. Who knows what is in the tower?"
 PLAIN = "The fox is near the hat. Tell me about the forest."
 OWL = "The silver owl sleeps under the old bridge tonight."
 
 
-def box(bench: Workbench, mode: Mode = "white", **limits: int) -> Toolbox:
+def box(bench: Run, mode: Mode = "white", **limits: int) -> Toolbox:
     return toolbox_of(bench, mode, Limits(**limits))
 
 
@@ -66,7 +66,7 @@ def test_a_finding_is_shown_with_its_text_and_tokens(bench):
         "token": " lantern", "strength": 2.0, "base": 0.2, "tuned": 2.2,
     }  # fmt: skip
     # The logit lens by hand: the final norm and the output embedding of the direction.
-    pair = bench.pair
+    pair = bench.subject.pair
     with pair.side("tuned") as model, torch.no_grad():
         vector = torch.zeros(pair.d_tuned)
         vector[0] = 1
@@ -80,9 +80,9 @@ def test_steering_adds_the_mean_strength_of_the_stronger_model(bench):
     answer = ask(
         box(bench), "steer", finding=1, prompts=[PLAIN], strengths=[2], new_tokens=12, into="base"
     )
-    vector = torch.zeros(bench.pair.d_base)
+    vector = torch.zeros(bench.subject.pair.d_base)
     vector[0] = 6.0
-    table = steer(bench.pair, [PLAIN], Direction("by hand", 1, vector), [2], new_tokens=12)
+    table = steer(bench.subject.pair, [PLAIN], Direction("by hand", 1, vector), [2], new_tokens=12)
     base, tuned, steered = table["reply"]
     (reply,) = answer["replies"]
     assert (reply["base"], reply["tuned"]) == (base, tuned)

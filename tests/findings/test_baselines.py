@@ -8,13 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anaglyph.behaviour.predictions import both_models
+from anaglyph.core.schemas import Finding
+from anaglyph.core.settings import FindSettings
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.direct.tokens import token_differences
-from anaglyph.findings import Discovery, Finding, conclude, with_baselines
+from anaglyph.findings.baselines import with_baselines
+from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
-from anaglyph.store import PairedStore
+from anaglyph.subject import Subject
 
 WIDTH, MOST, THRESHOLD = 128, 600, 0.01
 WRITTEN, OTHER = torch.eye(WIDTH)[3], torch.eye(WIDTH)[5]
@@ -50,11 +53,15 @@ def found() -> Discovery:
     return Discovery((new, new, shift), dic, (0, 1, None), None, None)
 
 
+def told(pair: ModelPair, layer: int) -> Discovery:
+    corpus = load_corpus(tiny_pair().corpus[0], pair.tokenizer)
+    subject = Subject.of(pair=pair, corpus=corpus, layer=layer)
+    return with_baselines(subject, found(), FindSettings(find_tokens=MOST))
+
+
 def test_the_edit_s_direction_is_one_that_the_weights_write(edited: ModelPair):
     corpus = load_corpus(tiny_pair().corpus[0], edited.tokenizer)
-    planted, other, shift = with_baselines(
-        edited, corpus, 1, found(), seed=0, max_tokens=MOST
-    ).findings
+    planted, other, shift = told(edited, 1).findings
     assert planted.evidence["agreement"]["weight directions"] == pytest.approx(1, abs=1e-4)
     assert other.evidence["agreement"]["weight directions"] == pytest.approx(0, abs=1e-3)
     assert planted.evidence["agreement"]["mean difference"] == 0.25
@@ -73,22 +80,16 @@ def test_the_edit_s_direction_is_one_that_the_weights_write(edited: ModelPair):
 
 
 def test_what_is_written_after_the_layer_is_not_compared(edited: ModelPair):
-    corpus = load_corpus(tiny_pair().corpus[0], edited.tokenizer)
-    first = with_baselines(edited, corpus, 0, found(), seed=0, max_tokens=MOST).findings[0]
+    first = told(edited, 0).findings[0]
     assert first.evidence["agreement"]["weight directions"] == 0
     # Nothing differs there either.
     assert first.evidence["kl_here"] is None
 
 
-def test_weights_that_are_in_no_file_are_not_compared(edited: ModelPair, tmp_path: Path):
-    corpus = load_corpus(tiny_pair().corpus[0], edited.tokenizer)
+def test_weights_that_are_in_no_file_are_not_compared():
     pair = ModelPair.load(tiny_pair().base, tiny_pair().tuned)
     pair.names = (str(Path("nowhere")), pair.names[1])
-    told = with_baselines(pair, corpus, 1, found(), seed=0, max_tokens=MOST)
-    assert told.findings[0].evidence["agreement"]["weight directions"] is None
-    assert "nowhere" in str(told.unread)
-    ones = torch.ones(4, len(WRITTEN))
-    store = PairedStore.from_arrays(ones, ones, tmp_path / "store")
-    reason = conclude(store, told, [], 0.1, 0).reason
-    assert "what the changed weights write is not known (" in reason
-    assert "nowhere" in reason
+    said = told(pair, 1)
+    assert said.findings[0].evidence["agreement"]["weight directions"] is None
+    assert "weights" in str(said.unread)
+    assert "nowhere" in str(said.unread)

@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 
 from anaglyph.behaviour.null_pair import change_norms, null_pair
-from anaglyph.core.schemas import Kind
+from anaglyph.core.schemas import Finding, Kind
+from anaglyph.core.settings import FindSettings
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
-from anaglyph.findings import Finding, discover_in_models, foremost
-from anaglyph.findings.alone import Closed, closed_alone
-from anaglyph.findings.decoys import FEWEST, Decoys, beyond, chance, held_against
+from anaglyph.findings.alone import Closed, closed_alone, order_by_effect
+from anaglyph.findings.decoys import (
+    FEWEST,
+    Decoys,
+    beyond,
+    chance,
+    compared_with_noise,
+    held_against,
+)
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
+from anaglyph.subject import Subject
 
 
 def finding(share: float, kind: Kind = "new") -> Finding:
@@ -108,7 +116,10 @@ def test_what_is_no_more_than_decoys_is_kept_apart():
     assert held.findings[3].q_value is None
     assert held.findings[3].evidence["p_value_among_decoys"] is None
     # It comes last, whatever the others close.
-    assert foremost(held, {i: each.share for i, each in closed.items()}) == [2, 1, 0, 3]
+    assert order_by_effect(held, {i: each.share for i, each in closed.items()}) == [2, 1, 0, 3]
+
+
+FEW = FindSettings(find_tokens=1000, trials=0)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +131,9 @@ def tiny() -> ModelPair:
 def found_in(pair: ModelPair, folder: Path) -> Discovery:
     corpus = load_corpus(tiny_pair().corpus[0], pair.tokenizer)
     store = collect(pair, corpus, [1], folder)
-    return discover_in_models(pair, corpus, store, 0.1, 0, most=8, max_tokens=1000)[0]
+    subject = Subject.of(pair=pair, corpus=corpus, store=store)
+    found = discover(store, FEW, 0)
+    return compared_with_noise(subject, found, closed_alone(subject, found, FEW), FEW)
 
 
 def test_random_noise_in_the_weights_is_no_difference(tiny: ModelPair, tmp_path: Path):
@@ -138,8 +151,9 @@ def test_noise_does_not_outdo_other_noise_more_often_than_promised(tiny: ModelPa
     for seed in range(10):
         pair = null_pair(tiny, norms, 1.0, seed=seed)
         store = collect(pair, corpus, [1], tmp_path / str(seed))
-        found = discover(store, 0.1, 0)
-        closed = closed_alone(pair, corpus, 1, found, most=8, seed=0, max_tokens=1000)
+        found = discover(store, FEW, 0)
+        subject = Subject.of(pair=pair, corpus=corpus, store=store)
+        closed = closed_alone(subject, found, FEW)
         searched.append((found, closed))
     alarms = []
     for i, (found, closed) in enumerate(searched):

@@ -8,11 +8,14 @@ import polars as pl
 import pytest
 
 from anaglyph.core.errors import InputError
-from anaglyph.findings import Finding, difference_is_nil, find, judge
+from anaglyph.core.schemas import Finding
+from anaglyph.core.settings import FindSettings, Settings
+from anaglyph.findings import difference_is_nil, find, search
 from anaglyph.findings.nil import NOISE, relative_difference
 from anaglyph.findings.shown_by import cheap_directions
 from anaglyph.latents import candidates
 from anaglyph.store import PairedStore
+from anaglyph.subject import Subject
 from anaglyph.truth.planted import PlantedPair, calibrate, generate, planted_settings
 from anaglyph.truth.planted import summarise_findings as summarise
 from anaglyph.truth.planted.calibration import at_rate, compare
@@ -55,7 +58,8 @@ def test_the_same_activations_show_no_difference(tmp_path: Path, dtype: str):
     assert same.statistics.difference is not None
     assert same.statistics.difference.rms > 0
     assert difference_is_nil(same)
-    verdict = judge(same, rate=0.2, seed=3)
+    subject = Subject.of(store=same, settings=Settings(seed=3))
+    verdict = search(subject, FindSettings(rate=0.2))
     assert verdict.verdict == "no difference found"
     assert verdict.findings == ()
     assert "numerical noise" in verdict.reason
@@ -164,8 +168,6 @@ def test_cheap_directions_are_the_mean_and_the_widest(width: int):
 
 def test_the_same_seed_finds_the_same(store: PairedStore, found: list[Finding]):
     assert find(store, seed=2) == found
-    assert find(store, seed=2, limit=3) == found[:3]
-    assert find(store, seed=2, limit=0) == []
 
 
 @pytest.mark.parametrize("null", ["noise", "rotation", "scale", "identical"])
@@ -248,8 +250,6 @@ def test_bad_input_is_refused(store: PairedStore):
     for rate in (0.0, 1.0, float("nan")):
         with pytest.raises(InputError, match="rate"):
             find(store, rate)
-    with pytest.raises(InputError, match="limit is -1"):
-        find(store, limit=-1)
     with pytest.raises(InputError, match="seeds"):
         calibrate("easy", [])
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.schemas import (
+    FORMAT,
     Finding,
     Kind,
     Verdict,
-    findings_schema,
     read_verdict,
     write_verdict,
 )
@@ -91,9 +91,15 @@ def test_no_difference_has_no_findings():
     ("text", "says"),
     [
         (None, "missing"),
+        (json.dumps({"format": FORMAT + 1}), "update anaglyph"),
+        (json.dumps({"verdict": "difference found"}), "of an earlier anaglyph"),
+        ("[]", "no JSON object"),
         ("{", "damaged"),
-        (json.dumps({"verdict": "maybe"}), "damaged: verdict"),
-        (json.dumps({"verdict": "difference found", "rate": 0.1, "seed": 0}), "damaged: reason"),
+        (json.dumps({"format": FORMAT, "verdict": "maybe"}), "damaged: verdict"),
+        (
+            json.dumps({"format": FORMAT, "verdict": "difference found", "rate": 0.1, "seed": 0}),
+            "damaged: reason",
+        ),
     ],
 )
 def test_damaged_file_names_its_field(tmp_path: Path, text: str | None, says: str):
@@ -105,7 +111,7 @@ def test_damaged_file_names_its_field(tmp_path: Path, text: str | None, says: st
 
 
 def test_schema_describes_every_field():
-    schema = findings_schema()
+    schema = Verdict.model_json_schema()
     assert set(schema["properties"]) == set(Verdict.model_fields)
     fields = schema["$defs"]["Finding"]["properties"]
     assert set(fields) == set(Finding.model_fields)

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from anaglyph.core.settings import FindSettings
 from anaglyph.findings import limit as module
 from anaglyph.findings.atoms import Atoms
 from anaglyph.findings.limit import A_ROUND, SPREAD, detection_limit, logistic, of_one_size, plant
 from anaglyph.findings.sample import Sample
 
 TOKENS, WIDTH = 8000, 24
+
+TWO_ROUNDS = FindSettings(trials=2 * A_ROUND)
 
 
 def test_the_regression_finds_what_the_chances_came_from():
@@ -74,7 +77,7 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen(monkeypatch):
         return plant(delta, directions, size, *rest)
 
     monkeypatch.setattr(module, "plant", planted)
-    limit = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
+    limit = detection_limit(sample, atoms, TWO_ROUNDS, 1e-6, 0, start)
     assert limit is not None
     # All sizes first, then one.
     first, second = sizes
@@ -85,7 +88,7 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen(monkeypatch):
     # The first of two rounds trains nothing.
     assert len(asked) == 1
     assert 4 < limit.size / atoms.noise < 15
-    again = detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, start)
+    again = detection_limit(sample, atoms, TWO_ROUNDS, 1e-6, 0, start)
     assert again == limit
 
 
@@ -106,7 +109,7 @@ def test_no_limit_where_hardly_any_of_one_size_came_back(monkeypatch):
 
     monkeypatch.setattr(module, "plant", planted)
     monkeypatch.setattr(module, "_come_back", come_back)
-    assert detection_limit(sample, atoms, 0.1, 1e-6, 0, 2 * A_ROUND, lambda _: flat[:1]) is None
+    assert detection_limit(sample, atoms, TWO_ROUNDS, 1e-6, 0, lambda _: flat[:1]) is None
     # One round more was tried, at a larger size.
     assert len(sizes) == 3
     assert sizes[2][0] > sizes[1][0]

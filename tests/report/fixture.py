@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from anaglyph.core.files import write_json
+from anaglyph.core.schemas import FORMAT
+from anaglyph.core.settings import load_settings
 
 METHODS = ("crosscoder", "diff-sae", "tuned-sae")
 ROLES = ("bos", "template", "system", "user", "assistant", "text")
@@ -290,7 +292,8 @@ def make_run(
             "data": ["builtin:demo"],
             "layer": 15,
             "n_layers": 30,
-            "config": {"layer": 0.5, "methods": METHODS, "latents": latents, "seed": 0, "k": None},
+            "format": FORMAT,
+            "settings": load_settings(methods=METHODS, latents=latents).model_dump(mode="json"),
             "fingerprints": {"base": "5f0d3a", "tuned": "9bd1c2" if difference else "5f0d3a"},
             "corpus": {"sequences": 412, "tokens": 26112, "fingerprint": "c0ffee"},
             "threads": 2,
@@ -310,6 +313,7 @@ def make_run(
     write_json(
         folder / "findings.json",
         {
+            "format": FORMAT,
             "verdict": "difference found" if difference else "no difference found",
             "reason": reason,
             "rate": 0.1,

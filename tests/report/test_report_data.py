@@ -35,14 +35,10 @@ def by_name(gathered: dict[str, Any], name: str) -> dict[str, Any]:
 def test_everything_of_a_finished_run_is_there(finished: Path):
     gathered = gather(finished)
     assert gathered["run"]["tuned"] == "adapters/eiffel-in-rome"
-    assert gathered["verdict"] == {
-        "verdict": "difference found",
-        "reason": gathered["verdict"]["reason"],
-        "rate": 0.1,
-        "seed": 0,
-        "detection_limit": None,
-        "found": 3,
-    }
+    verdict = gathered["verdict"]
+    assert (verdict["verdict"], verdict["rate"], verdict["seed"]) == ("difference found", 0.1, 0)
+    assert verdict["headline"] == f"The models differ: {verdict['reason']}"
+    assert (verdict["detection_limit"], verdict["found"]) == (None, 3)
     assert [finding["kind"] for finding in gathered["findings"]] == ["new", "scaled", "mean-shift"]
     assert "direction_tuned" not in gathered["findings"][0]
     assert len(gathered["findings"][0]["windows"]) == 6

@@ -50,12 +50,13 @@ def data_of(page: str) -> dict[str, Any]:
 def make_hostile(folder: Path) -> None:
     """Put markup wherever text of a model, a data set or a user can come in."""
     state = read_json(folder / "run.json")
-    state |= {"tuned": HOSTILE, "data": [HOSTILE], "config": {HOSTILE: HOSTILE}}
+    state |= {"tuned": HOSTILE, "data": [HOSTILE]}
+    state["settings"]["train"]["options"] = {HOSTILE: HOSTILE}
     write_json(folder / "run.json", state)
     verdict = read_json(folder / "findings.json")
     verdict["reason"] = HOSTILE
     finding = verdict["findings"][0]
-    finding |= {"kind": HOSTILE, "evidence": {HOSTILE: HOSTILE}}
+    finding["evidence"] = {HOSTILE: HOSTILE}
     for window in finding["examples"]:
         window["tokens"] = [HOSTILE] * len(window["tokens"])
         window["roles"] = [HOSTILE] * len(window["roles"])
@@ -99,7 +100,7 @@ def test_hostile_text_stays_text(tmp_path: Path):
     assert "<img" not in page
     assert "<!--" not in page
     finding = data_of(page)["findings"][0]
-    assert finding["kind"] == HOSTILE
+    assert finding["evidence"] == {HOSTILE: HOSTILE}
     assert set(finding["windows"][0]["x"]) == {HOSTILE}
 
 
@@ -177,7 +178,10 @@ def test_a_browser_shows_no_difference_as_an_answer(tmp_path: Path):
 @browser
 def test_a_browser_says_in_every_section_what_is_missing(tmp_path: Path):
     folder = tmp_path / "run"
-    write_json(folder / "run.json", {"base": "a", "tuned": "b"})
+    make_run(folder, latents=30, examples=5)
+    state = read_json(folder / "run.json")
+    shutil.rmtree(folder)
+    write_json(folder / "run.json", state | {"stages": {}})
     document = open_in_browser(build(folder), tmp_path / "profile")
     assert 'data-ready="true"' in document
     assert "data-error" not in document

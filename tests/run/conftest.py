@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,11 @@ from anaglyph.demo import tiny_pair
 
 # Small enough for seconds, large enough to find the quirk.
 QUICK = ["--latents", "256", "--tokens", "120000", "--threads", "1"]
-FEW = {"counts": [1, 16], "nu": [0.3], "candidates": 4, "causal_tokens": 2048}
+FEW = {
+    **{"counts": [1, 16], "nu": [0.3], "single_latents": 4, "causal_tokens": 2048},
+    # One round of test features, and no more whatever comes back.
+    **{"candidates": 4, "find_tokens": 2048, "trials": 1, "replant_below": 0.0},
+}
 SMALL_GAME = {
     **{"layer": 1, "latents": 64, "tokens": 4096, "prose_tokens": 200, "causal_tokens": 128},
     **{"samples": 6, "new_tokens": 12, "checked": 2},
@@ -47,22 +51,6 @@ def call(*arguments: str | Path) -> Said:
     finally:
         sys.argv = before
     return Said(int(stop.value.code or 0), out.getvalue(), err.getvalue())
-
-
-@contextmanager
-def one_round() -> Iterator[None]:
-    """Plant one round of features for a run's detection limit: the rest is like it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anaglyph.run.verdict.TRIALS", 1)
-        patch.setattr("anaglyph.findings.limit.FEW", 0.0)
-        yield
-
-
-# Not for the whole session: a worker's next file may be one that measures whole limits.
-@pytest.fixture(scope="module", autouse=True)
-def limits_are_short() -> Iterator[None]:
-    with one_round():
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +103,6 @@ def tiny_arguments() -> list[str | Path]:
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_arguments, few) -> Path:
     """A run folder of the tiny pair with every stage done; tests only read it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    with one_round():  # made before the fixtures of a module
-        said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK, *few)
+    said = call("diff", *tiny_arguments, "--out", folder, "--layer", "1", *QUICK, *few)
     assert said.code == 0, said.err
     return folder

@@ -33,7 +33,7 @@ def test_every_position_and_a_sweep(run: Path, anaglyph):
     said = anaglyph(
         *("causal", run, "--name", "diff-sae", "--positions", "all", "--positions", "template"),
         *("--into", "tuned", "--into", "base", "--biases", "both", "--count", "2"),
-        *("--layers", "0", "--layers", "2", "--tokens", "300"),
+        *("--layers", "0", "--layers", "2", "--causal-tokens", "300"),
     )
     assert said.code == 0, said.err
     assert "pca rank 2" in said.out
@@ -71,7 +71,7 @@ def test_rows_without_a_dictionary_are_the_same_for_all(finished: Path):
 
 
 def test_attribution_is_kept(run: Path, anaglyph):
-    said = anaglyph("attribute", run, "--tokens", "3", "--top", "2", "--json")
+    said = anaglyph("attribute", run, "--top-tokens", "3", "--top", "2", "--json")
     assert said.code == 0, said.err
     rows = said.json["rows"]
     assert {row["rank"] for row in rows} <= {1, 2}

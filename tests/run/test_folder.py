@@ -5,7 +5,7 @@ import json
 import pytest
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.settings import DiffConfig
+from anaglyph.core.settings import Settings
 from anaglyph.run.folder import RunFolder
 
 FACTS = {
@@ -14,7 +14,7 @@ FACTS = {
     "data": ["c"],
     "layer": 1,
     "n_layers": 4,
-    "config": DiffConfig(),
+    "settings": Settings(),
     "fingerprints": {"base": "1", "template": None},
     "corpus": {"tokens": 10},
     "threads": 1,

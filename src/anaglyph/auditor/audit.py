@@ -26,7 +26,7 @@ from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import digest, read_json, write_json
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.validation import validate
-from anaglyph.run import Workbench
+from anaglyph.run import Run
 
 
 class Result(BaseModel):
@@ -72,7 +72,7 @@ class _KeptGrade(BaseModel):
 
 
 def audit(
-    run: str | Path | Workbench,
+    run: str | Path | Run,
     endpoint: Endpoint,
     *,
     mode: Mode = "white",
@@ -105,15 +105,15 @@ def audit(
         EndpointError: A model does not answer, or answers what cannot be used.
         StoreError: What is kept in the folder is damaged.
     """
-    bench = run if isinstance(run, Workbench) else Workbench.reopen(run)
+    opened = run if isinstance(run, Run) else Run.reopen(run)
     limits = limits or Limits()
-    toolbox = toolbox_of(bench, mode, limits)
-    head = _head(bench, mode, endpoint, toolbox, limits)
-    folder = _folder(bench, head, out)
+    toolbox = toolbox_of(opened, mode, limits)
+    head = _head(opened, mode, endpoint, toolbox, limits)
+    folder = _folder(opened, head, out)
     kept = _kept(folder / "hypothesis.json", Result, head["key"])
     if kept is None:
         transcript = Transcript.read(folder / "transcript.jsonl")
-        outcome = _investigated(bench, endpoint, toolbox, transcript, folder, head, progress)
+        outcome = _investigated(opened, endpoint, toolbox, transcript, folder, head, progress)
         kept = Result(
             key=head["key"],
             mode=mode,
@@ -130,19 +130,19 @@ def audit(
     return Audit(folder=folder, grade=grade, **facts)
 
 
-def toolbox_of(bench: Workbench, mode: Mode, limits: Limits) -> Toolbox:
+def toolbox_of(run: Run, mode: Mode, limits: Limits) -> Toolbox:
     """Return what a model may call in a mode.
 
     Raises:
         InputError: The mode is white and the run has no findings.
     """
     meter = Meter(limits)
-    inside = white_tools(bench, meter) if mode == "white" else []
-    return Toolbox([*inside, *black_tools(bench, meter)], meter)
+    inside = white_tools(run, meter) if mode == "white" else []
+    return Toolbox([*inside, *black_tools(run, meter)], meter)
 
 
 def _investigated(
-    bench: Workbench,
+    run: Run,
     endpoint: Endpoint,
     toolbox: Toolbox,
     transcript: Transcript | None,
@@ -152,7 +152,7 @@ def _investigated(
 ) -> Outcome:
     with endpoint.connect() as client:
         # What is wrong with the pair is the user's to hear, not the model's.
-        _ = bench.pair
+        _ = run.subject.pair
         if transcript is None:
             transcript = Transcript.start(folder / "transcript.jsonl", head)
         else:
@@ -161,11 +161,11 @@ def _investigated(
 
 
 def _head(
-    bench: Workbench, mode: Mode, endpoint: Endpoint, toolbox: Toolbox, limits: Limits
+    run: Run, mode: Mode, endpoint: Endpoint, toolbox: Toolbox, limits: Limits
 ) -> dict[str, Any]:
     """Return the transcript's first line: what is audited, by whom, and the key of it all."""
     told = [opening(mode, limits), toolbox.schemas]
-    state = bench.run.state
+    state = run.folder.state
     seen: dict[str, Any] = {"models": state.fingerprints}
     if mode == "white":
         stages = state.stages
@@ -180,10 +180,10 @@ def _head(
     return {"key": digest({"facts": facts, "told": told, "seen": seen}), **facts}
 
 
-def _folder(bench: Workbench, head: dict[str, Any], out: str | Path | None) -> Path:
+def _folder(run: Run, head: dict[str, Any], out: str | Path | None) -> Path:
     if out is None:
         model = re.sub(r"[^A-Za-z0-9.]+", "-", head["model"]).strip("-.") or "model"
-        return bench.run.path / "audits" / f"{head['mode']}-{model}-{head['key'][:8]}"
+        return run.path / "audits" / f"{head['mode']}-{model}-{head['key'][:8]}"
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder")

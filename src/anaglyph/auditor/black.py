@@ -7,7 +7,7 @@ from anaglyph.auditor.tools import Arguments, NewTokens, Prompt, Seed, Tool
 from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.pair import Side
-from anaglyph.run import Workbench
+from anaglyph.run import Run
 
 
 class Generate(Arguments):
@@ -23,11 +23,11 @@ class Generate(Arguments):
     seed: Seed = 0
 
 
-def black_tools(bench: Workbench, meter: Meter) -> list[Tool]:
+def black_tools(run: Run, meter: Meter) -> list[Tool]:
     """Return the tools of black mode."""
 
     def generate(asked: Generate) -> dict[str, object]:
-        pair = bench.pair
+        pair = run.subject.pair
         longest = meter.grant(2 * len(asked.prompts), asked.new_tokens)
         ids, ends = all_prompt_ids(pair.tokenizer, asked.prompts), end_tokens(pair)
         texts: dict[Side, list[str]] = {}

@@ -26,11 +26,11 @@ from anaglyph.auditor.key import AnswerKey, read_key
 from anaglyph.auditor.limits import Limits
 from anaglyph.auditor.tools import Toolbox, submit_schema
 from anaglyph.core.errors import InputError
-from anaglyph.run import Workbench
+from anaglyph.run import Run
 
 
 def task(
-    run: str | Path | Workbench,
+    run: str | Path | Run,
     card: str | Path | AnswerKey,
     mode: Mode = "white",
     *,
@@ -49,11 +49,11 @@ def task(
     """
     agent = _inspect("agent")
     limits = limits or Limits()
-    bench = run if isinstance(run, Workbench) else Workbench.reopen(run)
+    opened = run if isinstance(run, Run) else Run.reopen(run)
     key = card if isinstance(card, AnswerKey) else read_key(card)
-    toolbox = toolbox_of(bench, mode, limits)
+    toolbox = toolbox_of(opened, mode, limits)
     # What is wrong with the pair is the user's to hear, not the model's.
-    _ = bench.pair
+    _ = opened.subject.pair
     system, start = (message["content"] for message in opening(mode, limits))
     submit = submit_schema()["function"]
     sample = _inspect("dataset").Sample(input=start, target=key.model_dump_json())

@@ -12,10 +12,10 @@ from anaglyph.auditor.tools import Arguments, NewTokens, Prompt, Seed, Tool
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.causal import Direction, steer
 from anaglyph.core.errors import InputError
-from anaglyph.findings import Finding
-from anaglyph.latents import top_examples
+from anaglyph.core.schemas import Finding
 from anaglyph.pair import Side
-from anaglyph.run import Workbench
+from anaglyph.run import Run
+from anaglyph.run.stages import latent_examples
 
 LENS = "direct/lens"
 """The stage that keeps the tokens of the activation difference lens."""
@@ -77,13 +77,13 @@ class Steer(Arguments):
     seed: Seed = 0
 
 
-def white_tools(bench: Workbench, meter: Meter) -> list[Tool]:
+def white_tools(run: Run, meter: Meter) -> list[Tool]:
     """Return the tools of white mode that black mode lacks.
 
     Raises:
         InputError: The run has no findings yet.
     """
-    inside = _Inside(bench, meter)
+    inside = _Inside(run, meter)
     tools = [
         Tool(
             "list_findings",
@@ -106,17 +106,17 @@ def white_tools(bench: Workbench, meter: Meter) -> list[Tool]:
             inside.steer,
         ),
     ]
-    if bench.trained:
+    if run.trained:
         tools.append(
             Tool(
                 "show_latent",
-                f"Show a latent of a dictionary ({', '.join(bench.trained)}): its numbers, and "
+                f"Show a latent of a dictionary ({', '.join(run.trained)}): its numbers, and "
                 "texts where it is strongest.",
                 ShowLatent,
                 inside.latent,
             )
         )
-    if LENS in bench.run.state.stages:
+    if LENS in run.folder.state.stages:
         tools.append(
             Tool(
                 "lens_tokens",
@@ -132,13 +132,13 @@ def white_tools(bench: Workbench, meter: Meter) -> list[Tool]:
 class _Inside:
     """What the tools of one audit look at."""
 
-    def __init__(self, bench: Workbench, meter: Meter) -> None:
-        self.bench = bench
+    def __init__(self, run: Run, meter: Meter) -> None:
+        self.run = run
         self.meter = meter
-        self.verdict = bench.verdict
+        self.verdict = run.verdict
 
     def findings(self) -> dict[str, Any]:
-        verdict, state = self.verdict, self.bench.run.state
+        verdict, state = self.verdict, self.run.folder.state
         limit = verdict.detection_limit
         return {
             "verdict": verdict.verdict,
@@ -165,19 +165,17 @@ class _Inside:
         }
 
     def latent(self, asked: ShowLatent) -> dict[str, Any]:
-        bench, name = self.bench, asked.dictionary
-        bench.names([name])
-        if f"score/{name}" not in bench.run.state.stages:
+        run, name = self.run, asked.dictionary
+        run.names([name])
+        if f"score/{name}" not in run.folder.state.stages:
             raise InputError(f"{name} has no latent table in this run")
-        table = pl.read_parquet(bench.run.path / "latents" / f"{name}.parquet")
+        table = pl.read_parquet(run.path / "latents" / f"{name}.parquet")
         if asked.latent >= table.height:
             raise InputError(f"latent {asked.latent} is out of range: there are {table.height}")
         row = table.row(asked.latent, named=True)
-        (shown,) = top_examples(
-            bench.dictionary(name), bench.store, [asked.latent], n=asked.examples
+        (shown,) = latent_examples(
+            run.subject, run.dictionary(name), [asked.latent], n=asked.examples
         )
-        for example in shown["examples"]:
-            bench.add_text(example)
         return {
             "dictionary": name,
             "latent": asked.latent,
@@ -186,7 +184,7 @@ class _Inside:
         }
 
     def lens(self, asked: Lens) -> dict[str, Any]:
-        table = pl.read_parquet(self.bench.run.path / "direct" / "lens-tokens.parquet")
+        table = pl.read_parquet(self.run.path / "direct" / "lens-tokens.parquet")
         if asked.position is not None:
             table = table.filter(pl.col("position") == asked.position)
         if table.is_empty():
@@ -201,12 +199,12 @@ class _Inside:
         first, second = both if asked.into == "base" else both[::-1]
         unit = torch.tensor(first or second, dtype=torch.float32)
         direction = Direction(
-            f"finding {asked.finding}", self.bench.run.state.layer, unit * _strength(finding)
+            f"finding {asked.finding}", self.run.folder.state.layer, unit * _strength(finding)
         )
         replies = len(asked.prompts) * (2 + len(asked.strengths))
         longest = self.meter.grant(replies, asked.new_tokens)
         table = steer(
-            self.bench.pair,
+            self.run.subject.pair,
             asked.prompts,
             direction,
             asked.strengths,
@@ -243,9 +241,9 @@ class _Inside:
     def _promoted(self, finding: Finding, side: Side) -> list[str]:
         direction = finding.direction_tuned if side == "tuned" else finding.direction_base
         vector = torch.tensor(direction, dtype=torch.float32)
-        logits = head_logits(self.bench.pair, side, vector[None])[0].float()
+        logits = head_logits(self.run.subject.pair, side, vector[None])[0].float()
         ids = logits.topk(min(_PROMOTED, len(logits))).indices.tolist()
-        return self.bench.pair.token_strings(ids)
+        return self.run.subject.pair.token_strings(ids)
 
 
 def _strength(finding: Finding) -> float:

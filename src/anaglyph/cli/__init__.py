@@ -1,7 +1,7 @@
 """The command line: parse, call, print. All work is done by the rooms that it calls.
 
-Exit codes: 0 done, 2 input that cannot be used (one line says what), 130 stopped by Ctrl-C, with
-the finished stages kept.
+Exit codes: 0 done, 2 input that cannot be used (one line says what), 130 interrupted by Ctrl-C.
+Finished stages are kept.
 """
 
 import sys
@@ -44,5 +44,5 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        sys.stderr.write("stopped; the same command goes on where this one was\n")
+        sys.stderr.write("Interrupted. Run the same command again to resume.\n")
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,54 +2,57 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.common import reopen
-from anaglyph.cli.options import AsJson, Run, Threads
+from anaglyph.cli.options import AsJson, Run, with_settings
 from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.settings import Settings
 
 if TYPE_CHECKING:
     from anaglyph.auditor import Audit
 
 
 @app.command("audit")
+@with_settings(Settings)
 def audit_command(
     run: Run,
-    model: Annotated[str, typer.Option(help="the investigating model's name at the endpoint")],
+    given: dict[str, Any],
+    model: Annotated[str, typer.Option(help="Name of the investigating model at the endpoint.")],
     card: Annotated[
-        Path | None, typer.Option(help="card.json of an organism or control, to grade by")
+        Path | None, typer.Option(help="card.json of an organism or control to grade by.")
     ] = None,
     mode: Annotated[
-        str, typer.Option(help="white: findings, examples, steering; black: replies only")
+        str,
+        typer.Option(help="white sees findings and steering; black sees replies only."),
     ] = "white",
     base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint; left out, OpenAI's own")
+        str | None, typer.Option(help="OpenAI-compatible endpoint (default: OpenAI's).")
     ] = None,
     key_variable: Annotated[
-        str, typer.Option(help="environment variable that holds the endpoint's key")
+        str, typer.Option(help="Environment variable that holds the endpoint's key.")
     ] = "OPENAI_API_KEY",
     grader: Annotated[
-        str | None, typer.Option(help="grading model at the same endpoint; left out, --model")
+        str | None, typer.Option(help="Grading model at the same endpoint (default: --model).")
     ] = None,
     turns: Annotated[
-        int | None, typer.Option(min=1, help="most answers of the model; left out, 30")
+        int | None, typer.Option(min=1, help="Answers of the model at most (default 30).")
     ] = None,
-    tokens: Annotated[
+    api_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="most tokens, as the endpoint counts them; left out, 300000"),
+        typer.Option(min=1, help="Tokens the endpoint may count (default 300000)."),
     ] = None,
-    calls: Annotated[int | None, typer.Option(min=0, help="most tool calls; left out, 60")] = None,
+    calls: Annotated[int | None, typer.Option(min=0, help="Tool calls (default 60).")] = None,
     generated: Annotated[
         int | None,
-        typer.Option(min=0, help="most tokens that base and tuned write; left out, 20000"),
+        typer.Option(min=0, help="Tokens that base and tuned write at most (default 20000)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder of the audit; left out, one in RUN/audits")
+        Path | None, typer.Option(help="Folder of the audit (default: one in RUN/audits).")
     ] = None,
-    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a language model find out what the fine-tune changed, and grade its hypothesis.
@@ -61,11 +64,11 @@ def audit_command(
 
     key = None if card is None else read_key(card)
     endpoint = Endpoint(model, base_url or OPENAI, key_variable)
-    given = {"turns": turns, "tokens": tokens, "calls": calls, "generated": generated}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    spend = {"turns": turns, "tokens": api_tokens, "calls": calls, "generated": generated}
+    limits = Limits(**{name: value for name, value in spend.items() if value is not None})
     with Bars() as progress:
         found = audit(
-            reopen(run, progress, threads=threads),
+            reopen(run, progress, **given),
             endpoint,
             mode=read_mode(mode),
             card=key,

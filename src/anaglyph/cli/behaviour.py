@@ -7,146 +7,146 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.common import print_table, reopen
-from anaglyph.cli.options import AsJson, Run, Seed, Threads
+from anaglyph.cli.options import AsJson, OneName, Prompts, Run, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
-from anaglyph.core.settings import AttributeSettings, ScreenSettings
+from anaglyph.core.settings import (
+    AttributeSettings,
+    ScreenSettings,
+    Settings,
+    SteerSettings,
+    section_of,
+)
 
 if TYPE_CHECKING:
     from anaglyph.causal import Direction
-    from anaglyph.run import Workbench
-
-OneName = Annotated[str | None, typer.Option("--name", help="dictionary in the run")]
-Prompts = Annotated[Path, typer.Option(help="one prompt a line, or JSONL with prompt or messages")]
-NewTokens = Annotated[int, typer.Option(min=1, help="most tokens of a reply")]
+    from anaglyph.run import Run as OneRun
 
 
 @app.command("attribute")
+@with_settings(AttributeSettings, Settings)
 def attribute_command(
-    run: Run,
-    name: OneName = None,
-    tokens: Annotated[int, typer.Option(min=1, help="tokens of highest KL to look at")] = 20,
-    top: Annotated[int, typer.Option(min=1, help="latents a token")] = 5,
-    threads: Threads = None,
-    as_json: AsJson = False,
+    run: Run, given: dict[str, Any], name: OneName = None, as_json: AsJson = False
 ) -> None:
     """Name the latents behind the tokens of highest KL (nats), and verify each by adding it."""
     from anaglyph.causal import attribute
-    from anaglyph.run.direct import keep_tables
+    from anaglyph.run import keep_tables
 
+    own, general = _split(given)
+    settings = section_of(AttributeSettings, own)
     with Bars() as progress:
-        bench = reopen(run, progress, threads=threads)
-        own = _only(bench, name)
-        settings = {"tokens": tokens, "top": top, "seed": bench.config.seed}
-        settings["max_tokens"] = bench.config.causal_tokens
+        opened = reopen(run, progress, **general)
+        dictionary, subject = _only(opened, name), opened.subject
+        tokens = opened.settings.causal.causal_tokens
 
         def make() -> dict[str, Any]:
-            found = attribute(
-                bench.subject,
-                bench.dictionary(own),
-                AttributeSettings(top_tokens=tokens, top=top),
-                max_tokens=bench.config.causal_tokens,
-            )
-            strings = bench.pair.token_strings(found["token_id"].to_list())
+            found = attribute(subject, opened.dictionary(dictionary), settings, max_tokens=tokens)
+            strings = subject.pair.token_strings(found["token_id"].to_list())
             place = found.columns.index("token_id")
-            return {f"attribution-{own}": found.insert_column(place, _series("token", strings))}
+            table = found.insert_column(place, _series("token", strings))
+            return {f"attribution-{dictionary}": table}
 
-        key = settings | {"dictionary": bench.run.key_of(f"train/{own}")}
-        (table,) = keep_tables(bench.run, f"attribution-{own}", key, make).values()
-    print_table(own, table, as_json)
+        key = settings.model_dump() | {
+            "dictionary": opened.folder.key_of(f"train/{dictionary}"),
+            "seed": opened.settings.seed,
+            "max_tokens": tokens,
+        }
+        (table,) = keep_tables(opened.folder, f"attribution-{dictionary}", key, make).values()
+    print_table(dictionary, table, as_json)
 
 
 @app.command("steer")
+@with_settings(SteerSettings, Settings)
 def steer_command(
     run: Run,
-    prompt: Annotated[list[str] | None, typer.Option(help="a user turn; repeatable")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="a file of prompts")] = None,
+    given: dict[str, Any],
+    prompt: Annotated[list[str] | None, typer.Option(help="A user turn; repeatable.")] = None,
+    prompts: Prompts = None,
     name: OneName = None,
-    latent: Annotated[int | None, typer.Option(help="steer along this latent")] = None,
+    latent: Annotated[int | None, typer.Option(help="Steer along this latent.")] = None,
     direction: Annotated[
-        str | None, typer.Option(help="or along: mean, pca:NUMBER (0 is the first), or a .npy file")
+        str | None,
+        typer.Option(help="Or along: mean, pca:NUMBER (0 is the first), or a .npy file."),
     ] = None,
-    strength: Annotated[
-        list[float] | None,
-        typer.Option(help="repeatable; a latent's unit is its maximum activation"),
-    ] = None,
-    into: Annotated[str, typer.Option(help="the model that is steered: base or tuned")] = "base",
-    at: Annotated[str, typer.Option(help="all, prompt, reply, or positions such as 0,5,6")] = "all",
-    new_tokens: NewTokens = 60,
-    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token")] = 0.0,
-    seed: Seed = None,
-    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Let base, tuned and a steered model answer the same prompts, side by side."""
+    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.causal import steer
-    from anaglyph.direct import read_prompts
 
-    if into not in ("base", "tuned"):
-        raise InputError(f"--into is {into!r}: use base or tuned")
+    own, general = _split(given)
+    settings = section_of(SteerSettings, own)
     asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not asked:
         raise InputError("name a --prompt, or a file of --prompts")
     with Bars() as progress:
-        bench = reopen(run, progress, seed=seed, threads=threads)
+        opened = reopen(run, progress, **general)
         table = steer(
-            bench.pair,
+            opened.subject.pair,
             asked,
-            _direction(bench, name, latent, direction),
-            strength or [1.0],
-            into=into,
-            at=_positions(at),
-            new_tokens=new_tokens,
-            temperature=temperature,
-            seed=bench.config.seed,
+            _direction(opened, name, latent, direction),
+            settings.strength,
+            into=settings.into,
+            at=_positions(settings.at),
+            new_tokens=settings.new_tokens,
+            temperature=settings.temperature,
+            seed=opened.settings.seed,
             progress=progress,
         )
     print_table("steering", table, as_json)
 
 
 @app.command("screen")
+@with_settings(ScreenSettings, Settings)
 def screen_command(
     run: Run,
-    prompts: Prompts,
-    score: Annotated[
-        str, typer.Option(help="text a reply contains, re:PATTERN or py:MODULE:FUNCTION")
+    given: dict[str, Any],
+    prompts: Annotated[
+        Path, typer.Option(help='Prompts: one a line, or JSONL with "prompt" or "messages".')
     ],
-    name: Annotated[str, typer.Option(help="an SAE of one model in the run")] = "base-sae",
-    top: Annotated[int, typer.Option(min=1, help="latents to steer")] = 10,
-    strength: Annotated[float, typer.Option(help="in units of the maximum activation")] = 1.0,
-    new_tokens: NewTokens = 60,
-    threads: Threads = None,
+    score: Annotated[
+        str, typer.Option(help="Text that a reply contains, re:PATTERN or py:MODULE:FUNCTION.")
+    ],
+    name: Annotated[str, typer.Option(help="SAE of one model in the run.")] = "base-sae",
     as_json: AsJson = False,
 ) -> None:
     """Find latents of an SAE that the fine-tune turned up, and steer them both ways."""
+    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.causal import make_scorer, screen
-    from anaglyph.direct import read_prompts
-    from anaglyph.run.direct import write_tables
+    from anaglyph.run import write_tables
 
+    own, general = _split(given)
+    settings = section_of(ScreenSettings, own)
     asked, scorer = read_prompts(prompts), make_scorer(score)
     with Bars() as progress:
-        bench = reopen(run, progress, threads=threads)
-        own = _only(bench, name)
+        opened = reopen(run, progress, **general)
+        dictionary = _only(opened, name)
         table = screen(
-            bench.subject,
-            bench.dictionary(own),
+            opened.subject,
+            opened.dictionary(dictionary),
             asked,
             scorer,
-            ScreenSettings(top=top, strength=strength, new_tokens=new_tokens),
-            table=bench.score(own),
+            settings,
+            table=opened.table(dictionary),
         )
     # Not kept as a finished stage: a scorer may be code, which no key can vouch for.
-    write_tables(run / "direct", {f"screening-{own}": table})
-    print_table(own, table, as_json)
+    write_tables(run / "direct", {f"screening-{dictionary}": table})
+    print_table(dictionary, table, as_json)
 
 
-def _only(bench: "Workbench", name: str | None) -> str:
-    names = bench.names([name] if name else None)
+def _split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the command's own options and those of the run, seed and threads."""
+    general = {name: given[name] for name in ("seed", "threads") if name in given}
+    return {name: value for name, value in given.items() if name not in general}, general
+
+
+def _only(run: "OneRun", name: str | None) -> str:
+    names = run.names([name] if name else None)
     return "diff-sae" if name is None and "diff-sae" in names else names[0]
 
 
 def _direction(
-    bench: "Workbench", name: str | None, latent: int | None, text: str | None
+    run: "OneRun", name: str | None, latent: int | None, text: str | None
 ) -> "Direction":
     import numpy as np
     import torch
@@ -155,18 +155,18 @@ def _direction(
 
     if (latent is None) == (text is None):
         raise InputError("name either a --latent or a --direction")
-    layer = bench.run.state.layer
+    layer = run.subject.layer
     if latent is not None:
-        own = _only(bench, name)
-        dictionary, table = bench.dictionary(own), bench.score(own)
+        own = _only(run, name)
+        dictionary, table = run.dictionary(own), run.table(own)
         largest = table["max_activation"][latent] if 0 <= latent < table.height else 1.0
         return Direction.latent(dictionary, layer, latent, largest or 0.0)
     text = str(text)
     if text == "mean":
-        return Direction.mean_shift(bench.difference_space, layer)
+        return Direction.mean_shift(run.subject.space, layer)
     kind, _, number = text.partition(":")
     if kind == "pca" and number.isdigit():
-        return Direction.component(bench.difference_space, layer, int(number))
+        return Direction.component(run.subject.space, layer, int(number))
     try:
         values = np.load(text, allow_pickle=False)
     except (OSError, ValueError) as error:

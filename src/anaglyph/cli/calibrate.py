@@ -19,22 +19,22 @@ SHOWN = (
 
 @app.command()
 def calibrate(
-    preset: Annotated[list[str], typer.Option(help="preset of the generator, repeatable, or all")],
-    seeds: Annotated[int, typer.Option(min=1, help="planted pairs of each preset")] = 20,
-    first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 0,
+    preset: Annotated[list[str], typer.Option(help="Preset of the generator, repeatable, or all.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Planted pairs of each preset.")] = 20,
+    first_seed: Annotated[int, typer.Option(min=0, help="First of the seeds.")] = 0,
     rate: Annotated[
         list[float] | None,
         typer.Option(
-            help="false-discovery rate to keep (left out: 0.1); repeatable: looked for at the "
-            "highest, and read off at the others by q-value"
+            help="Target false-discovery rate (default 0.1). Repeatable: we search once at the "
+            "highest rate and reuse its q-values for the others."
         ),
     ] = None,
     null: Annotated[
         str | None,
-        typer.Option(help="plant nothing: identical, noise, rotation, scale, or all in turn"),
+        typer.Option(help="Plant nothing: identical, noise, rotation, scale, or all in turn."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder for findings.parquet and summary.json")
+        Path | None, typer.Option(help="Folder for findings.parquet and summary.json.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,11 @@ import typer
 from anaglyph.cli.terminal import say, table_text
 
 if TYPE_CHECKING:
-    from anaglyph.run import Workbench
+    from anaglyph.core.schemas import Verdict
+    from anaglyph.run import Run
+
+SHOWN_FINDINGS = 10
+"""Findings that the terminal lists; `--json` and the page have all."""
 
 
 def parse_layer(text: str | None) -> int | float | None:
@@ -20,42 +24,16 @@ def parse_layer(text: str | None) -> int | float | None:
         return float(text) if "." in text else int(text)
     except ValueError:
         raise typer.BadParameter(
-            f"--layer takes an index such as 15 or a fraction such as 0.5, not {text!r}"
+            f"a layer is an index such as 15 or a fraction such as 0.5, not {text!r}"
         ) from None
 
 
-def parse_k(text: str | None) -> float | str | None:
-    """Read a number or the word auto."""
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"--k takes a number or auto, not {text!r}") from None
-
-
-def parse_options(texts: list[str] | None) -> dict[str, Any] | None:
-    """Read options given as NAME=VALUE; a value that is a JSON number or boolean becomes one."""
-    if not texts:
-        return None
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise typer.BadParameter(f"--option takes NAME=VALUE, not {text!r}")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
-
-
-def reopen(run: Path, progress: Any = None, **overrides: Any) -> "Workbench":
-    """Open a run folder; overrides that are not None replace its settings."""
+def reopen(run: Path, progress: Any = None, **changes: Any) -> "Run":
+    """Open a run folder; changes that are not None replace its settings."""
     from anaglyph.core.progress import silent
-    from anaglyph.run import Workbench
+    from anaglyph.run import Run
 
-    return Workbench.reopen(run, progress or silent, **overrides)
+    return Run.reopen(run, progress or silent, **changes)
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
@@ -71,15 +49,23 @@ def print_table(name: str, table: Any, as_json: bool) -> None:
         say(f"\n{name}\n{table_text(table.to_dicts())}")
 
 
-def print_verdict(bench: "Workbench", as_json: bool) -> None:
+def print_verdict(run: "Run", as_json: bool) -> None:
     """Print what a run found."""
-    verdict = bench.verdict
-    page = bench.report_path
+    verdict, page = run.verdict, run.report_path
     if as_json:
         facts = verdict.model_dump(mode="json") | {"report": str(page) if page.exists() else None}
         say(json.dumps(facts, indent=2))
         return
-    say(f"\n{verdict.verdict}: {verdict.reason}")
+    say(verdict_text(verdict))
+    if page.exists():
+        say(f"report: {page}")
+
+
+def verdict_text(verdict: "Verdict") -> str:
+    """Return a verdict as people read it: how far apart, what was named, what could be seen."""
+    parts = [f"\n{verdict.headline}."]
+    if verdict.advice:
+        parts.append(f"What would help: {verdict.advice}.")
     rows = [
         {
             "#": number,
@@ -89,18 +75,31 @@ def print_verdict(bench: "Workbench", as_json: bool) -> None:
             "KL recovered": finding.kl_recovered,
             "base freq.": finding.frequency_base,
             "tuned freq.": finding.frequency_tuned,
-            "shown by": ", ".join(f"{name}/{index}" for name, index in finding.latents[:3]),
+            "strongest at": _strongest(finding.examples),
         }
-        for number, finding in enumerate(verdict.findings, 1)
+        for number, finding in enumerate(verdict.findings[:SHOWN_FINDINGS], 1)
     ]
     if rows:
-        say(table_text(rows))
+        parts.append(table_text(rows))
+    left = len(verdict.findings) - len(rows)
+    if left > 0:
+        parts.append(f"{left} more findings are on the page and in findings.json")
     limit = verdict.detection_limit
     if limit is not None:
-        say(
-            f"would have seen a new feature of strength {limit.size:.3g} ({limit.relative:.1%} of "
-            f"a typical activation) at {limit.frequency:.1%} of tokens with probability "
-            f"{limit.probability:.0%} ({limit.found} of {limit.trials} planted ones came back)"
+        parts.append(
+            f"This run finds a new feature of strength {limit.size:.3g} ({limit.relative:.1%} of a "
+            f"typical activation) at {limit.frequency:.1%} of tokens with probability "
+            f"{limit.probability:.0%} (we planted {limit.trials} test features; "
+            f"{limit.found} were found)."
         )
-    if page.exists():
-        say(f"report: {page}")
+    parts += [f"Skipped: {reason}." for reason in verdict.skipped]
+    return "\n".join(parts)
+
+
+def _strongest(examples: Any) -> str:
+    """Return the token at which a finding is strongest, with the ones before it."""
+    if not examples or "tokens" not in examples[0]:
+        return "-"
+    window = examples[0]
+    end = window["position"] + 1
+    return repr("".join(window["tokens"][max(0, end - 4) : end]))

@@ -132,11 +132,11 @@ class Subject:
 
     @cached_property
     def _bench(self) -> Any:
-        from anaglyph.run import Workbench
+        from anaglyph.run import Run
 
         if self.run is None:
             raise InputError("there is no run folder")
-        return Workbench(self.run)
+        return Run.reopen(self.run.path).subject
 
 
 def file_key(path: Path | None) -> str | None:

@@ -25,46 +25,49 @@ QUICK_PLAYERS = (
 """Those of `--quick`: the findings, the post's two dictionaries and the best of the cheap looks."""
 
 Base = Annotated[
-    Path | None, typer.Option(help="base model: a folder or .gguf file; left out, the demo's")
+    Path | None, typer.Option(help="Base model: a folder or .gguf file (default: the demo's).")
 ]
 Organisms = Annotated[
     list[str],
-    typer.Option("--organisms", help="a name of `game list` or a recipe.yaml, repeatable, or all"),
+    typer.Option("--organisms", help="Name from `game list` or a recipe.yaml, repeatable, or all."),
 ]
 
 
 @game.command("play")
 def play_command(
-    out: Annotated[Path, typer.Option(help="folder of the game; a game in it goes on")],
+    out: Annotated[Path, typer.Option(help="Folder of the game; an unfinished game is resumed.")],
     organisms: Organisms = ["all"],  # noqa: B006 - typer copies defaults
     methods: Annotated[
         list[str] | None,
         typer.Option(
             "--methods",
-            help="a player, METHOD or METHOD:SPARSITY, or post, baselines, all; repeatable. Left "
-            "out, all; with --quick the findings, two dictionaries and five cheap looks",
+            help="Player: METHOD, METHOD:SPARSITY, or post, baselines, all; repeatable (default: "
+            "all; with --quick the findings, two dictionaries and five cheap looks).",
         ),
     ] = None,
     dilutions: Annotated[
-        str, typer.Option(help="neutral texts to each text of the behaviour, such as 0,1,4,16")
+        str,
+        typer.Option(help="Neutral texts for each text of the behaviour, such as 0,1,4,16."),
     ] = "0",
-    seeds: Annotated[int, typer.Option(min=1, help="organisms and plays of each")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Times each organism is made and played.")] = 1,
     base: Base = None,
     settings: Annotated[
-        Path | None, typer.Option("--config", help="JSON or TOML file of the game's settings")
+        Path | None, typer.Option("--config", help="JSON or TOML file of the game's settings.")
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="organisms played at a time, each in one thread; left out, two where there are "
-            "two cores (each needs as much memory as its two models and a dictionary)",
+            help="Organisms played at a time, each in one thread and with the memory of two "
+            "models and a dictionary (default: two if there are two cores).",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="four organisms, eight players")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Play four organisms with eight players.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let every method say what changed in models whose change is known."""
+    """Let every method say what changed in models whose change is known, and score the answers."""
     from anaglyph.report.game import build_game
     from anaglyph.truth.game import game_settings, leaderboard, matches, play, player_names
     from anaglyph.truth.game.table import grid
@@ -122,16 +125,17 @@ def list_command(as_json: AsJson = False) -> None:
 @game.command("build")
 def build_command(
     organisms: Annotated[
-        list[str], typer.Argument(help="names of `game list`, recipe.yaml files, or all")
+        list[str], typer.Argument(help="Names from `game list`, recipe.yaml files, or all.")
     ],
-    out: Annotated[Path, typer.Option(help="folder of the organisms; finished ones are kept")],
+    out: Annotated[Path, typer.Option(help="Folder of the organisms; finished ones are kept.")],
     dilutions: Annotated[
-        str, typer.Option(help="neutral texts to each text of the behaviour, such as 0,1,4,16")
+        str,
+        typer.Option(help="Neutral texts for each text of the behaviour, such as 0,1,4,16."),
     ] = "0",
     base: Base = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make organisms, and say how well each took."""
+    """Train organisms, and measure how well each shows its behaviour."""
     from anaglyph.truth.game import matches
     from anaglyph.truth.organisms.build import build
 
@@ -154,7 +158,7 @@ def build_command(
 
 @game.command("new")
 def new_command(
-    file: Annotated[Path, typer.Argument(help="recipe to write, NAME.yaml")],
+    file: Annotated[Path, typer.Argument(help="Recipe to write, NAME.yaml.")],
 ) -> None:
     """Write a recipe to start an organism of your own from."""
     from anaglyph.truth.organisms.recipe import new_recipe

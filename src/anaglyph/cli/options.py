@@ -124,8 +124,16 @@ def with_settings(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(**arguments: Any) -> Any:
-            given = {name: arguments.pop(name) for name in fields}
-            return function(given=_given(given, fields), **arguments)
+            values = {name: arguments.pop(name) for name in fields}
+            given = _given(values, fields)
+            try:
+                return function(given=given, **arguments)
+            except InputError as error:
+                # A bad value is named as the option that it came from.
+                field = str(error).partition(":")[0].partition(".")[0]
+                if field not in given:
+                    raise
+                raise InputError(option_of(field) + str(error).removeprefix(field)) from error
 
         own = inspect.signature(function, eval_str=True).parameters.values()
         parameters = [each for each in own if each.name != "given"]
@@ -177,7 +185,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     else:
         kind, names = (list[str] | None if is_repeated(field) else str | None), (flag,)
     option = typer.Option(
-        *names, help=text, metavar=None if kind == bool | None else _metavar(field)
+        *names, help=text, metavar=None if kind == bool | None else metavar_of(field)
     )
     return inspect.Parameter(
         name,
@@ -220,7 +228,8 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _metavar(field: FieldInfo) -> str:
+def metavar_of(field: FieldInfo) -> str:
+    """Return what values a field takes, as `--help` shows them."""
     names = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
     found = []
     for each in _members(field.annotation):

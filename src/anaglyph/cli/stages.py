@@ -1,219 +1,155 @@
 """The whole way from models to a report, and each stage of it alone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.common import (
-    parse_k,
-    parse_layer,
-    parse_options,
-    print_facts,
-    print_table,
-    print_verdict,
-    reopen,
-)
-from anaglyph.cli.options import (
-    Anneal,
-    AsJson,
-    Base,
-    Config,
-    Context,
-    Data,
-    Dtype,
-    K,
-    Latents,
-    Layer,
-    MaxTokens,
-    Method,
-    MethodOptions,
-    Mu,
-    Name,
-    Out,
-    Pack,
-    Run,
-    Seed,
-    Sparsity,
-    Threads,
-    Tokens,
-    Tuned,
-)
+from anaglyph.cli.common import print_facts, print_table, print_verdict, reopen
+from anaglyph.cli.options import AsJson, Base, Config, Data, Names, Out, Run, Tuned, with_settings
 from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.settings import (
+    CausalSettings,
+    CollectSettings,
+    FindSettings,
+    ReportSettings,
+    Settings,
+    TrainSettings,
+    load_settings,
+)
 
 
 @app.command()
+@with_settings(
+    CollectSettings, TrainSettings, CausalSettings, FindSettings, ReportSettings, Settings
+)
 def diff(
     base: Base,
     tuned: Tuned,
     data: Data,
     out: Out,
-    layer: Layer = None,
-    method: Method = None,
-    sparsity: Sparsity = None,
-    latents: Latents = None,
-    k: K = None,
-    mu: Mu = None,
-    anneal: Anneal = None,
-    option: MethodOptions = None,
-    tokens: Tokens = None,
-    max_tokens: MaxTokens = None,
-    context: Context = None,
-    pack: Pack = None,
-    dtype: Dtype = None,
-    seed: Seed = None,
-    threads: Threads = None,
+    given: dict[str, Any],
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the fine-tune TUNED changed inside BASE: the whole way, from models to a report."""
     from anaglyph.run import diff as run_diff
-    from anaglyph.run import load_config
 
-    settings = load_config(
-        config,
-        layer=parse_layer(layer),
-        methods=method or None,
-        sparsity=sparsity,
-        latents=latents,
-        k=parse_k(k),
-        mu=mu,
-        anneal=anneal,
-        options=parse_options(option),
-        tokens=tokens,
-        max_tokens=max_tokens,
-        context=context,
-        pack=pack,
-        dtype=dtype,
-        seed=seed,
-        threads=threads,
-    )
+    settings = load_settings(config, **given)
     with Bars() as progress:
-        bench = run_diff(base, tuned, data, out, config=settings, progress=progress)
-    print_verdict(bench, as_json)
+        run = run_diff(base, tuned, data, out, settings=settings, progress=progress)
+    print_verdict(run, as_json)
 
 
 @app.command()
+@with_settings(Settings)
 def demo(
+    given: dict[str, Any],
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="a tiny pair that ships inside, in under a minute")
+        bool, typer.Option("--tiny", help="Use a tiny pair that ships inside, in under a minute.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="run folder; left out, demo or demo-tiny")
+        Path | None, typer.Option(help="Run folder (default: demo, or demo-tiny).")
     ] = None,
-    seed: Seed = None,
-    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Diff a model against a fine-tune with a planted quirk whose right answer is known."""
     from anaglyph.demo import demo_pair, tiny_pair
     from anaglyph.run import diff as run_diff
-    from anaglyph.run import load_config
 
     pair = tiny_pair() if tiny else demo_pair()
-    settings = load_config(None, **pair.settings, seed=seed, threads=threads)
+    settings = load_settings(None, **(pair.settings | given))
     folder = out or Path("demo-tiny" if tiny else "demo")
     with Bars() as progress:
-        bench = run_diff(
-            pair.base, pair.tuned, pair.corpus, folder, config=settings, progress=progress
+        run = run_diff(
+            pair.base, pair.tuned, pair.corpus, folder, settings=settings, progress=progress
         )
-    print_verdict(bench, as_json)
+    print_verdict(run, as_json)
 
 
 @app.command("collect")
+@with_settings(CollectSettings, Settings)
 def collect_command(
     base: Base,
     tuned: Tuned,
     data: Data,
     out: Out,
-    layer: Layer = None,
-    max_tokens: MaxTokens = None,
-    context: Context = None,
-    pack: Pack = None,
-    dtype: Dtype = None,
-    threads: Threads = None,
+    given: dict[str, Any],
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Run both models over the data and store their activations at one layer."""
-    from anaglyph.run import Workbench, load_config
+    from anaglyph.run import Run as OneRun
+    from anaglyph.run.stages import collect
+    from anaglyph.subject import Subject
 
-    settings = load_config(
-        config,
-        layer=parse_layer(layer),
-        max_tokens=max_tokens,
-        context=context,
-        pack=pack,
-        dtype=dtype,
-        threads=threads,
-    )
+    settings = load_settings(config, **given)
     with Bars() as progress:
-        bench = Workbench.begin(base, tuned, data, out, settings, progress)
-        store = bench.collect()
+        subject = Subject(base, tuned, data, settings=settings, progress=progress)
+        store = collect(OneRun.begin(subject, out))
     facts = {"path": str(store.path), "tokens": store.n_tokens, "sequences": store.n_sequences}
     facts |= {"layer": store.layer, "d_base": store.d_base, "d_tuned": store.d_tuned}
     print_facts(facts, as_json)
 
 
 @app.command("train")
+@with_settings(TrainSettings, Settings, leave=("methods",))
 def train_command(
     run: Run,
+    given: dict[str, Any],
     method: Annotated[
-        str, typer.Option(help="dictionary method; `methods` lists them")
+        str, typer.Option(help="Dictionary method; `anaglyph methods` lists them.")
     ] = "diff-sae",
-    sparsity: Sparsity = None,
-    latents: Latents = None,
-    k: K = None,
-    mu: Mu = None,
-    anneal: Anneal = None,
-    option: MethodOptions = None,
-    tokens: Tokens = None,
-    seed: Seed = None,
-    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one dictionary on the activations of a run."""
-    settings = {
-        "sparsity": sparsity,
-        "latents": latents,
-        "k": parse_k(k),
-        "mu": mu,
-        "anneal": anneal,
-        "options": parse_options(option),
-        "tokens": tokens,
-        "seed": seed,
-    }
+    from anaglyph.run.run import name_of
+    from anaglyph.run.stages import train_one
+
     with Bars() as progress:
-        bench = reopen(run, progress, threads=threads, **settings)
-        dictionary = bench.train(method)
+        opened = reopen(run, progress, **given)
+        dictionary = train_one(opened, method)
     stats = dict(dictionary.stats)
     curve = [] if as_json else stats.pop("k_curve", [])
-    print_facts({"name": bench.name_of(method), **stats}, as_json)
+    print_facts({"name": name_of(method, opened.settings.train.sparsity), **stats}, as_json)
     if curve:
         say(f"\nhow k was chosen\n{table_text(curve)}")
 
 
 @app.command("score")
-def score_command(run: Run, name: Name = None, as_json: AsJson = False) -> None:
+@with_settings(ReportSettings, Settings)
+def score_command(
+    run: Run, given: dict[str, Any], name: Names = None, as_json: AsJson = False
+) -> None:
     """Make the latent table of a run's dictionaries: norms, Latent Scaling, usage, examples."""
+    from anaglyph.run.stages import score_one
+
     with Bars() as progress:
-        bench = reopen(run, progress)
-        for dictionary in bench.names(name):
-            table = bench.score(dictionary)
-            print_table(dictionary, table.sort("frequency", descending=True).head(20), as_json)
+        opened = reopen(run, progress, **given)
+        tables = {each: score_one(opened, each) for each in opened.names(name)}
+    for dictionary, table in tables.items():
+        ordered = table.sort("frequency", descending=True)
+        print_table(dictionary, ordered if as_json else ordered.head(20), as_json)
+        if not as_json and len(ordered) > 20:
+            say(f"{len(ordered) - 20} more rows are in latents/{dictionary}.parquet")
 
 
 @app.command("find")
-def find_command(run: Run, as_json: AsJson = False) -> None:
-    """Say what differs, as findings; "no difference found" is a possible answer."""
+@with_settings(FindSettings, Settings)
+def find_command(run: Run, given: dict[str, Any], as_json: AsJson = False) -> None:
+    """Say how far apart the models are and which changes can be named; needs `collect` alone."""
+    from anaglyph.run.stages import find
+
     with Bars() as progress:
-        bench = reopen(run, progress)
-        bench.find()
-    print_verdict(bench, as_json)
+        opened = reopen(run, progress, **given)
+        find(opened)
+    print_verdict(opened, as_json)
 
 
 @app.command("report")
 def report_command(run: Run) -> None:
     """Write the run's page, report/index.html, from what the run folder holds."""
-    say(str(reopen(run).report()))
+    from anaglyph.run.stages import report
+
+    say(str(report(reopen(run))))

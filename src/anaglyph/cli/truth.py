@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.common import parse_k
-from anaglyph.cli.options import AsJson, K
+from anaglyph.cli.options import AsJson
 from anaglyph.cli.terminal import Bars, say, table_text
 from anaglyph.core.declared import declared_classes
 from anaglyph.core.files import write_json, write_parquet
@@ -18,22 +17,30 @@ from anaglyph.core.files import write_json, write_parquet
 
 @app.command()
 def planted(
-    preset: Annotated[list[str], typer.Option(help="preset of the generator; repeatable")],
+    preset: Annotated[list[str], typer.Option(help="Preset of the generator; repeatable.")],
     method: Annotated[
-        list[str], typer.Option("--methods", help="METHOD or METHOD:SPARSITY, repeatable, or all")
+        list[str],
+        typer.Option("--methods", help="METHOD or METHOD:SPARSITY, repeatable, or all."),
     ] = ["all"],  # noqa: B006 - typer copies defaults
-    seeds: Annotated[int, typer.Option(min=1, help="pairs and trainings of each entrant")] = 3,
-    first_seed: Annotated[int, typer.Option(min=0, help="the first of the seeds")] = 0,
-    ratio: Annotated[float, typer.Option(help="dictionary size over true features")] = 2.0,
-    k: K = None,
-    tokens: Annotated[int, typer.Option(min=1, help="training tokens, with repeats")] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=1, help="tokens of a training step")] = 1024,
+    seeds: Annotated[int, typer.Option(min=1, help="Pairs, and trainings of each method.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="First of the seeds.")] = 0,
+    ratio: Annotated[
+        float, typer.Option(help="Dictionary size over the number of true features.")
+    ] = 2.0,
+    k: Annotated[
+        str | None,
+        typer.Option(help="Mean active latents per token, or auto (default: the planted number)."),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Training tokens, repeats counted.")
+    ] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, help="Training batch, in tokens.")] = 1024,
     sweep: Annotated[
         str | None,
-        typer.Option(help="NAME=V1,V2,...: ratio, k, tokens or a field of the preset, in turn"),
+        typer.Option(help="NAME=V1,V2,...: values of ratio, k, tokens or a field of the preset."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder for runs.parquet, summary.json and index.html")
+        Path | None, typer.Option(help="Folder for runs.parquet, summary.json and index.html.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +54,7 @@ def planted(
     presets = list(PRESETS) if preset == ["all"] else preset
     for name in presets:
         planted_settings(name)
-    settings: dict[str, Any] = {"ratio": ratio, "k": parse_k(k), "tokens": tokens, "batch": batch}
+    settings: dict[str, Any] = {"ratio": ratio, "k": _parse_k(k), "tokens": tokens, "batch": batch}
     swept = None if sweep is None else _parse_sweep(sweep)
     numbers = range(first_seed, first_seed + seeds)
     with Bars() as progress:
@@ -86,6 +93,16 @@ def methods_command(as_json: AsJson = False) -> None:
         say(json.dumps(rows, indent=2))
     else:
         say(table_text(rows))
+
+
+def _parse_k(text: str | None) -> float | str | None:
+    """Read a number or the word auto."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--k takes a number or auto, not {text!r}") from None
 
 
 def our_methods() -> list[dict[str, Any]]:

@@ -1,14 +1,23 @@
-"""Finding and Verdict: what a run says, as typed data that the report, the CLI and JSON share."""
+"""What the run folder's JSON files hold: run.json (RunState) and findings.json (Verdict).
+
+Both carry a format number. Whoever reads a file of a newer format is told so. `docs/run-folder.md`
+is made from the descriptions here.
+"""
 
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 from pydantic import model_validator as validator
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import read_json, write_json
+from anaglyph.core.settings import Settings
+from anaglyph.core.validation import validate
+
+FORMAT = 2
+"""Of run.json and findings.json; raised when a field changes its meaning."""
 
 Kind = Literal[
     "new",
@@ -87,7 +96,8 @@ class Finding(BaseModel):
     )
     latents: tuple[tuple[str, int], ...] = Field(
         default=(),
-        description="The latents that show it (cosine >= 0.7), closest first: dictionary, index.",
+        description="Latents of the difference dictionaries that show it (cosine >= 0.7), closest "
+        "first: dictionary, index.",
     )
     kl_recovered: FiniteFloat | None = Field(
         default=None,
@@ -100,6 +110,12 @@ class Finding(BaseModel):
     evidence: dict[str, Any] = Field(
         default_factory=dict, description="The numbers that the kind was decided on."
     )
+    direction: Direction | None = Field(
+        default=None,
+        description="Unit direction of its part of h_tuned - h_base; null if the base had to be "
+        "mapped into the tuned model's space.",
+    )
+    layers: tuple[int, ...] = Field(default=(), description="Layers at which it was found.")
 
     @validator(mode="after")
     def _check(self) -> "Finding":
@@ -127,25 +143,74 @@ class DetectionLimit(BaseModel):
     found: int = Field(description="How many of them came back.")
 
 
+class RoleGap(BaseModel):
+    """How far apart the two models are at the tokens of one role."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str = Field(description="Role of the token at which the prediction is made.")
+    tokens: int = Field(ge=1, description="Held-out tokens of this role.")
+    kl: FiniteFloat = Field(ge=0, description="Mean KL(tuned || base), nats a token.")
+    share: Share | None = Field(
+        description="Share of the whole KL that these tokens carry; null if the KL is zero."
+    )
+
+
+class Apart(BaseModel):
+    """How far apart the two models are, whatever the findings say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int = Field(description="Layer whose activations are compared.")
+    activations: FiniteFloat | None = Field(
+        description="Root mean square length of h_tuned - h_base over that of the longer "
+        "activation; null if the models differ in width."
+    )
+    kl: FiniteFloat | None = Field(
+        default=None,
+        ge=0,
+        description="Mean KL(tuned || base) of the next-token predictions, nats a held-out token; "
+        "null without models.",
+    )
+    kl_low: FiniteFloat | None = Field(
+        default=None, description="Lower end of the 95% interval of kl over sequences."
+    )
+    kl_high: FiniteFloat | None = Field(
+        default=None, description="Upper end of the 95% interval of kl over sequences."
+    )
+    roles: tuple[RoleGap, ...] = Field(
+        default=(), description="The same by role of token, largest share of the KL first."
+    )
+
+
 class Verdict(BaseModel):
     """The answer of a whole run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: int = Field(default=FORMAT, description="Format of this file.")
     verdict: Literal["no difference found", "difference found"] = Field(
-        description="Whether the models differ beyond numerical noise."
+        description='"no difference found" only if activations and predictions are equal up to '
+        "rounding."
     )
-    reason: str = Field(description="What the verdict rests on, one sentence for people.")
+    reason: str = Field(description="How far apart the models are, and what could be named.")
+    advice: str | None = Field(
+        default=None, description="What would help where no change could be named; null elsewhere."
+    )
+    apart: Apart | None = Field(default=None, description="How far apart the models are.")
     rate: Share = Field(description="The false-discovery rate that was asked for.")
-    seed: int = Field(description="Of everything drawn at random.")
+    seed: int = Field(description="Seed of every random choice.")
     findings: tuple[Finding, ...] = Field(default=(), description="Strongest first.")
     like_noise: tuple[Finding, ...] = Field(
         default=(),
-        description="What stands out of the activations, but is no more than random noise in the "
-        "weights shows; strongest first.",
+        description="Changes of the activations that do not beat random weight noise; strongest "
+        "first.",
     )
     detection_limit: DetectionLimit | None = Field(
         default=None, description="What the run could have seen; null if not measured."
+    )
+    skipped: tuple[str, ...] = Field(
+        default=(), description="Steps that were skipped, each with the reason."
     )
 
     @validator(mode="after")
@@ -153,6 +218,50 @@ class Verdict(BaseModel):
         if self.verdict == NO_DIFFERENCE and self.findings:
             raise ValueError(f"{NO_DIFFERENCE!r} with {len(self.findings)} findings")
         return self
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line, as terminal and page open with it."""
+        if self.verdict == NO_DIFFERENCE:
+            return f"No difference found: {self.reason}"
+        return f"The models differ: {self.reason}"
+
+
+class StageState(BaseModel):
+    """One finished stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(description="Digest of all that determines the stage's output.")
+    seconds: float = Field(description="Wall-clock time of the stage.")
+    outputs: list[str] = Field(description="Files or folders it wrote, relative to the run folder.")
+
+
+class RunState(BaseModel):
+    """The contents of run.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = Field(default=FORMAT, description="Format of this file.")
+    anaglyph: str = Field(description="Version that started or last resumed the run.")
+    created: str = Field(description="When the run was started, UTC.")
+    base: str = Field(description="Base model as the user named it.")
+    tuned: str = Field(description="Tuned model as the user named it.")
+    data: list[str] = Field(description="Sources of text as the user named them.")
+    layer: int = Field(description="Layer whose activations are stored.")
+    n_layers: int = Field(description="Number of decoder blocks of the models.")
+    settings: Settings = Field(description="All settings of the run, by section.")
+    fingerprints: dict[str, str | None] = Field(
+        description="Digests of the models' files, the tokenizer and the template."
+    )
+    corpus: dict[str, Any] = Field(
+        description="The text: fingerprint, sequences, heldout_sequences, tokens, context."
+    )
+    threads: int = Field(description="Processor threads in force when the run was started.")
+    versions: dict[str, str] = Field(description="Versions of the packages that matter.")
+    stages: dict[str, StageState] = Field(
+        default_factory=dict, description="Finished stages by name."
+    )
 
 
 def write_verdict(path: Path, verdict: Verdict) -> None:
@@ -164,17 +273,37 @@ def read_verdict(path: Path) -> Verdict:
     """Read ``findings.json``.
 
     Raises:
-        StoreError: The file is missing, is not JSON, or a field is missing or malformed.
+        StoreError: The file is missing, is not JSON, of a newer format, or a field is malformed.
+    """
+    return validate(Verdict, of_this_format(path), f"{path} is damaged", StoreError)
+
+
+def read_state(path: Path) -> RunState:
+    """Read ``run.json``.
+
+    Raises:
+        StoreError: The file is missing, is not JSON, of another format, or a field is malformed.
+    """
+    return validate(RunState, of_this_format(path), f"{path} is damaged", StoreError)
+
+
+def of_this_format(path: Path) -> dict[str, Any]:
+    """Read a JSON file that carries a format number, and check the number.
+
+    Raises:
+        StoreError: The file is not an object, or its format is older or newer than `FORMAT`.
     """
     value = read_json(path)
-    try:
-        return Verdict.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "contents"
-        raise StoreError(f"{path} is damaged: {where}: {first['msg']}") from error
-
-
-def findings_schema() -> dict[str, Any]:
-    """Return the JSON Schema of ``findings.json``."""
-    return Verdict.model_json_schema()
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is damaged: it holds no JSON object")
+    number = value.get("format", 1)
+    if not isinstance(number, int) or number > FORMAT:
+        raise StoreError(
+            f"{path} has format {number!r}; this anaglyph reads format {FORMAT}: update anaglyph"
+        )
+    if number < FORMAT:
+        raise StoreError(
+            f"{path} has format {number}, of an earlier anaglyph; this one writes format {FORMAT}: "
+            "run the command again into a new folder"
+        )
+    return value

@@ -7,11 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from anaglyph.causal import Intervention, edit_kl, shifted, subset
-from anaglyph.core.progress import Progress, silent
-from anaglyph.core.settings import Settings
-from anaglyph.corpus import ROLES, TokenCorpus
+from anaglyph.core.settings import FindSettings
+from anaglyph.corpus import ROLES
 from anaglyph.findings.discovery import Discovery
-from anaglyph.pair import ModelPair
 from anaglyph.subject import Subject
 
 
@@ -28,51 +26,32 @@ class Closed(NamedTuple):
         return self.nats / self.gap
 
 
-def closed_alone(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    layer: int | float,
-    found: Discovery,
-    *,
-    most: int,
-    seed: int,
-    max_tokens: int,
-    progress: Progress = silent,
-) -> dict[int, Closed]:
+def closed_alone(subject: Subject, found: Discovery, settings: FindSettings) -> dict[int, Closed]:
     """Return how much of the KL gap each of the largest findings closes alone, by index.
 
     Nothing can be said where the layer has no gap to close, and of findings in a space that the
-    base had to be mapped into first.
-
-    Judged where the assistant speaks, if it does anywhere: what a model expects inside the chat
-    template is no behaviour, and nobody trained it.
+    base had to be mapped into first. Predictions are judged where the assistant speaks, if it does
+    anywhere: what a model expects inside the chat template is not behaviour that anybody trained.
 
     Args:
-        pair: Both models.
-        corpus: Its held-out sequences are used.
-        layer: Where the findings are from.
+        subject: Both models and their text; held-out sequences are used.
         found: The findings.
-        most: How many of them are measured.
-        seed: Of the sequences drawn.
-        max_tokens: Held-out tokens to use at most.
-        progress: Called after each batch.
+        settings: How many findings are measured, on how many tokens.
 
     Raises:
         InputError: As in `edit_kl`.
     """
     if found.alignment is not None or not found.findings:
         return {}
+    corpus = subject.corpus
     speaks = bool((corpus.roles == ROLES.index("assistant")).any())
-    chosen = range(len(found.findings))[:most]
-    subject = Subject.of(
-        pair=pair, corpus=corpus, layer=layer, settings=Settings(seed=seed), progress=progress
-    )
+    chosen = range(len(found.findings))[: settings.candidates]
     table = edit_kl(
         subject,
         [_added(found, i) for i in chosen],
         found.dictionary,
         positions=("assistant" if speaks else "all",),
-        max_tokens=max_tokens,
+        max_tokens=settings.find_tokens,
     )
     return {
         i: Closed(row["closed"], row["closed"] + row["kl"])
@@ -91,10 +70,10 @@ def _added(found: Discovery, i: int) -> Intervention:
     )
 
 
-def foremost(found: Discovery, recovered: Mapping[int, float]) -> list[int]:
+def order_by_effect(found: Discovery, recovered: Mapping[int, float]) -> list[int]:
     """Return the findings' indices, those that close most of the KL gap first.
 
-    What is no more than noise in the weights comes after all that is.
+    Findings that do not beat weight noise come last.
     """
     order = range(len(found.findings))
     return sorted(order, key=lambda i: (i in found.like_noise, -recovered.get(i, -math.inf), i))

@@ -15,44 +15,30 @@ from numpy import ndarray
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.behaviour.predictions import both_models
 from anaglyph.core.errors import InputError, ModelError
-from anaglyph.core.progress import Progress, silent
-from anaglyph.corpus import TokenCorpus
+from anaglyph.core.settings import FindSettings
 from anaglyph.dictionaries import Dictionary
 from anaglyph.direct.weights import directions, weight_changes
 from anaglyph.findings.discovery import Discovery
-from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 A_MATRIX = 3
 """Singular directions of a weight matrix's change that a finding is compared with."""
 
 
-def with_baselines(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    layer: int,
-    found: Discovery,
-    *,
-    seed: int,
-    max_tokens: int,
-    progress: Progress = silent,
-) -> Discovery:
+def with_baselines(subject: Subject, found: Discovery, settings: FindSettings) -> Discovery:
     """Return the findings with what cheap looks say of each in its evidence.
 
     Added are, to ``agreement``, "weight directions": the largest cosine (of either sign) with the
     leading directions that changed matrices write up to the layer; null where the change of a
     weight cannot be had from the models' files (`Discovery.unread` says why). And ``kl_here`` and
     ``kl_elsewhere``: mean KL of the models' predictions, nats a token, where the finding fires on
-    held-out text and on all other tokens; null where there are none. Of findings in a space that
-    the base had to be mapped into, and of mean shifts, which fire everywhere, nothing is added.
+    held-out text and on all other tokens; null where there are none. Nothing is added to findings
+    in a space that the base had to be mapped into, nor to mean shifts, which fire everywhere.
 
     Args:
-        pair: Both models, as loaded from files.
-        corpus: Its held-out sequences are used.
-        layer: Where the findings are from.
+        subject: Both models and their text; held-out sequences are used.
         found: The findings.
-        seed: Of the sequences drawn.
-        max_tokens: Held-out tokens to use at most.
-        progress: Called while weights are read.
+        settings: On how many held-out tokens.
 
     Raises:
         InputError: The corpus has no held-out sequence.
@@ -62,11 +48,11 @@ def with_baselines(
         return found
     cosines, unread = None, None
     try:
-        cosines = _written(pair, layer, dic, progress)
+        cosines = _written(subject, dic)
     except (InputError, ModelError) as error:
         # An adapter that is no product of two matrices, say: the run itself does not need this.
-        unread = str(error)
-    here, elsewhere = _kl(pair, corpus, layer, dic, seed, max_tokens)
+        unread = f"findings are not compared with what the changed weights write: {error}"
+    here, elsewhere = _kl(subject, dic, settings.find_tokens)
     findings = []
     for finding, atom in zip(found.findings, found.atoms, strict=True):
         if atom is not None:
@@ -79,11 +65,12 @@ def with_baselines(
     return replace(found, findings=tuple(findings), unread=unread)
 
 
-def _written(
-    pair: ModelPair, layer: int, dic: Dictionary, progress: Progress
-) -> Float64[ndarray, " atoms"]:
+def _written(subject: Subject, dic: Dictionary) -> Float64[ndarray, " atoms"]:
     """Return each atom's largest cosine with what the changed weights write up to the layer."""
-    changes = list(weight_changes(*pair.names, rank=A_MATRIX, last_block=layer, progress=progress))
+    names, last = subject.pair.names, subject.layer
+    changes = list(
+        weight_changes(*names, rank=A_MATRIX, last_block=last, progress=subject.progress)
+    )
     found = directions(changes, per_matrix=A_MATRIX)
     rows = [each.vector.double().numpy() for each in found if each.side == "writes"]
     atoms = dic.decoder[0].double().numpy()
@@ -94,10 +81,11 @@ def _written(
 
 @torch.no_grad()
 def _kl(
-    pair: ModelPair, corpus: TokenCorpus, layer: int, dic: Dictionary, seed: int, max_tokens: int
+    subject: Subject, dic: Dictionary, max_tokens: int
 ) -> tuple[list[float | None], list[float | None]]:
     """Return mean KL at the tokens where each atom fires, and at all others."""
-    chosen = corpus.draw_heldout(max_tokens, seed)
+    pair, corpus, layer = subject.pair, subject.corpus, subject.layer
+    chosen = corpus.draw_heldout(max_tokens, subject.seed)
     sums, counts = np.zeros((2, dic.n_latents)), np.zeros((2, dic.n_latents))
     for batch in both_models(pair, corpus, [layer], sequences=chosen):
         kl = np.concatenate([token_kl(c.tuned, c.base).cpu().numpy() for c in batch.chunks()])

@@ -27,9 +27,11 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from anaglyph.behaviour.null_pair import matched_null_pair
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.core.schemas import Finding
+from anaglyph.core.settings import FindSettings
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
@@ -38,6 +40,7 @@ from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
 from anaglyph.store.collecting import TOKEN_BUDGETS
+from anaglyph.subject import Subject
 
 MOST_TOKENS = 100_000
 """Tokens the null pair reads at most, in whole sequences."""
@@ -62,33 +65,34 @@ class Decoys:
     """Norm of the noise in each weight matrix over that of the fine-tune's change."""
 
 
-def find_decoys(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    store: PairedStore,
-    rate: float,
-    seed: int,
-    *,
-    most: int,
-    max_tokens: int,
-    progress: Progress = silent,
-) -> Decoys:
+def compared_with_noise(
+    subject: Subject, found: Discovery, closed: Mapping[int, Closed], settings: FindSettings
+) -> Discovery:
+    """Return the findings with what the decoys say of each; see `held_against`.
+
+    Where no null pair can be made, `Discovery.unasked` says why.
+    """
+    if not found.findings:
+        return found
+    try:
+        decoys = find_decoys(subject, settings)
+    except (InputError, ModelError) as error:
+        return replace(found, unasked=f"findings are not compared with weight noise: {error}")
+    return held_against(found, closed, decoys, settings.rate)
+
+
+def find_decoys(subject: Subject, settings: FindSettings) -> Decoys:
     """Search the null pair of a run.
 
     Args:
-        pair: Both models, of one width.
-        corpus: The text that the store was collected from.
-        store: Their activations at one layer.
-        rate: As in the run.
-        seed: As in the run.
-        most: How many of the largest are put through the model, as in the run.
-        max_tokens: Held-out tokens for that at most, as in the run.
-        progress: Told of tokens read and batches measured.
+        subject: Both models, of one width, with the text and the activations of the run.
+        settings: As in the run; no features are planted.
 
     Raises:
-        InputError, ModelError: As in `change_norms` and `latent_kl`.
+        InputError, ModelError: As in `change_norms` and `edit_kl`.
     """
-    layer = store.layer
+    pair, corpus, store, seed = subject.pair, subject.corpus, subject.store, subject.seed
+    layer, settings = store.layer, settings.model_copy(update={"trials": 0})
     order = rng(seed, "null pair text").permutation(corpus.n_sequences)
     read_so_far = np.cumsum(corpus.lengths[order])
     some = np.sort(order[: max(int(np.searchsorted(read_so_far, MATCHED_ON)), 1)])
@@ -102,7 +106,7 @@ def find_decoys(
     chosen = np.sort(order[: max(int(np.searchsorted(read_so_far, MOST_TOKENS)), 1)])
     tokens = _tokens(corpus, chosen)
     base = store.gather(tokens)[0].float().numpy()
-    noised = _read(null, corpus, chosen, layer, progress)
+    noised = _read(null, corpus, chosen, layer, subject.progress)
     with tempfile.TemporaryDirectory() as folder:
         pretended = PairedStore.from_arrays(
             base,
@@ -111,10 +115,8 @@ def find_decoys(
             token_ids=corpus.token_ids[tokens],
             sequence_ids=np.repeat(chosen, corpus.lengths[chosen]),
         )
-        found = discover(pretended, rate, seed, progress=progress)
-        closed = closed_alone(
-            null, corpus, layer, found, most=most, seed=seed, max_tokens=max_tokens
-        )
+        found = discover(pretended, settings, seed, progress=subject.progress)
+        closed = closed_alone(subject.of_pair(null), found, settings)
     return Decoys(found.findings, closed, scale)
 
 

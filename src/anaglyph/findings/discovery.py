@@ -20,6 +20,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DetectionLimit, Finding
+from anaglyph.core.settings import FindSettings
 from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
 from anaglyph.findings.align import Alignment, align
@@ -68,19 +69,18 @@ class Discovery:
 
 def discover(
     store: PairedStore,
-    rate: float,
+    settings: FindSettings,
     seed: int,
     *,
     dictionaries: Mapping[str, Dictionary] | None = None,
-    trials: int = 0,
     progress: Progress = silent,
 ) -> Discovery:
-    """Find what differs; see `find`. With ``trials``, say what could have been seen (`limit.py`).
+    """Find what differs; see `find`. With trials, measure what could have been seen (`limit.py`).
 
     The starting points are the latents of the given difference dictionaries, or of one trained
     here, and draws of random tokens (``stable.py``).
     """
-    sample = load_sample(store, seed)
+    sample, rate = load_sample(store, seed), settings.rate
     alignment = align(sample.base, sample.tuned, sample.heldout)
     if alignment is not None:
         sample = replace(sample, base=alignment(sample.base))
@@ -99,13 +99,13 @@ def discover(
     rows = [dic.decoder[0].numpy() for dic in starts]
     atoms, again = stable_atoms(delta[~sample.heldout], rows, floor, seed)
     limit = None
-    if trials:
+    if settings.trials:
 
         def start(tuned: ndarray) -> ndarray:
             with _stored(replace(sample, tuned=tuned)) as spiked:
                 return _trained(spiked, seed).decoder[0].numpy()
 
-        limit = detection_limit(sample, atoms, rate, floor, seed, trials, start)
+        limit = detection_limit(sample, atoms, settings, floor, seed, start)
     codes = atoms.codes(delta)
     shift = measure_shift(sample, delta, support(codes)[0])
     p = p_values(delta, sample.sequences, atoms, codes)
@@ -128,7 +128,7 @@ def discover(
     if alignment is None and len(tested.atoms.directions):
         plain = _as_dictionary(store, tested.atoms, seed)
     return Discovery(
-        tuple(finding for finding, _ in findings),
+        tuple(finding.model_copy(update={"layers": (store.layer,)}) for finding, _ in findings),
         plain,
         tuple(atom for _, atom in findings),
         alignment,
@@ -250,6 +250,7 @@ def _finding(
         frequency_tuned_high=after[2],
         latents=latents,
         evidence=facts | {"agreement": seen},
+        direction=None if alignment is not None else _plain(difference),
     )
 
 
@@ -283,6 +284,7 @@ def _shift_finding(shift: Shift, q_value: float, share: float) -> Finding:
         high=high,
         q_value=q_value,
         frequency_tuned=1.0,
+        direction=_plain(shift.direction),
         evidence={
             "p_value": shift.p_value,
             "relative_norm": shift.relative,

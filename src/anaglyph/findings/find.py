@@ -1,4 +1,10 @@
-"""The findings of a store: what differs between two models, typed, sized and tested, or nothing."""
+"""The one door to findings: `search` says what differs between two models, or that nothing does.
+
+`ag.find`, the command `find` and the game's player all call it. It reads the stored activations and
+difference dictionaries. Where both models are at hand it also measures what each finding does to
+the predictions and compares the findings with weight noise; without them these steps are skipped,
+and the verdict says so. It never reads causal tables.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,118 +13,185 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from anaglyph.behaviour.outputs import prediction_gap
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Finding, Verdict
+from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Apart, Finding, Verdict
+from anaglyph.core.settings import FindSettings, Settings
+from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
+from anaglyph.findings.alone import closed_alone, order_by_effect
+from anaglyph.findings.baselines import with_baselines
+from anaglyph.findings.decoys import compared_with_noise
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
 from anaglyph.latents import top_examples
+from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
+from anaglyph.subject import Subject
 
-TRIALS = 72
-"""Features planted to measure the detection limit."""
+OUTPUT_NOISE = 1e-8
+"""KL, nats a token, below which two computations of one distribution may differ by rounding."""
 
 
 def find(
     store: PairedStore,
     rate: float = 0.1,
     seed: int = 0,
+    pair: ModelPair | None = None,
+    corpus: TokenCorpus | None = None,
     *,
     dictionaries: Mapping[str, Dictionary] | None = None,
-    limit: int | None = None,
     progress: Progress = silent,
 ) -> list[Finding]:
-    """Return what differs between the two models, largest first; [] when nothing does.
+    """Return what differs between the two models, strongest first; [] if nothing can be named.
 
     Args:
         store: Both models' activations at one layer.
         rate: False-discovery rate to keep, between 0 and 1.
-        seed: Of all that is drawn at random.
-        dictionaries: Trained dictionaries by name. Difference dictionaries among them are starting
-            points, and each finding says which of them show it; what is missing is trained.
-        limit: Findings at most; None for all.
-        progress: Called during training.
+        seed: Seed of every random choice.
+        pair: Both models. With them and their text, findings are ordered by what they do to the
+            predictions, and those that do not beat weight noise are left out.
+        corpus: The text that the store was collected from.
+        dictionaries: Trained dictionaries by name. The search starts from the difference
+            dictionaries among them; if there is none, it trains one.
+        progress: Told how far the search is.
 
     Raises:
-        InputError: ``rate`` is not between 0 and 1, or ``limit`` is negative.
-    """
-    verdict = judge(
-        store, rate, seed, dictionaries=dictionaries, limit=limit, trials=0, progress=progress
-    )
-    return list(verdict.findings)
+        InputError: ``rate`` is not between 0 and 1, one of pair and corpus is missing, or the
+            store holds other text.
 
-
-def judge(
-    store: PairedStore,
-    rate: float = 0.1,
-    seed: int = 0,
-    *,
-    dictionaries: Mapping[str, Dictionary] | None = None,
-    limit: int | None = None,
-    trials: int = TRIALS,
-    progress: Progress = silent,
-) -> Verdict:
-    """Say whether the models differ at the store's layer, and how; arguments as for `find`.
-
-    With ``trials``, also what could have been seen: so many changes are planted and looked for.
+    Example:
+        >>> found = find(store, rate=0.05)                      # doctest: +SKIP
+        >>> [finding.kind for finding in found]                 # doctest: +SKIP
+        ['new', 'scaled']
     """
     if not 0 < rate < 1:
         raise InputError(f"rate is {rate}: it must lie between 0 and 1")
-    if limit is not None and limit < 0:
-        raise InputError(f"limit is {limit}: it must not be negative")
+    if (pair is None) != (corpus is None):
+        missing = "corpus" if corpus is None else "pair"
+        raise InputError(f"{missing} is missing: findings need both models and the text they read")
+    settings = Settings(seed=seed)
+    subject = Subject.of(
+        pair=pair, corpus=corpus, store=store, settings=settings, progress=progress
+    )
+    return list(search(subject, FindSettings(rate=rate, trials=0), dictionaries).findings)
+
+
+def search(
+    subject: Subject,
+    settings: FindSettings,
+    dictionaries: Mapping[str, Dictionary] | None = None,
+) -> Verdict:
+    """Say how far apart the models are and which changes can be named.
+
+    Args:
+        subject: The stored activations; both models and their text where they are at hand.
+        settings: The false-discovery rate and the sizes of the search.
+        dictionaries: As in `find`.
+
+    Raises:
+        InputError: The store holds other text than the subject's corpus.
+    """
+    store, skipped = subject.store, []
+    _check_text(subject)
     if difference_is_nil(store):
-        return nothing(store, rate, seed)
-    found = discover(store, rate, seed, dictionaries=dictionaries, trials=trials, progress=progress)
-    return conclude(store, found, range(len(found.findings))[:limit], rate, seed, progress=progress)
+        return _with_predictions(subject, settings, _nothing(store, settings, subject.seed))
+    found = discover(
+        store,
+        settings,
+        subject.seed,
+        dictionaries=dictionaries,
+        progress=subject.progress,
+    )
+    recovered: dict[int, float] = {}
+    if subject.has_models:
+        closed = closed_alone(subject, found, settings)
+        recovered = {i: each.share for i, each in closed.items()}
+        found = with_baselines(
+            subject, compared_with_noise(subject, found, closed, settings), settings
+        )
+        skipped = [each for each in (found.unasked, found.unread) if each is not None]
+    else:
+        skipped.append(
+            "findings are not compared with weight noise and not ordered by what they do to the "
+            "predictions: the models were not given"
+        )
+    order = order_by_effect(found, recovered)[: settings.most_findings]
+    verdict = _named(subject, found, order, recovered, settings)
+    verdict = verdict.model_copy(update={"skipped": tuple(skipped)})
+    return _with_predictions(subject, settings, verdict)
 
 
-def nothing(store: PairedStore, rate: float, seed: int) -> Verdict:
+def _check_text(subject: Subject) -> None:
+    if not subject.has_models:
+        return
+    corpus, store = subject.corpus, subject.store
+    if corpus.n_tokens != store.n_tokens or not np.array_equal(corpus.token_ids, store.token_ids):
+        raise InputError(
+            f"the store at {store.path} was collected from other text than the corpus: "
+            f"{store.n_tokens} tokens against {corpus.n_tokens}"
+        )
+
+
+def _nothing(store: PairedStore, settings: FindSettings, seed: int) -> Verdict:
     """Return the verdict on activations that are equal up to rounding."""
     relative = relative_difference(store)
     reason = (
         f"at layer {store.layer} the two models' activations are the same up to numerical "
         f"noise (relative difference {relative:.1g}, noise {NOISE[store.dtype]:.1g})"
     )
-    return Verdict(verdict=NO_DIFFERENCE, reason=reason, rate=rate, seed=seed)
+    apart = Apart(layer=store.layer, activations=relative)
+    return Verdict(verdict=NO_DIFFERENCE, reason=reason, rate=settings.rate, seed=seed, apart=apart)
 
 
-def conclude(
-    store: PairedStore,
+def _named(
+    subject: Subject,
     found: Discovery,
-    chosen: Sequence[int],
-    rate: float,
-    seed: int,
-    *,
-    recovered: Mapping[int, float] | None = None,
-    progress: Progress = silent,
+    order: Sequence[int],
+    recovered: Mapping[int, float],
+    settings: FindSettings,
 ) -> Verdict:
-    """Return the verdict with the chosen findings, in that order, and where they are strongest.
-
-    Args:
-        store: The store they were found in.
-        found: What `discover` returned.
-        chosen: Indices of findings.
-        rate: As given to `discover`.
-        seed: As given to `discover`.
-        recovered: Share of the KL gap that a finding's atom closes alone, by index.
-        progress: Called while examples are looked for.
-    """
+    """Return the verdict with the findings in that order, and where they are strongest."""
+    store = subject.store
     findings: list[Finding] = []
     like_noise: list[Finding] = []
-    atoms = [atom for atom in (found.atoms[i] for i in chosen) if atom is not None]
+    atoms = [atom for atom in (found.atoms[i] for i in order) if atom is not None]
     windows = {}
     if found.dictionary is not None and atoms:
-        shown = top_examples(found.dictionary, store, atoms, progress=progress)
+        shown = top_examples(found.dictionary, store, atoms, progress=subject.progress)
         windows = {each["latent"]: tuple(each["examples"]) for each in shown}
-    for i in chosen:
+    for i in order:
         atom = found.atoms[i]
-        update: dict[str, Any] = {"kl_recovered": (recovered or {}).get(i)}
+        update: dict[str, Any] = {"kl_recovered": recovered.get(i)}
         if atom is not None and found.dictionary is not None:
             direction = found.dictionary.decoder[0][atom].numpy()
-            update["examples"] = _along(found.findings[i], direction, windows.get(atom, ()))
+            along = _along(found.findings[i], direction, windows.get(atom, ()))
+            update["examples"] = tuple(_with_tokens(subject, each) for each in along)
         of_kind = like_noise if i in found.like_noise else findings
         of_kind.append(found.findings[i].model_copy(update=update))
+    called = len(found.findings) - len(found.like_noise)
+    return Verdict(
+        verdict=DIFFERENCE,
+        reason=_reason(store, found, called, settings.rate),
+        advice=None if called else ADVICE,
+        apart=Apart(layer=store.layer, activations=relative_difference(store)),
+        rate=settings.rate,
+        seed=subject.seed,
+        findings=tuple(findings),
+        like_noise=tuple(like_noise),
+        detection_limit=found.limit,
+    )
+
+
+ADVICE = (
+    "more text in which the change shows, a search at other layers, or the models' own replies "
+    "to more prompts may name it"
+)
+
+
+def _reason(store: PairedStore, found: Discovery, called: int, rate: float) -> str:
+    """Say how far apart the activations are, and what could be named."""
     relative = relative_difference(store)
     where = "" if relative is None else f" by {relative:.2%} of their size"
     if found.alignment is not None and store.d_base == store.d_tuned:
@@ -126,27 +199,60 @@ def conclude(
             f", most of it one map of the whole space (scale {found.alignment.scale:.3g}, rotation "
             f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
         )
-    reason = f"at layer {store.layer} the two models' activations differ{where}"
-    called = len(found.like_noise) < len(found.findings)
+    reason = f"activations at layer {store.layer} differ{where}"
+    if called:
+        return f"{reason}; {_counted(called, 'change')} named" + _rest(found, more=" more")
     if found.like_noise:
-        count = len(found.like_noise)
-        what = f"{count} further changes are" if called else f"{count} changes stand out, but are"
-        reason += f"; {what} no more than what random noise in the weights shows"
-    elif not called:
-        reason += f"; no change stands out of the noise at a false-discovery rate of {rate:g}"
-    if found.unasked:
-        reason += f"; what random noise in the weights would show is not known ({found.unasked})"
-    if found.unread:
-        reason += f"; what the changed weights write is not known ({found.unread})"
-    return Verdict(
-        verdict=DIFFERENCE if called else NO_DIFFERENCE,
-        reason=reason,
-        rate=rate,
-        seed=seed,
-        findings=tuple(findings),
-        like_noise=tuple(like_noise),
-        detection_limit=found.limit,
-    )
+        return f"{reason}; no single change could be told from random weight noise" + _rest(found)
+    return f"{reason}; no single change stands out at a false-discovery rate of {rate:g}"
+
+
+def _rest(found: Discovery, more: str = "") -> str:
+    count = len(found.like_noise)
+    if not count:
+        return ""
+    verb = "is" if count == 1 else "are"
+    change = "change" if count == 1 else "changes"
+    return f"; {count}{more} {change} {verb} indistinguishable from random weight noise"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict) -> Verdict:
+    """Add how far apart the predictions are: a verdict never denies what the predictions show."""
+    if not subject.has_models:
+        return verdict
+    apart = verdict.apart or Apart(layer=subject.layer, activations=None)
+    if verdict.verdict == NO_DIFFERENCE and subject.pair.same_weights:
+        said = f"{verdict.reason}, and both sides are the same files"
+        return verdict.model_copy(
+            update={"reason": said, "apart": apart.model_copy(update={"kl": 0.0})}
+        )
+    gap = prediction_gap(subject, settings.find_tokens)
+    update = {"kl": gap.kl.value, "kl_low": gap.kl.low, "kl_high": gap.kl.high, "roles": gap.roles}
+    apart = apart.model_copy(update=update)
+    kl = gap.kl.value or 0.0
+    if verdict.verdict == NO_DIFFERENCE:
+        if kl <= OUTPUT_NOISE:
+            said = f"{verdict.reason}, and so are their predictions (KL {kl:.1g} nats a token)"
+            return verdict.model_copy(update={"reason": said, "apart": apart})
+        said = (
+            f"predictions differ by {kl:.3g} nats a token, yet {verdict.reason}: the change is in "
+            "later layers; diff a later one"
+        )
+        return verdict.model_copy(update={"verdict": DIFFERENCE, "reason": said, "apart": apart})
+    said = f"predictions differ by {kl:.3g} nats a token{_where(apart)}, {verdict.reason}"
+    return verdict.model_copy(update={"reason": said, "apart": apart})
+
+
+def _where(apart: Apart) -> str:
+    """Say at which role of token most of the KL is, where one has more than half of it."""
+    if not apart.roles or (apart.roles[0].share or 0) <= 0.5 or len(apart.roles) < 2:
+        return ""
+    first = apart.roles[0]
+    return f" ({first.share:.0%} of it at {first.role} tokens)"
 
 
 def _along(
@@ -154,10 +260,19 @@ def _along(
 ) -> tuple[dict[str, Any], ...]:
     """Return windows with both models' strengths along the finding's direction.
 
-    What left the model lies against the atom, which is a direction of the difference.
+    A concept that left the model has the opposite direction of its atom of the difference.
     """
     own = [each for each in (finding.direction_base, finding.direction_tuned) if each is not None]
     if any(np.dot(each, atom) >= 0 for each in own):
         return tuple(windows)
     sides = ("base", "tuned")
     return tuple(each | {side: [-x for x in each[side]] for side in sides} for each in windows)
+
+
+def _with_tokens(subject: Subject, example: dict[str, Any]) -> dict[str, Any]:
+    """Replace an example's token ids by the tokens as a person reads them, if there is a pair."""
+    if not subject.has_models:
+        return example
+    shown = dict(example)
+    shown["tokens"] = subject.pair.token_strings(shown.pop("token_ids"))
+    return shown

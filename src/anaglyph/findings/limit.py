@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from anaglyph.core.rng import rng
 from anaglyph.core.schemas import DetectionLimit
+from anaglyph.core.settings import FindSettings
 from anaglyph.findings.atoms import SAME, Atoms
 from anaglyph.findings.sample import Sample
 from anaglyph.findings.significance import p_values, q_values
@@ -34,9 +35,8 @@ lost, or nothing can be said of it, and without a dictionary less comes back tha
 STEEPNESS = 20.0
 """How fast the odds of coming back rise with the logarithm of a size that all features have: 15 to
 25 on planted pairs. The nearer a round is to the limit, the less it matters."""
-FEW, LARGER = 0.2, 2.5
-"""If a smaller share than the first came back of all sizes, the next round plants so much larger
-ones; if so small a share of all rounds' or of the last one's came back, there is one more."""
+LARGER = 2.5
+"""If too few came back of all sizes, the next round plants features this much larger."""
 SPREAD = 0.35
 """Of the logarithm of a feature's strength from token to token."""
 _RIDGE = 0.001
@@ -46,10 +46,9 @@ _STEPS = 50
 def detection_limit(
     sample: Sample,
     atoms: Atoms,
-    rate: float,
+    settings: FindSettings,
     floor: float,
     seed: int,
-    trials: int,
     start: Callable[[Float[ndarray, "tokens d"]], Float[ndarray, "starts d"]],
 ) -> DetectionLimit | None:
     """Measure the limit by planting new features.
@@ -57,11 +56,10 @@ def detection_limit(
     Args:
         sample: Activations, the base's in the tuned model's space.
         atoms: What the run itself found; its noise sets the range of sizes.
-        rate: False-discovery rate, as in the run.
+        settings: The run's: the false-discovery rate; how many features to plant, in rounds of
+            ``A_ROUND``; and below which share that came back there is one more round.
         floor: Least noise to assume, as in the run.
         seed: Of the planted features.
-        trials: How many to plant, in rounds of ``A_ROUND``, and one more round where hardly any of
-            them came back.
         start: Gives the starting points of a fit for the tuned activations with what was planted,
             as in the run: a detection is one of the whole way. Not called for the first of several
             rounds.
@@ -73,12 +71,13 @@ def detection_limit(
     generator = rng(seed, "detection limit")
     delta = sample.tuned - sample.base
     low, high = (atoms.noise * each for each in SIZES)
-    rounds = -(-trials // A_ROUND)
+    rate, few = settings.rate, settings.replant_below
+    rounds = -(-settings.trials // A_ROUND)
     limit: float | None = None
     planted: list[Float[ndarray, " features"]] = []
     came: list[Bool[ndarray, " features"]] = []
     for round_ in range(rounds + 1):
-        if round_ == rounds and min(came[-1].mean(), np.concatenate(came).mean()) >= FEW:
+        if round_ == rounds and min(came[-1].mean(), np.concatenate(came).mean()) >= few:
             break
         size = np.exp(generator.uniform(np.log(low), np.log(high), A_ROUND))
         directions = generator.standard_normal((A_ROUND, delta.shape[1]))
@@ -93,10 +92,10 @@ def detection_limit(
             limit = _limit(np.concatenate(planted), np.concatenate(came))
             if limit is not None:
                 low = high = limit / BELOW
-            elif came[-1].mean() < FEW:
+            elif came[-1].mean() < few:
                 # What atoms do not explain need not be noise; then only larger features stand out.
                 low, high = low * LARGER, high * LARGER
-    if limit is None or came[-1].mean() < FEW:
+    if limit is None or came[-1].mean() < few:
         return None
     typical = float(np.sqrt(np.square(sample.tuned - sample.tuned.mean(0)).sum(1).mean()))
     return DetectionLimit(

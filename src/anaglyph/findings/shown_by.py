@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.linalg import eigh
 
+from anaglyph.core.schemas import Finding
 from anaglyph.dictionaries import Dictionary
 from anaglyph.findings.sample import column_medians
 
@@ -64,6 +65,31 @@ def shown_by(
         name: float(np.abs(rows @ difference).max(initial=0.0)) for name, rows in cheap.items()
     }
     return tuple((name, j) for _, name, j in sorted(latents)), best
+
+
+def with_dictionaries(finding: Finding, dictionaries: Mapping[str, Dictionary]) -> Finding:
+    """Return a finding with the latents of further dictionaries that show it, closest first.
+
+    Findings are made from difference dictionaries alone; crosscoders and SAEs of one model may show
+    them too. A finding without a direction of its own in the difference is returned as it is.
+
+    Args:
+        finding: From `find`.
+        dictionaries: By name; names that the finding lists already are left out.
+    """
+    known = {name for name, _ in finding.latents} | set(finding.evidence.get("agreement", {}))
+    further = {name: dic for name, dic in dictionaries.items() if name not in known}
+    if finding.direction is None or "agreement" not in finding.evidence or not further:
+        return finding
+    sides = {"base": finding.direction_base, "tuned": finding.direction_tuned}
+    vectors = {name: None if x is None else np.asarray(x, np.float32) for name, x in sides.items()}
+    latents, best = shown_by(further, {}, np.asarray(finding.direction, np.float32), vectors)
+    agreement = finding.evidence["agreement"] | best
+    update = {
+        "latents": (*finding.latents, *latents),
+        "evidence": finding.evidence | {"agreement": agreement},
+    }
+    return finding.model_copy(update=update)
 
 
 def _cosines(

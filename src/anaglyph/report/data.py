@@ -14,16 +14,13 @@ from typing import Any
 import polars as pl
 
 from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.schemas import Finding, RunState, read_state, read_verdict
+from anaglyph.core.settings import sections
+from anaglyph.core.validation import validate
+from anaglyph.dictionaries import Dictionary
+from anaglyph.findings import with_dictionaries
 from anaglyph.report.direct import gather_direct
-from anaglyph.report.records import (
-    DictionaryRecord,
-    ExamplesRecord,
-    FindingRecord,
-    FindingsRecord,
-    RunRecord,
-    Window,
-    read,
-)
+from anaglyph.report.records import DictionaryRecord, ExamplesRecord, Window, read
 
 MAX_ROWS = 2000
 MAX_FINDINGS = 100
@@ -54,17 +51,18 @@ def gather(run_folder: Path) -> dict[str, Any]:
     """
     if not run_folder.is_dir():
         raise InputError(f"{run_folder} is not a folder")
-    run = read(run_folder / "run.json", RunRecord)
-    verdict = read(run_folder / "findings.json", FindingsRecord)
+    run = read_state(path) if (path := run_folder / "run.json").exists() else None
+    verdict = read_verdict(path) if (path := run_folder / "findings.json").exists() else None
     names = _dictionary_names(run_folder)
     if run is None and verdict is None and not names:
         raise InputError(f"{run_folder} is not a run folder: it has no file of a run")
-    findings = verdict.findings if verdict is not None else []
-    room = _Room(EXAMPLE_BYTES)
-    shown = [_finding(finding, room) for finding in findings[:MAX_FINDINGS]]
-    further = verdict.like_noise[: MAX_FINDINGS - len(shown)] if verdict is not None else []
+    room, trained = _Room(EXAMPLE_BYTES), _dictionaries(run_folder, names)
+    found = verdict.findings if verdict is not None else ()
+    findings = [with_dictionaries(each, trained) for each in found[:MAX_FINDINGS]]
+    shown = [_finding(finding, room, run_folder) for finding in findings]
+    further = verdict.like_noise[: MAX_FINDINGS - len(shown)] if verdict is not None else ()
     cited: dict[str, list[int]] = {name: [] for name in names}
-    for finding in (*findings[:MAX_FINDINGS], *further):
+    for finding in (*findings, *further):
         for dictionary, latent in finding.latents:
             cited.setdefault(dictionary, []).append(latent)
     dictionaries = []
@@ -74,15 +72,16 @@ def gather(run_folder: Path) -> dict[str, Any]:
         dictionaries.append(_dictionary(run_folder, name, cited[name], own))
         room.left += own.left
     return {
-        "run": None if run is None else _clean(run.model_dump()),
+        "run": None if run is None else _clean(_facts(run)),
         "verdict": None
         if verdict is None
         else {
             **_clean(verdict.model_dump(exclude={"findings", "like_noise"})),
-            "found": len(findings),
+            "headline": verdict.headline,
+            "found": len(found),
         },
         "findings": None if verdict is None else shown,
-        "like_noise": [_finding(finding, room) for finding in further],
+        "like_noise": [_finding(finding, room, run_folder) for finding in further],
         "dictionaries": dictionaries,
         "direct": _clean(gather_direct(run_folder)),
     }
@@ -117,11 +116,32 @@ def _dictionary_names(run_folder: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
-def _finding(finding: FindingRecord, room: _Room) -> dict[str, Any]:
+def _facts(run: RunState) -> dict[str, Any]:
+    """Return the facts of a run with its settings in one flat table."""
+    facts = run.model_dump(mode="json")
+    settings = facts.pop("settings")
+    for name in sections():
+        settings |= settings.pop(name)
+    return facts | {"config": settings}
+
+
+def _dictionaries(run_folder: Path, names: list[str]) -> dict[str, Dictionary]:
+    """Load the trained dictionaries, to see which of their latents show a finding."""
+    folders = {name: run_folder / "dictionaries" / name for name in names}
+    return {
+        name: Dictionary.load(folder)
+        for name, folder in folders.items()
+        if (folder / "weights.safetensors").is_file()
+    }
+
+
+def _finding(finding: Finding, room: _Room, run_folder: Path) -> dict[str, Any]:
     # Directions are long and unreadable; findings.json keeps them.
-    left_out = {"examples", "direction_base", "direction_tuned"}
+    left_out = {"examples", "direction", "direction_base", "direction_tuned"}
     shown = _clean(finding.model_dump(exclude=left_out))
-    shown["windows"] = room.windows(finding.examples) if finding.examples else []
+    where = f"{run_folder / 'findings.json'} is damaged: examples"
+    windows = [validate(Window, each, where, StoreError) for each in finding.examples]
+    shown["windows"] = room.windows(windows) if windows else []
     return shown
 
 

@@ -1,4 +1,4 @@
-"""What the page reads from a run folder: the shape of each JSON artifact, checked field by field.
+"""What the page reads of examples and dictionaries: each JSON artifact, checked field by field.
 
 Only what the page uses is checked; other fields pass through, so that an artifact may grow without
 its page breaking. A file that does not fit is damaged, and the error names the file and the field.
@@ -19,30 +19,6 @@ Record = TypeVar("Record", bound=BaseModel)
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class Stage(_Record):
-    """One finished stage of a run."""
-
-    seconds: FiniteFloat | None = None
-
-
-class RunRecord(_Record):
-    """The facts of a run: what was compared, where and with which settings."""
-
-    base: str
-    tuned: str
-    anaglyph: str | None = None
-    created: str | None = None
-    layer: int | None = None
-    n_layers: int | None = None
-    data: list[str] = []
-    config: dict[str, Any] = {}
-    corpus: dict[str, Any] = {}
-    fingerprints: dict[str, Any] = {}
-    versions: dict[str, Any] = {}
-    threads: int | None = None
-    stages: dict[str, Stage] = {}
 
 
 class Window(_Record):
@@ -81,32 +57,6 @@ class LatentExamples(_Record):
 
 class ExamplesRecord(RootModel[list[LatentExamples]]):
     """The contents of `examples/NAME.json`."""
-
-
-class FindingRecord(_Record):
-    """One difference between the two models, sized and tested."""
-
-    kind: str
-    effect: FiniteFloat | None = None
-    low: FiniteFloat | None = None
-    high: FiniteFloat | None = None
-    q_value: FiniteFloat | None = None
-    frequency_base: FiniteFloat | None = None
-    frequency_tuned: FiniteFloat | None = None
-    latents: list[tuple[str, int]] = []
-    kl_recovered: FiniteFloat | None = None
-    examples: list[Window] = []
-    evidence: dict[str, Any] = {}
-
-
-class FindingsRecord(_Record):
-    """The verdict of a run and what it rests on."""
-
-    verdict: str
-    reason: str = ""
-    detection_limit: dict[str, Any] | None = None
-    findings: list[FindingRecord] = []
-    like_noise: list[FindingRecord] = []
 
 
 class DictionaryRecord(_Record):

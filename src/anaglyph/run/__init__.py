@@ -1,17 +1,8 @@
 """The whole way from two models to a report, stage by stage, in a folder that can be resumed."""
 
-from anaglyph.core.settings import DiffConfig, load_config
-from anaglyph.run.direct import keep_tables, write_tables
 from anaglyph.run.folder import RunFolder
 from anaglyph.run.pipeline import diff
-from anaglyph.run.stages import Workbench
+from anaglyph.run.run import Run
+from anaglyph.run.tables import keep_tables, write_tables
 
-__all__ = [
-    "DiffConfig",
-    "RunFolder",
-    "Workbench",
-    "diff",
-    "keep_tables",
-    "load_config",
-    "write_tables",
-]
+__all__ = ["Run", "RunFolder", "diff", "keep_tables", "write_tables"]

@@ -13,43 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import read_json, write_json
-from anaglyph.core.settings import DiffConfig
+from anaglyph.core.errors import InputError
+from anaglyph.core.files import write_json
+from anaglyph.core.schemas import RunState, StageState, read_state
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
-
-
-class StageState(BaseModel):
-    """One finished stage."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    key: str
-    seconds: float = Field(description="wall-clock time of the stage")
-    outputs: list[str] = Field(description="files or folders it wrote, relative to the run folder")
-
-
-class RunState(BaseModel):
-    """The contents of `run.json`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    anaglyph: str
-    created: str
-    base: str
-    tuned: str
-    data: list[str]
-    layer: int
-    n_layers: int
-    config: DiffConfig
-    fingerprints: dict[str, str | None]
-    corpus: dict[str, Any]
-    threads: int
-    versions: dict[str, str]
-    stages: dict[str, StageState] = Field(default_factory=dict)
 
 
 class RunFolder:
@@ -70,13 +38,7 @@ class RunFolder:
         path = Path(path)
         if not (path / "run.json").is_file():
             raise InputError(f"{path} is not a run folder: it has no run.json")
-        try:
-            return cls(path, RunState.model_validate(read_json(path / "run.json")))
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise StoreError(
-                f"{path / 'run.json'} is damaged: {where}: {error.errors()[0]['msg']}"
-            ) from error
+        return cls(path, read_state(path / "run.json"))
 
     @staticmethod
     def check(path: str | Path) -> None:

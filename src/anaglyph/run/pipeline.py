@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.settings import DiffConfig
-from anaglyph.run.stages import Workbench
+from anaglyph.core.settings import Settings
+from anaglyph.run import stages
+from anaglyph.run.run import Run
+from anaglyph.subject import Subject
 
 
 def diff(
@@ -14,19 +16,19 @@ def diff(
     corpus: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    config: DiffConfig | None = None,
+    settings: Settings | None = None,
     progress: Progress = silent,
-) -> Workbench:
+) -> Run:
     """Say what a fine-tune changed inside a model: from two models to a report.
 
-    A run that was killed is continued by the same call and ends with the same artifacts.
+    A run that was killed is resumed by the same call and ends with the same artifacts.
 
     Args:
         base: Base model: a folder, a hub id or a `.gguf` file.
         tuned: Its fine-tune: the same, or a PEFT adapter folder.
         corpus: What both models read: text, JSONL of chats, a folder, `builtin:NAME`, or several.
         out: Run folder; everything is written there.
-        config: Settings; left out, the defaults of `DiffConfig`.
+        settings: Left out, the defaults of `Settings`.
         progress: Told how far each stage is.
 
     Returns:
@@ -36,15 +38,19 @@ def diff(
         InputError: An argument, setting or file cannot be used.
         ModelError: A model cannot be loaded, or the two do not fit.
         StoreError: The folder holds activations of another pair, corpus or layer.
+
+    Example:
+        >>> run = diff("BASE", "TUNED", "chats.jsonl", "run")    # doctest: +SKIP
+        >>> run.verdict.headline                                 # doctest: +SKIP
     """
-    bench = Workbench.begin(base, tuned, corpus, out, config or DiffConfig(), progress)
-    bench.collect()
-    if not bench.is_nil:
-        for method in bench.config.methods:
-            bench.train(method)
-            name = bench.name_of(method)
-            bench.score(name)
-            bench.causal(name)
-    bench.find()
-    bench.report()
-    return bench
+    sources = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    subject = Subject(
+        str(base),
+        str(tuned),
+        [str(source) for source in sources],
+        settings=settings or Settings(),
+        progress=progress,
+    )
+    run = Run.begin(subject, out)
+    stages.diff(run)
+    return run

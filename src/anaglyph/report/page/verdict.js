@@ -13,7 +13,7 @@ function drawVerdict() {
   const verdict = DATA.verdict?.verdict ?? null;
   const found = verdict !== null && !/^no\b/i.test(verdict);
   const state = verdict === null ? "unknown" : found ? "found" : "same";
-  const headline = verdict === null ? "No verdict yet" : verdict[0].toUpperCase() + verdict.slice(1);
+  const headline = verdict === null ? "No verdict yet" : found ? "The models differ" : "No difference found";
   const where = [];
   const { layer, n_layers: layers, corpus } = DATA.run ?? {};
   if (known(layer)) where.push(`layer ${layer}${known(layers) ? ` of ${layers}` : ""}`);
@@ -35,11 +35,48 @@ function drawVerdict() {
       { class: "reason" },
       verdict === null
         ? "This run has no findings yet. Finished stages are shown below."
-        : DATA.verdict.reason,
+        : `${sentence(DATA.verdict.reason)}.`,
     ),
+    DATA.verdict?.advice ? el("p", { class: "reason" }, `What would help: ${DATA.verdict.advice}.`) : null,
     where.length === 0 ? null : el("p", { class: "where" }, where.join(" · ")),
+    gapByRole(),
     summary(found),
   ]);
+}
+
+function sentence(text) {
+  return text ? text[0].toUpperCase() + text.slice(1) : text;
+}
+
+// Where the predictions differ: one row a role of token, the largest share of the KL first.
+function gapByRole() {
+  const roles = DATA.verdict?.apart?.roles ?? [];
+  if (roles.length < 2) return null;
+  const head = ["tokens of role", "held-out tokens", "KL, nats a token", "share of the KL"];
+  return el(
+    "details",
+    { class: "by-role" },
+    el("summary", {}, "Where the predictions differ"),
+    el(
+      "table",
+      {},
+      el("thead", {}, el("tr", {}, head.map((name) => el("th", {}, name)))),
+      el(
+        "tbody",
+        {},
+        roles.map(({ role, tokens, kl, share }) =>
+          el(
+            "tr",
+            {},
+            el("td", {}, role),
+            el("td", { class: "numeric" }, whole(tokens)),
+            el("td", { class: "numeric" }, number(kl)),
+            el("td", { class: "numeric" }, known(share) ? percent(share) : NONE),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function reconstructionOf(dictionary) {
@@ -88,7 +125,7 @@ function summary(found) {
       el(
         "p",
         {},
-        "This means: no difference beyond noise at this layer on this text. A change that this text never triggers stays unseen.",
+        "Activations and predictions are equal up to rounding on this text. A change that this text never triggers is not visible here.",
       ),
     );
   }
@@ -104,5 +141,6 @@ function summary(found) {
       ),
     );
   }
+  for (const reason of DATA.verdict?.skipped ?? []) lines.push(el("p", {}, `Skipped: ${reason}.`));
   return lines.length ? el("div", { class: "summary" }, lines) : null;
 }

@@ -32,15 +32,11 @@ def causal_check(arena: Arena, claims: Sequence[Claim], card: Card) -> dict[str,
     named = [claim.direction for claim in claims if claim.direction is not None]
     if not named:
         return empty
-    basis = basis_of([torch.from_numpy(each) for each in named[: arena.settings.span]])
-    kl = span_recovered(
-        arena.subject,
-        basis,
-        max_tokens=arena.settings.causal_tokens,
-    )
+    basis = basis_of([torch.from_numpy(each) for each in named[: arena.game.span]])
+    kl = span_recovered(arena, basis, max_tokens=arena.game.causal_tokens)
     if not card.probes:
         return empty | {"kl_span": kl}
-    neutral = card.neutral[: max(1, arena.settings.checked // 2)]
+    neutral = card.neutral[: max(1, arena.game.checked // 2)]
     plain = arena.once("neutral", lambda: arena.replies(neutral, "base"))
     added, moved = _shown(arena, card, "base", basis, neutral)
     return {
@@ -68,7 +64,7 @@ def _shown(
     further: Sequence[str] = (),
 ) -> tuple[float, list[str]]:
     """Return the share of the first probes that show the behaviour, and replies to more prompts."""
-    probes = card.probes[: arena.settings.checked]
+    probes = card.probes[: arena.game.checked]
     prompts = [probe.prompt for probe in probes]
     replies = arena.replies(
         [*prompts, *further], into, lambda: span_stepper(arena.pair, into, arena.layer, basis)

@@ -16,7 +16,8 @@ import polars as pl
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest, read_json, write_json
 from anaglyph.core.progress import Progress, silent
-from anaglyph.truth.game.arena import Arena, GameSettings
+from anaglyph.core.settings import GameSettings
+from anaglyph.truth.game.arena import Arena
 from anaglyph.truth.game.check import causal_check
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Claim, first_hit
 from anaglyph.truth.game.players import get_player, player_version
@@ -183,7 +184,7 @@ def _play_once(arena: Arena, name: str, cell: Path, seed: int) -> dict[str, Any]
     key = digest(
         {
             "card": card.key,
-            "settings": arena.settings.model_dump(mode="json"),
+            "settings": arena.game.model_dump(mode="json"),
             "player": name,
             "seed": seed,
             "code": player_version(name),

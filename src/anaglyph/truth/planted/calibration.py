@@ -15,7 +15,8 @@ import polars as pl
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
-from anaglyph.findings import Finding, find
+from anaglyph.core.schemas import Finding
+from anaglyph.findings import find
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
 from anaglyph.truth.planted.matching import FOUND

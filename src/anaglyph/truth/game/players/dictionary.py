@@ -5,7 +5,6 @@ from functools import partial
 import polars as pl
 
 from anaglyph.causal import causal_table
-from anaglyph.core.settings import CausalSettings
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.dictionaries.vectors import has_two_models, latent_vectors
 from anaglyph.findings import difference_is_nil
@@ -40,12 +39,12 @@ def play(entrant: Entrant, arena: Arena) -> Answer:
     """
     if difference_is_nil(arena.store):
         return Answer([])
-    settings = arena.settings
+    game = arena.game
     dic = train(
         arena.store,
         entrant.method,
-        latents=settings.latents,
-        tokens=settings.tokens,
+        latents=game.latents,
+        tokens=game.tokens,
         seed=arena.seed,
         sparsity=entrant.sparsity,
         progress=arena.progress,
@@ -92,10 +91,7 @@ def tuned_specific(table: pl.DataFrame, *, two_models: bool) -> int:
 
 
 def _recovered(arena: Arena, dic: Dictionary) -> dict[str, float | None]:
-    settings = CausalSettings(
-        counts=(), edit_at=(), positions=("all",), causal_tokens=arena.settings.causal_tokens
-    )
-    rows = causal_table(arena.subject, dic, None, settings)
+    rows = causal_table(arena, dic, None, arena.settings.causal)
     found = dict(zip(rows["intervention"], rows["recovered"], strict=True))
     return {
         "kl_reconstruction": found.get("reconstruction"),

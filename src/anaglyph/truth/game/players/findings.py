@@ -2,43 +2,24 @@
 
 import numpy as np
 
-from anaglyph.findings import (
-    Finding,
-    conclude,
-    difference_is_nil,
-    discover_in_models,
-    foremost,
-)
+from anaglyph.core.schemas import Finding
+from anaglyph.findings import search
 from anaglyph.truth.game.arena import Arena
-from anaglyph.truth.game.claims import MOST_CLAIMS, Claim
+from anaglyph.truth.game.claims import Claim
 from anaglyph.truth.game.players.base import Answer, baseline
 
 
-@baseline("findings", version=10)
+@baseline("findings", version=11)
 def play(arena: Arena) -> Answer:
-    """Show the findings as `anaglyph diff` orders them: by the KL that each closes alone."""
-    if difference_is_nil(arena.store):
-        return Answer([])
-    rate, seed = arena.settings.rate, arena.seed
-    found, recovered = discover_in_models(
-        arena.pair,
-        arena.corpus,
-        arena.store,
-        rate,
-        seed,
-        most=MOST_CLAIMS,
-        max_tokens=arena.settings.causal_tokens,
-        progress=arena.progress,
-    )
-    order = foremost(found, recovered)[:MOST_CLAIMS]
-    verdict = conclude(arena.store, found, order, rate, seed, progress=arena.progress)
-    # Who reads on comes to these; where there is nothing else, the verdict is "no difference".
+    """Show the findings that `anaglyph find` names, in its order; naming none is abstaining."""
+    verdict = search(arena, arena.settings.find)
+    # A reader who reads on comes to these; where nothing is named, the player abstains.
     further = verdict.like_noise if verdict.findings else ()
     return Answer(
         [_claim(arena, finding) for finding in (*verdict.findings, *further)],
         {
-            "findings": len(found.findings) - len(found.like_noise),
-            "like_noise": len(found.like_noise),
+            "findings": len(verdict.findings),
+            "like_noise": len(verdict.like_noise),
             "kinds": [finding.kind for finding in verdict.findings],
         },
     )

@@ -1,12 +1,13 @@
-"""What needs no dictionary, kept in the run folder: `direct/NAME.parquet`, made once a setting."""
+"""Tables of the commands without a dictionary, kept as `direct/NAME.parquet`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
-from anaglyph.core.files import atomic_path, digest
+from anaglyph.core.files import digest, write_parquet
 from anaglyph.run.folder import RunFolder
 
 Tables = dict[str, pl.DataFrame]
@@ -34,7 +35,7 @@ def keep_tables(
             "models": state.fingerprints,
             "corpus": state.corpus["fingerprint"],
             "settings": settings,
-            "threads": state.threads,
+            "threads": torch.get_num_threads(),
             "code": _VERSION,
         }
     )
@@ -51,5 +52,4 @@ def keep_tables(
 def write_tables(folder: Path, tables: Tables) -> None:
     """Write each table as `NAME.parquet`."""
     for name, table in tables.items():
-        with atomic_path(folder / f"{name}.parquet") as temporary:
-            table.write_parquet(temporary)
+        write_parquet(folder / f"{name}.parquet", table)

@@ -1,0 +1,145 @@
+"""Run: a run folder with the subject that it is about, and the artifacts that its stages left."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
+from anaglyph.core.schemas import Verdict, read_verdict
+from anaglyph.core.threads import set_threads
+from anaglyph.dictionaries import Dictionary, get_method
+from anaglyph.run.folder import RunFolder
+from anaglyph.subject import Subject
+
+
+class Run:
+    """One run.
+
+    Attributes:
+        folder: Which stages are finished, and under which key.
+        subject: Models, text and activations, each loaded when first needed and checked to be
+            those that the run was made with.
+        settings: Those in force: the run's own, or those of the command that reopened it.
+    """
+
+    def __init__(self, folder: RunFolder, subject: Subject) -> None:
+        self.folder, self.subject, self.settings = folder, subject, subject.settings
+
+    @classmethod
+    def begin(cls, subject: Subject, out: str | Path) -> "Run":
+        """Start a run in ``out``, or resume the one that is there.
+
+        Raises:
+            InputError: The data, the layer, a method or the folder cannot be used.
+            ModelError: A model cannot be loaded, or the two do not fit.
+        """
+        settings = subject.settings
+        RunFolder.check(out)
+        for method in settings.train.methods:
+            get_method(method, settings.train.options)
+        set_threads(settings.threads)
+        pair, corpus = subject.pair, subject.corpus
+        folder = RunFolder.begin(
+            out,
+            base=str(subject.base),
+            tuned=str(subject.tuned),
+            data=[str(source) for source in subject.data],
+            layer=subject.layer,
+            n_layers=pair.n_layers,
+            settings=settings,
+            fingerprints=pair.fingerprints,
+            corpus={
+                "fingerprint": corpus.fingerprint,
+                "sequences": corpus.n_sequences,
+                "heldout_sequences": int(corpus.heldout.sum()),
+                "tokens": corpus.n_tokens,
+                "context": corpus.context,
+            },
+            threads=torch.get_num_threads(),
+        )
+        subject.out = folder.path / "activations"
+        return cls(folder, subject)
+
+    @classmethod
+    def reopen(cls, path: str | Path, progress: Progress = silent, **changes: Any) -> "Run":
+        """Open a run that `begin` made; changes that are not None replace its settings.
+
+        Raises:
+            InputError: There is no run in the folder, or a setting has a bad value.
+        """
+        folder = RunFolder.open(path)
+        state = folder.state
+        given = {name: value for name, value in changes.items() if value is not None}
+        settings = state.settings.changed(**given) if given else state.settings
+        subject = Subject(
+            state.base,
+            state.tuned,
+            state.data,
+            folder.path / "activations",
+            settings,
+            progress,
+            expected=state.fingerprints | {"corpus": state.corpus["fingerprint"]},
+        )
+        vars(subject)["layer"] = state.layer
+        set_threads(settings.threads)
+        return cls(folder, subject)
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @property
+    def report_path(self) -> Path:
+        """Where the page is, or will be."""
+        return self.path / "report" / "index.html"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What `find` wrote."""
+        self.folder.key_of("find")
+        return read_verdict(self.path / "findings.json")
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the finished dictionaries."""
+        stages = self.folder.state.stages
+        return [stage.removeprefix("train/") for stage in stages if stage.startswith("train/")]
+
+    def names(self, wanted: Sequence[str] | None = None) -> list[str]:
+        """Return the trained dictionaries, or check that the wanted ones are trained.
+
+        Raises:
+            InputError: A name is not among them, or there are none.
+        """
+        trained = self.trained
+        if not trained:
+            raise InputError(f"{self.path} has no trained dictionary; run `train` first")
+        for name in wanted or ():
+            if name not in trained:
+                raise InputError(f"no dictionary {name!r} in {self.path}: {', '.join(trained)}")
+        return list(wanted or trained)
+
+    def dictionary(self, name: str) -> Dictionary:
+        """Load a trained dictionary."""
+        self.folder.key_of(f"train/{name}")
+        return Dictionary.load(self.path / "dictionaries" / name)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Read a dictionary's latent table."""
+        self.folder.key_of(f"score/{name}")
+        return pl.read_parquet(self.path / "latents" / f"{name}.parquet")
+
+    def difference_dictionaries(self) -> dict[str, Dictionary]:
+        """Load the trained dictionaries of the difference, by name: findings start from them."""
+        loaded = {name: self.dictionary(name) for name in self.trained}
+        return {name: d for name, d in loaded.items() if d.spec.sources == ("difference",)}
+
+
+def name_of(method: str, sparsity: str) -> str:
+    """Return the name of a method's dictionary: its folder, its stages, its column in tables."""
+    return method if sparsity == "batchtopk" else f"{method}:{sparsity}"
