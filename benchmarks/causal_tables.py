@@ -97,7 +97,9 @@ def page(results: dict[str, Any]) -> str:
     )
     if not results:
         parts += ["", "No run has been measured yet."]
-    for organism, dictionaries in results.items():
+    for organism, found in results.items():
+        # Folder names have no colon: crosscoder-l1 is the crosscoder:l1.
+        dictionaries = {name.replace("-l1", ":l1"): one for name, one in found.items()}
         names = list(dictionaries)
         parts += ["", f"### {organism}", "", _facts(dictionaries), ""]
         parts.append("| intervention | " + " | ".join(names) + " |")
