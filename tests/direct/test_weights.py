@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_model, make_tokenizer, save
 
 from anaglyph.core.errors import InputError, ModelError
-from anaglyph.direct import weights as weights_module
+from anaglyph.direct import matrix_change
+from anaglyph.direct.matrix_change import product_svd
 from anaglyph.direct.token_reading import read_as_tokens
-from anaglyph.direct.weights import directions, product_svd, weight_changes, weights_table
+from anaglyph.direct.weights import directions, weight_changes, weights_table
 from anaglyph.pair.loading import load_model
 from anaglyph.pair.sources import locate
 
@@ -134,7 +135,7 @@ def test_a_gpt2_edit_is_read_the_right_way_round(tmp_path):
 
 
 def test_large_matrices_are_decomposed_at_random_and_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_module, "_EXACT", 4)
+    monkeypatch.setattr(matrix_change, "_EXACT", 4)
     folders, left, _ = rank_one(tmp_path, "model.layers.2.mlp.down_proj")
     changes = list(weight_changes(*folders, rank=2))
     assert weights_table(changes).row(0, named=True)["svd"] == "randomised"
@@ -204,9 +205,6 @@ def test_what_cannot_be_read_is_refused(tmp_path, whole_folders, adapted_folders
         list(weight_changes(*whole_folders, rank=0))
     with pytest.raises(ModelError, match="base must be"):
         list(weight_changes(adapted_folders[1], whole_folders[0]))
-    dora = save_adapted(tmp_path / "dora", use_dora=True)
-    with pytest.raises(ModelError, match="DoRA"):
-        list(weight_changes(*dora))
     wide = save(tmp_path / "wide", make_model(intermediate_size=40), make_tokenizer())
     with pytest.raises(ModelError, match="does not fit"):
         list(weight_changes(whole_folders[0], wide))

@@ -1,5 +1,6 @@
 """Adapter pairs: one copy of the base in memory, switched, and never passed off as the base."""
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -181,10 +182,11 @@ def test_an_adapter_of_another_base_is_one_clear_line(
 @pytest.mark.parametrize(
     "options", [{"bias": "lora_only"}, {"init_lora_weights": "pissa"}], ids=["bias", "pissa"]
 )
-def test_an_adapter_that_rewrites_its_base_is_refused(
-    base_folder: Path, tmp_path: Path, options: dict[str, Any]
+def test_an_adapter_that_rewrites_its_base_is_merged_into_a_copy(
+    base_folder: Path, tmp_path: Path, batch: Batch, options: dict[str, Any]
 ):
     """Switched off, it would leave a changed model behind and call it the base."""
+    plain = make_model(attention_bias="bias" in options)
     model = make_model(attention_bias=True)
     save_adapter(tmp_path / "adapter", model, **options)
     if "bias" in options:
@@ -195,8 +197,16 @@ def test_an_adapter_that_rewrites_its_base_is_refused(
         base_folder = tmp_path / "base"
         make_model(attention_bias=True).save_pretrained(base_folder)
         make_tokenizer().save_pretrained(base_folder)
-    with pytest.raises(ModelError, match="changes the base's own weights"):
-        ModelPair.load(base_folder, tmp_path / "adapter")
+    pair = ModelPair.load(base_folder, tmp_path / "adapter")
+    assert any("merged into a second copy of the base" in note for note in pair.notes)
+    assert pair.adapted_from is None
+    with quiet():
+        wrapped: Any = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path / "adapter"))
+    with torch.no_grad():
+        base, tuned = plain(*batch).logits, wrapped(*batch).logits
+    torch.testing.assert_close(pair.logits("base", *batch), base, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pair.logits("tuned", *batch), tuned, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(tuned, base, atol=0.1)
 
 
 def test_prompt_adapters_are_refused(base_folder: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A LoRA adapter's change, read from its A and B without a base model."""
+"""An adapter's tensors; a LoRA's change is read from its A and B without a base model."""
 
 import math
 import re
@@ -7,18 +7,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.core.errors import ModelError
-from anaglyph.core.files import read_json
 from anaglyph.direct.weight_files import TensorFiles
+from anaglyph.pair.patterns import check_patterns
 from anaglyph.pair.sources import Source
+from anaglyph.pair.weight_files import read_config
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.*)\.lora_(embedding_)?([AB])(?:\.weight)?$")
 
 
+_PLAIN = {
+    "use_dora": "is a DoRA, which rescales the base's weights",
+    "use_qalora": "is a QA-LoRA",
+    "use_bdlora": "is a block-diagonal LoRA",
+    "lora_bias": "has biases in its factors",
+    "target_parameters": "changes parameters in stacks (target_parameters)",
+    "trainable_token_indices": "trains single tokens",
+    "layer_replication": "repeats layers",
+    "arrow_config": "routes between adapters",
+    "kasa_config": "is a KaSA",
+    "monteclora_config": "is a MonteCLoRA",
+    "alora_invocation_tokens": "acts on part of the prompt",
+}
+"""What a LoRA may be besides s B A, by the field of the configuration that says so."""
+
+
 class AdapterFiles(TensorFiles):
-    """The tensors of a PEFT LoRA adapter, by the path of the module that they change.
+    """The tensors of a PEFT adapter, by the path of the module that they change.
 
     Attributes:
+        source: Where they are.
+        not_factors: Why the change is not s B A, which can be read from the files; None if it is.
         products: Paths changed by scale * B A.
         replaced: Paths whose weight the adapter holds whole, and the tensor's name.
     """
@@ -27,42 +46,52 @@ class AdapterFiles(TensorFiles):
         """Open the adapter.
 
         Raises:
-            ModelError: It is not a LoRA, or of a variant that does more than add a product.
+            ModelError: Its configuration cannot be read, or it lacks one of a pair of factors.
         """
-        super().__init__(source.folder, source.name)
-        config = read_json(source.folder / "adapter_config.json")
-        if config.get("peft_type") != "LORA":
-            raise ModelError(
-                f"{source.name} is an adapter of kind {config.get('peft_type')}: only LoRA is read"
-                " from its factors; merge it and give the whole model"
-            )
-        if config.get("use_dora"):
-            raise ModelError(
-                f"{source.name} is a DoRA, which rescales the base's weights: merge it and give the"
-                " whole model"
-            )
-        self._config = config
+        super().__init__(source)
+        self.source = source
+        self._config = read_config(source.weights.config)
+        check_patterns(self._config, source.name)
         self._factors: dict[str, dict[str, str]] = {}
         self._embeddings: set[str] = set()
         self.replaced: dict[str, str] = {}
+        self.not_factors = self._why_not_factors()
+        self.products: list[str] = []
+        if self.not_factors is not None:
+            return
         for name in self.names:
             path = name.removeprefix(_PREFIX)
             factor = _FACTOR.fullmatch(path)
-            if factor:
+            if factor and len(self.shape(name)) == 2:
                 self._factors.setdefault(factor[1], {})[factor[3]] = name
                 if factor[2]:
                     self._embeddings.add(factor[1])
             elif path.endswith(".weight") and "lora_" not in path:
-                self.replaced[path.removesuffix(".weight").replace(".base_layer", "")] = name
+                # Newer versions store the module before and after as well.
+                if path.endswith(".original_module.weight"):
+                    continue
+                plain = re.sub(r"\.(base_layer|modules_to_save)(?=\.)", "", path)
+                if plain == path or plain.removesuffix(".weight") not in self.replaced:
+                    self.replaced[plain.removesuffix(".weight")] = name
             else:
-                raise ModelError(
-                    f"{source.name} holds {name}, which is no factor of a LoRA: merge it and give"
-                    " the whole model"
-                )
+                self.not_factors = f"holds {name}, which is not a factor of a LoRA"
+                return
         for path, pair in self._factors.items():
             if set(pair) != {"A", "B"}:
                 raise ModelError(f"{source.name} lacks one of the two factors of {path}")
         self.products = list(self._factors)
+
+    def _why_not_factors(self) -> str | None:
+        config = self._config
+        kind = config.get("peft_type")
+        if kind != "LORA":
+            return f"is of kind {kind}"
+        start = config.get("init_lora_weights", True)
+        if isinstance(start, str) and start not in ("gaussian", "eva"):
+            return f"starts from the base's weights (init_lora_weights {start!r})"
+        if config.get("bias") not in (None, "none"):
+            return "trains biases"
+        return next((reason for field, reason in _PLAIN.items() if config.get(field)), None)
 
     def factors(self, path: str) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]:
         """Return B, scaled, and A of one module; their product is the change [out, in].
@@ -78,12 +107,9 @@ class AdapterFiles(TensorFiles):
 
     def _scale(self, path: str, rank: int) -> float:
         patterns = self._config.get("alpha_pattern") or {}
-        alpha = next(
-            (
-                value
-                for pattern, value in patterns.items()
-                if re.fullmatch(rf"(.*\.)?({pattern})", path)
-            ),
-            self._config["lora_alpha"],
-        )
+        default = self._config.get("lora_alpha", 8)
+        keys = (key for key in patterns if re.match(rf"(.*\.)?({key})$", path))
+        alpha = patterns.get(next(keys, None), default)
+        if not isinstance(alpha, int | float):
+            raise ModelError(f"lora_alpha of {self.name} is {alpha!r} for {path}: not a number")
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)

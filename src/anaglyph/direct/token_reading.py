@@ -11,8 +11,8 @@ from torch import Tensor
 from anaglyph.core.errors import ModelError
 from anaglyph.direct.weight_files import ModelFiles
 from anaglyph.direct.weights import Direction
-from anaglyph.pair.sources import locate
-from anaglyph.pair.tokens import shared_tokenizer, token_strings
+from anaglyph.pair.sources import Source, locate
+from anaglyph.pair.tokens import load_tokenizer, token_strings
 
 
 def read_as_tokens(
@@ -28,7 +28,7 @@ def read_as_tokens(
         ModelError: A model or the tokenizer cannot be read.
     """
     sources = locate(base), locate(tuned)
-    files, (tokenizer, _, _) = ModelFiles(sources[0]), shared_tokenizer(*sources)
+    files, tokenizer = ModelFiles(sources[0]), _tokenizer(*sources)
     gain = files.final_gain()
     texts: list[tuple[list[str], list[str]]] = [([], [])] * len(found)
     for side, name, factor in (
@@ -41,9 +41,40 @@ def read_as_tokens(
         if name is None:
             raise ModelError(f"the embedding of {base} was not found among its weights")
         vectors = factor * torch.stack([found[place].vector for place in places])
+        vectors = _projected(files, name, vectors, side)
         for place, (high, low) in zip(places, _extremes(files, name, vectors, top), strict=True):
             texts[place] = (_strings(tokenizer, high), _strings(tokenizer, low))
     return texts
+
+
+def _tokenizer(base: Source, tuned: Source) -> Any:
+    """Return the tokenizer of the base, whose embeddings are read; the tuned model's without one.
+
+    Raises:
+        ModelError: Neither has one.
+    """
+    for source in (base, tuned):
+        if source.tokenizer_fingerprint is not None:
+            return load_tokenizer(source)
+    raise ModelError(f"neither {base.name} nor {tuned.name} has a tokenizer")
+
+
+def _projected(
+    files: ModelFiles, name: str, vectors: Float[Tensor, "directions d"], side: str
+) -> Float[Tensor, "directions e"]:
+    """Carry directions over to embeddings of another width, as some models (OPT-350m) have them."""
+    if files.shape(name)[1] == vectors.shape[1]:
+        return vectors
+    projection = next((n for n in files.names if n.endswith("project_out.weight")), None)
+    other = next((n for n in files.names if n.endswith("project_in.weight")), None)
+    if projection is None or other is None:
+        raise ModelError(
+            f"{files.name} embeds in {files.shape(name)[1]} dimensions, its residual stream has"
+            f" {vectors.shape[1]}: directions cannot be read as tokens"
+        )
+    if side == "writes":
+        return vectors @ files.read(projection).float().T
+    return vectors @ files.read(other).float()
 
 
 def _extremes(

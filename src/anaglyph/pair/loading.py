@@ -5,6 +5,10 @@ would stay random, an adapter that fits only half of the base. Here these are er
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,8 +17,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from anaglyph.core.errors import InputError, ModelError
+from anaglyph.pair.merging import AdaptedModule, adapted_modules
+from anaglyph.pair.patterns import check_patterns
+from anaglyph.pair.quantised import Quantisation
 from anaglyph.pair.quiet import first_line, quiet
 from anaglyph.pair.sources import Source
+from anaglyph.pair.weight_files import ADAPTER_CONFIG, read_config
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LOADING_ERRORS = (
@@ -86,12 +94,13 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreT
         ModelError: It cannot be loaded, or its files lack some of its weights.
     """
     config = load_config(source)
+    method = _dequantised(config, source)
     # Fused attention cannot cap its scores; where a model caps them only the plain kernel is exact.
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     try:
-        with quiet():
+        with quiet(), _without_stale_adapter(source) as folder:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source.folder,
+                folder,
                 config=config,
                 dtype=dtype,
                 attn_implementation="eager" if capped else None,
@@ -99,19 +108,76 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreT
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+            model, report = loaded
+            if method == "bitsandbytes":
+                model = model.dequantize()
     except _LOADING_ERRORS as error:
         raise ModelError(f"cannot load {source.name}: {first_line(error)}") from error
-    model, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
             f"{source.name} lacks {len(missing)} of its model's weights, the first is {missing[0]}"
         )
+    if method is not None:
+        # Some of these loaders keep the stored precision, whatever was asked for.
+        model = model.to(dtype)
+    _check_finite(model, source)
     return model.to(device)
 
 
+def _dequantised(config: Any, source: Source) -> str | None:
+    """Ask for a quantised model in float, and return the method; None for plain weights.
+
+    Kernels for quantised weights round the activations as well, which would be a difference of
+    its own; and edits, adapters and gradients need the weights themselves.
+
+    Raises:
+        ModelError: The model is quantised by a method that cannot be undone.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if not isinstance(settings, dict):
+        return None
+    found = Quantisation.of({"quantization_config": settings}, source.name)
+    if found is not None and found.method != "bitsandbytes":
+        config.quantization_config = {**settings, "dequantize": True}
+    return None if found is None else found.method
+
+
+@contextmanager
+def _without_stale_adapter(source: Source) -> Iterator[Path]:
+    """Give the folder of a whole model, without an adapter's configuration that is left in it.
+
+    Transformers would lay that adapter over the model.
+    """
+    if not (source.folder / ADAPTER_CONFIG).is_file():
+        yield source.folder
+        return
+    with TemporaryDirectory() as place:
+        for file in source.folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                (Path(place) / file.name).symlink_to(file.absolute())
+        yield Path(place)
+
+
+def _check_finite(model: PreTrainedModel, source: Source) -> None:
+    for name, parameter in model.named_parameters():
+        # A sum is NaN or infinite if a value is, and needs no memory; it may overflow as well.
+        if not parameter.sum().isfinite() and not (finite := parameter.isfinite()).all():
+            raise ModelError(
+                f"{source.name} is damaged: {int((~finite).sum())} of the {parameter.numel()}"
+                f" values of {name} are NaN or infinite"
+            )
+
+
 class Adapter:
-    """A PEFT adapter inside a base model, which stays one copy in memory; off until switched on."""
+    """A PEFT adapter inside a base model, which stays one copy in memory; off until switched on.
+
+    Attributes:
+        on: Whether it acts.
+        rewrites_base: Whether it starts from the base's weights and takes its own start off them
+            (PiSSA, OLoRA and the like); the base under it is then not the base.
+        trains_biases: Whether biases of the base are replaced.
+    """
 
     def __init__(self, model: PreTrainedModel, base: Source, source: Source) -> None:
         """Put the adapter's modules into ``model`` and load their weights.
@@ -123,6 +189,7 @@ class Adapter:
         from peft import PeftConfig, PeftModel  # a slow import that most runs do without
         from peft.tuners.tuners_utils import BaseTuner
 
+        check_patterns(read_config(source.weights.config), source.name)
         try:
             with quiet():
                 config = PeftConfig.from_pretrained(str(source.folder))
@@ -151,6 +218,9 @@ class Adapter:
                 f"{source.name} is an adapter of kind {_kind(config)}, which is not supported"
             )
         self._tuner = wrapper.base_model
+        start = getattr(config, "init_lora_weights", None)
+        self.rewrites_base = isinstance(start, str) and start not in ("gaussian", "eva")
+        self.trains_biases = getattr(config, "bias", "none") != "none"
         self.on = True
         self.switch(False)
 
@@ -165,6 +235,24 @@ class Adapter:
             else:
                 self._tuner.disable_adapter_layers()
         self.on = on
+
+    def modules(self) -> list[AdaptedModule]:
+        """Return the modules that the adapter changes."""
+        return list(adapted_modules(self._tuner.model))
+
+    def merged(self) -> PreTrainedModel:
+        """Merge the adapter into the model, which becomes the tuned one for good.
+
+        Raises:
+            ModelError: The adapter is of a kind that peft cannot merge.
+        """
+        self.switch(True)
+        try:
+            with quiet():
+                tuner: Any = self._tuner
+                return tuner.merge_and_unload().requires_grad_(False)
+        except _LOADING_ERRORS as error:
+            raise ModelError(f"peft cannot merge the adapter: {first_line(error)}") from error
 
     def first_block(self, blocks: list[nn.Module]) -> int:
         """Return the first decoder block whose output can differ, the depth if only the head does.

@@ -20,7 +20,7 @@ from anaglyph.pair.loading import (
     resolve_device,
     resolve_dtype,
 )
-from anaglyph.pair.sources import Source, locate
+from anaglyph.pair.sources import Source, locate, pair_notes
 from anaglyph.pair.tokens import shared_tokenizer, token_strings
 
 Side = Literal["base", "tuned"]
@@ -119,9 +119,18 @@ class ModelPair:
         first = BlockModel(load_model(sources[0], where, kind))
         second, adapter = first, None
         if sources[1].is_adapter:
-            adapter = _attach(first, *sources)
-            # Anew, because an adapter may put whole blocks of its own in the place of the base's.
-            first = second = BlockModel(first.model)
+            before = first.probe_logits()
+            adapter = Adapter(first.model, *sources)
+            # Again, because an adapter may put whole blocks of its own in the place of the base's.
+            if torch.equal(before, first.probe_logits()):
+                first = second = BlockModel(first.model)
+            else:
+                second, adapter = BlockModel(adapter.merged()), None
+                first = BlockModel(load_model(sources[0], where, kind))
+                notes.append(
+                    f"adapter {tuned} changes the base's own weights and cannot be switched off: it"
+                    " was merged into a second copy of the base"
+                )
         elif sources[1].fingerprint != sources[0].fingerprint:
             second = BlockModel(load_model(sources[1], where, kind))
         return cls(
@@ -131,7 +140,7 @@ class ModelPair:
             tokenizer,
             names=(str(base), str(tuned)),
             fingerprints=_fingerprints(*sources, tokenizer, tokenizer_fingerprint),
-            notes=notes,
+            notes=[*pair_notes(*sources), *notes],
         )
 
     def overlaid(self, overlay: Overlay, name: str) -> "ModelPair":
@@ -308,22 +317,6 @@ class ModelPair:
         # Positions are counted from the left edge, so padding there would shift them.
         if not attention_mask[:, 0].all() or (attention_mask.diff(dim=1) > 0).any():
             raise InputError("sequences must start at the left edge and be padded on the right")
-
-
-def _attach(base: BlockModel, source: Source, adapter_source: Source) -> Adapter:
-    """Lay an adapter over ``base`` and make sure that base itself can still be had.
-
-    Some adapters rewrite the weights under them (biases, PiSSA, OLoRA): switched off, they would
-    pass a changed model for the base.
-    """
-    before = base.probe_logits()
-    adapter = Adapter(base.model, source, adapter_source)
-    if not torch.equal(before, base.probe_logits()):
-        raise ModelError(
-            f"adapter {adapter_source.name} changes the base's own weights and cannot be switched"
-            " off; merge it and give the whole model instead"
-        )
-    return adapter
 
 
 def _fingerprints(

@@ -16,6 +16,7 @@ from anaglyph.core.errors import ModelError
 from anaglyph.core.files import digest, file_digest
 from anaglyph.pair.gguf import converted
 from anaglyph.pair.quiet import first_line
+from anaglyph.pair.weight_files import WeightFiles, read_config, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = (
@@ -40,14 +41,19 @@ class Source:
         folder: Folder with its files.
         fingerprint: Digest of the configuration and all weights.
         tokenizer_fingerprint: Digest of the tokenizer's files, or None where there are none.
-        is_adapter: Whether it is a PEFT adapter, to be laid over a base.
+        weights: Which of the files hold the weights.
     """
 
     name: str
     folder: Path
     fingerprint: str
     tokenizer_fingerprint: str | None
-    is_adapter: bool
+    weights: WeightFiles
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a PEFT adapter, to be laid over a base."""
+        return self.weights.is_adapter
 
 
 def locate(name: str | Path) -> Source:
@@ -62,17 +68,48 @@ def locate(name: str | Path) -> Source:
         if path.suffix != ".gguf":
             raise ModelError(f"{path} is neither a model folder nor a .gguf file")
         key = file_digest(path)
-        print_of_file = digest({"gguf": key})
-        return Source(str(name), converted(path, key), print_of_file, print_of_file, False)
+        print_of_file, folder = digest({"gguf": key}), converted(path, key)
+        weights = weight_files(folder, str(name))
+        return Source(str(name), folder, print_of_file, print_of_file, weights)
     folder = path if path.is_dir() else _from_hub(name)
-    is_adapter = (folder / "adapter_config.json").is_file()
+    weights = weight_files(folder, str(name))
     return Source(
         name=str(name),
         folder=folder,
-        fingerprint=_fingerprint(str(name), folder, is_adapter),
+        fingerprint=digest({f.name: file_digest(f) for f in (weights.config, *weights.files)}),
         tokenizer_fingerprint=_tokenizer_fingerprint(folder),
-        is_adapter=is_adapter,
+        weights=weights,
     )
+
+
+def pair_notes(base: Source, tuned: Source) -> list[str]:
+    """Return what a reader should know of the files of a pair: a line each.
+
+    Files that were ignored, and an adapter that was made for a base of another name.
+    """
+    notes = [*base.weights.ignored, *tuned.weights.ignored]
+    if tuned.is_adapter:
+        named = read_config(tuned.weights.config).get("base_model_name_or_path")
+        if isinstance(named, str) and named and not _is_named(base, named):
+            notes.append(
+                f"adapter {tuned.name} names the base {named}, not {base.name}: the results hold"
+                " only if the two are the same model"
+            )
+    return notes
+
+
+def _is_named(base: Source, named: str) -> bool:
+    """Say whether a base may be the one of that name: by its path, or its last parts."""
+    if Path(named).is_dir() and base.folder.is_dir():
+        return Path(named).resolve() == base.folder.resolve()
+    last = _letters(named.rstrip("/").split("/")[-1])
+    places = (base.name, base.folder.absolute(), Path(base.name).stem)
+    cached = f"models--{named.replace('/', '--')}" in base.folder.parts
+    return cached or any(_letters(place).endswith(last) for place in places)
+
+
+def _letters(text: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(text).lower())
 
 
 def _from_hub(name: str | Path) -> Path:
@@ -97,21 +134,6 @@ def _from_hub(name: str | Path) -> Path:
         raise ModelError(
             f"{name} is no folder here and cannot be had from the hub: {first_line(error)}"
         ) from error
-
-
-def _fingerprint(name: str, folder: Path, is_adapter: bool) -> str:
-    config = folder / ("adapter_config.json" if is_adapter else "config.json")
-    if not config.is_file():
-        hint = next(iter(sorted(folder.glob("*.gguf"))), None)
-        raise ModelError(
-            f"{name} holds no model: config.json is missing"
-            + (f"; name the file itself to use {hint.name}" if hint else "")
-        )
-    pattern = "adapter_model.safetensors" if is_adapter else "*.safetensors"
-    weights = sorted(file for file in folder.glob(pattern) if file.is_file())
-    if not weights:
-        raise ModelError(f"{name} holds no safetensors weights (pickled ones are never loaded)")
-    return digest({file.name: file_digest(file) for file in [config, *weights]})
 
 
 def _tokenizer_fingerprint(folder: Path) -> str | None:

@@ -28,7 +28,9 @@ def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
     Raises:
         ModelError: Neither model has a tokenizer, it is not a fast one, or the vocabularies differ.
     """
-    readers = {source.name: _load(source) for source in (base, tuned) if _has_tokenizer(source)}
+    readers = {
+        source.name: load_tokenizer(source) for source in (base, tuned) if _has_tokenizer(source)
+    }
     if not readers:
         raise ModelError(f"neither {base.name} nor {tuned.name} has a tokenizer")
     owner = base if base.name in readers else tuned
@@ -73,7 +75,12 @@ def _has_tokenizer(source: Source) -> bool:
     return source.tokenizer_fingerprint is not None
 
 
-def _load(source: Source) -> Any:
+def load_tokenizer(source: Source) -> Any:
+    """Return a model's own fast tokenizer.
+
+    Raises:
+        ModelError: It cannot be loaded, or is not a fast one.
+    """
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
