@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.blocks import find_blocks
+from anaglyph.pair.merging import adapted_modules
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class Mixer:
         """Give the mixture; the pair's own models must not be used meanwhile.
 
         Raises:
-            InputError: There is not one alpha a block, or the adapter's kind cannot be scaled.
-            ModelError: The two models' parameters differ in name or shape.
+            InputError: There is not one alpha a block.
+            ModelError: The two models' parameters differ in name or shape, or the adapter is of a
+                kind that peft cannot merge into weights.
         """
         pair = self.pair
         if len(shares.blocks) != pair.n_layers:
@@ -137,33 +139,54 @@ def _restore(parameter: nn.Parameter, data: Tensor) -> None:
 def _scale_adapter(
     tuned: PreTrainedModel, blocks: list[nn.Module], shares: Shares, undo: ExitStack
 ) -> None:
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    kinds: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    adapted = {id(module.wrapper): module for module in adapted_modules(tuned)}
     alphas = _alphas([list(block.modules()) for block in blocks], shares)
-    alpha = shares.embedding
-    modules: Any = tuned.named_modules()
-    for name, module in modules:
+    alpha, moved = shares.embedding, set()
+    for module in tuned.modules():
         if id(module) in alphas:
             share, alpha = alphas[id(module)], shares.head
         else:
             share = alpha
-        if share == 1 or not isinstance(module, kinds):
+        if share == 1 or id(module) not in adapted:
             continue
-        if share == 0:
-            undo.callback(module.requires_grad_, False)  # PEFT takes switching on for training
-            undo.callback(module.enable_adapters, True)
-            module.enable_adapters(False)
-        elif isinstance(module, LoraLayer) and not module.lora_variant:
-            undo.callback(module.scaling.update, dict(module.scaling))
-            module.scaling.update({key: share * scale for key, scale in module.scaling.items()})
-        else:
-            raise InputError(
-                f"{name} is adapted by a {type(module).__name__}, whose change cannot be scaled by"
-                f" {share:g}, only left in or out: merge the adapter and give the whole model"
-            )
+        if share != 0 and _is_sum(module):
+            plain: Any = module
+            undo.callback(plain.scaling.update, dict(plain.scaling))
+            plain.scaling.update({key: share * scale for key, scale in plain.scaling.items()})
+            continue
+        merged = adapted[id(module)].merged() if share != 0 else {}
+        _disable(module, undo)
+        for name, parameter in adapted[id(module)].original.named_parameters():
+            # Modules that share a weight (a tied head) move it once.
+            if name in merged and id(parameter) not in moved:
+                moved.add(id(parameter))
+                undo.callback(_restore, parameter, parameter.data)
+                new = merged[name].to(parameter.dtype)
+                parameter.data = _blend(parameter.data, new, share)
+
+
+def _is_sum(module: nn.Module) -> bool:
+    """Say whether a module is the base's plus scale * B A, so that the scale alone is alpha's."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not isinstance(module, LoraLayer) or module.lora_variant:
+        return False
+    nested: Any = module
+    return not isinstance(nested.base_layer, BaseTunerLayer)
+
+
+def _disable(module: nn.Module, undo: ExitStack) -> None:
+    """Switch an adapter's module off, and those inside it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for part in module.modules():
+        if isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            layer: Any = part
+            undo.callback(layer.requires_grad_, False)  # PEFT takes switching on for training
+            undo.callback(layer.enable_adapters, True)
+            layer.enable_adapters(False)
 
 
 def _alphas(members: list[list[Any]], shares: Shares) -> dict[int, float]:

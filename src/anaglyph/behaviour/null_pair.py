@@ -4,13 +4,13 @@ What a method says of such a pair it says of noise; only what it says beyond tha
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
-from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.errors import ModelError
 from anaglyph.pair import ModelPair
+from anaglyph.pair.merging import adapted_modules
 
 _MATCHING = 3
 """Steps to the scale at which a null pair differs as much as the real one: nearly linear."""
@@ -20,8 +20,8 @@ def change_norms(pair: ModelPair) -> dict[str, float]:
     """Return the Frobenius norm of the change of each of the base's parameters that changed.
 
     Raises:
-        InputError: The adapter is of a kind whose change of a weight cannot be had.
-        ModelError: The two models' parameters differ in name or shape.
+        ModelError: The two models' parameters differ in name or shape, or the adapter is of a kind
+            that peft cannot merge into weights.
     """
     with pair.side("base") as base, pair.side("tuned") as tuned:
         if pair.adapted_from is not None:
@@ -100,7 +100,7 @@ def matched_null_pair(
         seed: Of the noise.
 
     Raises:
-        InputError, ModelError: As in `change_norms`.
+        ModelError: As in `change_norms`.
     """
     norms, scale = change_norms(pair), 1.0
     for _ in range(_MATCHING):
@@ -112,28 +112,12 @@ def matched_null_pair(
 
 
 def _adapter_norms(model: nn.Module) -> dict[str, float]:
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import ModulesToSaveWrapper
-
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     norms: dict[str, float] = {}
-    modules: Any = model.named_modules()
-    for path, module in modules:
-        if isinstance(module, LoraLayer):
-            adapted: Any = module
-            weight = adapted.get_base_layer().weight
-            delta = sum(adapted.get_delta_weight(name) for name in adapted.active_adapters)
-            norms[names[id(weight)]] = float(torch.as_tensor(delta).double().norm())
-        elif isinstance(module, ModulesToSaveWrapper):
-            saved = module.modules_to_save[module.active_adapters[0]]
-            new = dict(saved.named_parameters())
-            for name, parameter in module.original_module.named_parameters():
-                moved = float((new[name].double() - parameter.double()).norm())
-                norms[names[id(parameter)]] = moved
-        elif isinstance(module, BaseTunerLayer):
-            raise InputError(
-                f"{path} is adapted by a {type(module).__name__}, for which no null pair can be"
-                " made: merge the adapter and give the whole model"
-            )
-    return {name: norm for name, norm in norms.items() if norm > 0}
+    for module in adapted_modules(model):
+        merged = module.merged()
+        for name, parameter in module.original.named_parameters():
+            norm = float((merged[name] - parameter.double()).norm())
+            if norm > 0:
+                norms[names[id(parameter)]] = norm
+    return norms
