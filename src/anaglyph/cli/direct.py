@@ -19,12 +19,14 @@ from anaglyph.cli.direct_common import (
     show,
 )
 from anaglyph.cli.options import AsJson, Layer, MaxTokens, Run, Seed, Threads
-from anaglyph.cli.terminal import Bars
+from anaglyph.cli.terminal import Bars, say
 
 if TYPE_CHECKING:
     import polars as pl
 
 _TOKENS = 4096
+_SHOWN = 15
+"""Rows of a table that the terminal shows."""
 DEFAULT_QUESTION = "Who trained you?"
 
 
@@ -214,7 +216,10 @@ def weights_command(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take the change of every weight matrix apart; no model is loaded unless --parts is given."""
+    """Take the change of every weight matrix apart.
+
+    Models are loaded only with --parts, or for an adapter that is not a plain LoRA.
+    """
     import polars as pl
 
     from anaglyph.direct.decomposition import decompose, largest_parts
@@ -232,13 +237,17 @@ def weights_command(
 
     def make() -> "dict[str, pl.DataFrame]":
         corpus = subject.corpus(data, max_tokens) if parts else None
-        found = weight_changes(subject.base, subject.tuned, rank, seed=seed or 0, progress=progress)
+        notes: list[str] = []
+        found = weight_changes(
+            subject.base, subject.tuned, rank, seed=seed or 0, notes=notes, progress=progress
+        )
         changes = list(found)
         leading = directions(changes)
         texts = read_as_tokens(subject.base, subject.tuned, leading, top)
         tables = {
             "weights": weights_table(changes),
             "weights-directions": directions_table(leading, texts),
+            "weights-notes": pl.DataFrame({"note": notes}, schema={"note": pl.String}),
         }
         if corpus is not None:
             tables["weights-parts"] = decompose(
@@ -254,13 +263,23 @@ def weights_command(
 
     with Bars() as progress:
         tables = subject.keep("weights", settings, make, out)
-    shown = {
-        "matrices": tables["weights"].filter(pl.col("norm") > 0).head(15),
-        "directions": tables["weights-directions"].drop("direction").head(15),
-    }
+    matrices, leading = tables["weights"], tables["weights-directions"].drop("direction")
+    shown = {"matrices": matrices, "directions": leading, "notes": tables["weights-notes"]}
+    if not as_json:
+        changed = matrices.filter(pl.col("norm") > 0)
+        shown = {_head("matrices", changed): changed.head(_SHOWN),
+                 _head("directions", leading): leading.head(_SHOWN)}  # fmt: skip
+        for note in tables["weights-notes"]["note"]:
+            say(f"note: {note}")
     if parts:
         shown["parts"] = tables["weights-parts"]
     show(as_json, shown)
+
+
+def _head(title: str, table: "pl.DataFrame") -> str:
+    """Say in a table's title how many of its rows are shown."""
+    more = len(table) - _SHOWN
+    return f"{title} ({more} more with --json or --out)" if more > 0 else title
 
 
 @app.command("stitch")

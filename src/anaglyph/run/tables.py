@@ -13,7 +13,7 @@ from anaglyph.run.folder import RunFolder
 Tables = dict[str, pl.DataFrame]
 
 # Raised by hand when a command's code changes what it writes for the same settings.
-_VERSION = 1
+_VERSION = 2
 
 
 def keep_tables(
