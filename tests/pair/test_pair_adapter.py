@@ -237,9 +237,9 @@ def test_template_that_came_with_the_adapter(base_folder: Path, tmp_path: Path):
     assert pair.tokenizer.chat_template == "{{ 3 }}"
     make_tokenizer(template="{{ 4 }}").save_pretrained(tmp_path)
     assert ModelPair.load(base_folder, tmp_path).tokenizer.chat_template == "{{ 4 }}"
+    # A pad token that is saved with the adapter.
     make_tokenizer(extra=1).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"96 tokens, .* has 97"):
-        ModelPair.load(base_folder, tmp_path)
+    assert "1 tokens only in" in ModelPair.load(base_folder, tmp_path).notes[0]
 
 
 @pytest.mark.parametrize("layers", [[0], [1, 2], [3], [0, 1, 2, 3]])

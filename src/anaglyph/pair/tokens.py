@@ -14,6 +14,9 @@ from anaglyph.core.errors import ModelError
 from anaglyph.pair.quiet import first_line, quiet
 from anaglyph.pair.sources import Source
 
+_MOST_NAMED = 5
+"""Tokens that a note names."""
+
 
 def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
     """Return base's tokenizer with the template both models will see.
@@ -26,7 +29,8 @@ def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
         results should know.
 
     Raises:
-        ModelError: Neither model has a tokenizer, it is not a fast one, or the vocabularies differ.
+        ModelError: Neither model has a tokenizer, it is not a fast one, or a token has one id in
+            the base and another in the tuned model.
     """
     readers = {
         source.name: load_tokenizer(source) for source in (base, tuned) if _has_tokenizer(source)
@@ -36,10 +40,9 @@ def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
     owner = base if base.name in readers else tuned
     tokenizer = readers[owner.name]
     other = readers.get(tuned.name)
-    if other is not None and other is not tokenizer:
-        _check_vocabularies(base.name, tokenizer.get_vocab(), tuned.name, other.get_vocab())
-
     notes = []
+    if other is not None and other is not tokenizer:
+        notes += _vocabulary_notes(base.name, tokenizer.get_vocab(), tuned.name, other.get_vocab())
     if owner is not base:
         notes.append(f"tokenizer of {tuned.name} used for both models (base has none)")
     template = getattr(other, "chat_template", None) or _template_file(tuned.folder)
@@ -98,22 +101,31 @@ def _template_file(folder: Path) -> str | None:
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
-def _check_vocabularies(
+def _vocabulary_notes(
     base_name: str, base: dict[str, int], tuned_name: str, tuned: dict[str, int]
-) -> None:
-    if len(base) != len(tuned):
+) -> list[str]:
+    """Return what only one of two vocabularies has: a line for each of the two.
+
+    Tokens that were added (a pad token, say) or renamed do not keep two models from reading the
+    same ids; a token whose id moved does.
+
+    Raises:
+        ModelError: A token has another id in the other model.
+    """
+    moved = {token for token in base.keys() & tuned.keys() if base[token] != tuned[token]}
+    if moved:
+        token = min(moved, key=lambda token: base[token])
         raise ModelError(
-            f"vocabularies differ: {base_name} has {len(base)} tokens, {tuned_name} has"
-            f" {len(tuned)}"
+            f"vocabularies differ: token {token!r} has the id {base[token]} in {base_name} and"
+            f" {tuned[token]} in {tuned_name}"
         )
-    if base != tuned:
-        base_tokens, tuned_tokens = ({i: t for t, i in v.items()} for v in (base, tuned))
-        first = min(
-            i
-            for i in base_tokens.keys() | tuned_tokens.keys()
-            if base_tokens.get(i) != tuned_tokens.get(i)
-        )
-        raise ModelError(
-            f"vocabularies differ: token {first} is {base_tokens.get(first)!r} in {base_name} and"
-            f" {tuned_tokens.get(first)!r} in {tuned_name}"
-        )
+    notes = []
+    for name, own, other in ((tuned_name, tuned, base), (base_name, base, tuned)):
+        alone = sorted(own.keys() - other.keys(), key=own.__getitem__)
+        if alone:
+            shown = ", ".join(map(repr, alone[:_MOST_NAMED])) + ", ..." * (len(alone) > _MOST_NAMED)
+            notes.append(
+                f"{len(alone)} tokens only in {name}: {shown}; texts are read with the tokens of"
+                f" {base_name}"
+            )
+    return notes
