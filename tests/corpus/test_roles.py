@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from anaglyph.core.errors import InputError
 from anaglyph.corpus import ROLES, Document, Message, tokenize
-from anaglyph.corpus.templating import ASSISTANT, TEMPLATE, USER, ChatTemplate, roles_of_tokens
+from anaglyph.corpus.roles import ASSISTANT, TEMPLATE, USER, roles_of_tokens
+from anaglyph.corpus.templating import ChatTemplate
 
 from .conftest import TokenizerMaker, decode
 
@@ -114,7 +115,9 @@ def test_a_template_that_rewrites_a_content(tokenizer_of: TokenizerMaker) -> Non
         "m['content'].split('</think>')[-1] + '<|im_end|>\n' }}{% endfor %}",
     )
     found = runs(chat("why", "<think>hm</think>so"), tokenizer)
-    assert [run for run in found if run[0] != "template"] == [("user", "why"), ("assistant", "so")]
+    assert [run for run in found if run[0] != "template"] == [
+        ("user", "why"), ("reasoning", "hm"), ("assistant", "so"),
+    ]  # fmt: skip
 
 
 def _with_template(tokenizer_of: TokenizerMaker, template: str):
@@ -143,8 +146,13 @@ def test_refusals(tokenizer_of: TokenizerMaker) -> None:
     glued = _with_template(
         tokenizer_of, "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
     )
+    assert runs(chat("a", "b"), glued) == [("user", "A"), ("assistant", "B")]
+    counting = _with_template(
+        tokenizer_of,
+        "{% for m in messages %}{{ m['content'] | length }}{{ m['content'] }}|{% endfor %}",
+    )
     with pytest.raises(InputError, match=r"messages\[0\] cannot be told from the chat template"):
-        tokenize([chat("a", "b")], glued)
+        tokenize([chat("3", "3")], counting)
     with pytest.raises(InputError, match="a plain text has no turns"):
         ChatTemplate(deaf).render(Document(text="a"))
 

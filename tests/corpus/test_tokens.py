@@ -63,11 +63,35 @@ def test_every_sequence_of_a_text_gets_the_bos(tokenizer_of: TokenizerMaker) -> 
 def test_a_chat_is_cut_at_the_context(tokenizer_of: TokenizerMaker) -> None:
     tokenizer = tokenizer_of("chatml")
     whole = tokenize([CHAT], tokenizer, context=1000)
-    short = tokenize([CHAT], tokenizer, context=20)
-    assert short.n_sequences == 1
-    assert short.token_ids.tolist() == whole.token_ids[:20].tolist()
-    assert short.cut_tokens == whole.n_tokens - 20
     assert whole.cut_tokens == 0
+    first = int(np.flatnonzero(whole.roles == ROLES.index("assistant"))[0])
+    short = tokenize([CHAT], tokenizer, context=first + 1)
+    assert short.n_sequences == 1
+    assert short.token_ids.tolist() == whole.token_ids[: first + 1].tolist()
+    assert short.cut_tokens == whole.n_tokens - first - 1
+
+
+@pytest.mark.parametrize("kind", ["chatml", "llama3"])
+def test_the_cut_keeps_the_reply(tokenizer_of: TokenizerMaker, kind: str) -> None:
+    system = Message("system", "the mat and the cat " * 20)
+    chat = replace(CHAT, messages=(system, *(CHAT.messages or ())))
+    tokenizer = tokenizer_of(kind)
+    whole = tokenize([chat], tokenizer, context=10_000)
+    short = tokenize([chat], tokenizer, context=16)
+    assert short.n_tokens == 16
+    assert decode(tokenizer, short.token_ids[short.roles == ROLES.index("assistant")])
+    # One stretch of the chat, after its bos if it has one.
+    head = int(kind == "llama3")
+    assert short.token_ids[:head].tolist() == whole.token_ids[:head].tolist()
+    text = ",".join(map(str, whole.token_ids.tolist()))
+    assert ",".join(map(str, short.token_ids[head:].tolist())) in text
+    reading = short.reading
+    assert reading is not None
+    assert reading.tokens_cut.total() == short.cut_tokens == whole.n_tokens - 16
+    kept = np.bincount(short.roles, minlength=len(ROLES))
+    for code, role in enumerate(ROLES):
+        assert reading.tokens_read[role] - reading.tokens_cut[role] == kept[code]
+    assert any("system" in warning and "cut" in warning for warning in reading.warnings)
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
@@ -116,7 +140,7 @@ def test_refusals(tokenizer_of: TokenizerMaker) -> None:
             "the corpus is empty",
         ),
         ({"roles": np.zeros(2, np.uint8)}, "2 roles for 5 tokens"),
-        ({"roles": np.full(5, 6, np.uint8)}, "role code 6 is not one of 0 to 5"),
+        ({"roles": np.full(5, 8, np.uint8)}, "role code 8 is not one of 0 to 7"),
         ({"offsets": np.array([0, 2, 4])}, "must run from 0 to the number of tokens"),
         ({"offsets": np.array([0, 5, 5])}, r"a sequence must have 1 to 3 tokens"),
         ({"offsets": np.array([0, 5])}, r"a sequence must have 1 to 3 tokens"),

@@ -45,7 +45,7 @@ def test_no_resamples_no_interval():
 
 
 def test_usage_by_hand():
-    firings = np.array([[1, 2, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]])
+    firings = np.array([[1, 2, 0, 0, 1, 0, 0, 0], [0] * 8])
     found = usage(firings, np.array([6.0, 0.0]), np.array([3, 0], dtype=np.float32), 16)
     assert found["alive"].tolist() == [True, False]
     assert found["frequency"].tolist() == [0.25, 0]

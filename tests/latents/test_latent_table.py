@@ -25,7 +25,8 @@ ORDERED = [
     *("active_tokens", "difference_share", "twin", "twin_cosine", "twin_divergence"),
     "template_share",
     *("share_bos", "share_template", "share_system", "share_user", "share_assistant"),
-    *("share_text", "class", "kind", "complete_shrinkage", "latent_decoupling", "angle"),
+    *("share_text", "share_reasoning", "share_tool"),
+    *("class", "kind", "complete_shrinkage", "latent_decoupling", "angle"),
     *("nu_error_mirror", "nu_error_mirror_low", "nu_error_mirror_high"),
     *("nu_recon_mirror", "nu_recon_mirror_low", "nu_recon_mirror_high"),
 ]

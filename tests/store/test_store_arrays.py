@@ -141,7 +141,7 @@ def with_bad(row: int, value: float, dtype: type = np.float32) -> np.ndarray:
         ({"token_ids": np.array([0, 1, -2, 3, 4, 5])}, "token_ids .* row 2 has -2"),
         ({"token_ids": np.arange(6) + 2**31}, "token_ids .* row 0 has 2147483648"),
         ({"token_ids": np.zeros(6)}, "token_ids must hold integers"),
-        ({"roles": np.full(6, 6)}, "roles must be 0 to 5, but row 0 has 6"),
+        ({"roles": np.full(6, 8)}, "roles must be 0 to 7, but row 0 has 8"),
         ({"sequence_ids": np.array([3, 3, 1, 1, 3, 2])}, "sequence 3 comes again in row 4"),
         ({"sequence_ids": np.zeros((6, 1), int)}, r"sequence_ids must have shape \[6\]"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown: use float32 or bfloat16"),

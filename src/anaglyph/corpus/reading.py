@@ -1,20 +1,21 @@
-"""Read a corpus from files, or take one that is shipped.
+"""Read a corpus from files, folders or the hub, or take one that is shipped.
 
-A file is refused as a whole with one line that names the file, the line and the field, because a
-corpus that silently lost a tenth of its chats would change every number that follows.
+Documents come one at a time. A few bad rows are skipped, counted and listed; more than a few refuse
+the corpus, because one that silently lost a tenth of its chats would change every number after it.
 """
 
-import json
+import glob
 from collections.abc import Iterator
 from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from anaglyph.core.errors import InputError
-from anaglyph.corpus.documents import Document, Message
-
-TEXT_SUFFIXES = (".txt", ".md")
-SUFFIXES = (*TEXT_SUFFIXES, ".jsonl")
+from anaglyph.corpus.account import SKIP_BAD, BadRowError, Reading
+from anaglyph.corpus.documents import Document
+from anaglyph.corpus.files import KINDS, Row, kind_of, pieces, rows_of
+from anaglyph.corpus.hub import hub_rows, is_hub_name
+from anaglyph.corpus.rows import document_of
 
 BUILTIN = ("chats", "demo", "english")
 """Names of the shipped corpora; ``data/SOURCES.md`` says where each came from."""
@@ -22,108 +23,146 @@ BUILTIN = ("chats", "demo", "english")
 DEMO_CHATS, DEMO_PASSAGES = 60, 6
 """How much of "chats" and of "english" the demo reads, from the top of each file."""
 
+LONGEST_CHAT = 4_000_000
+"""Most characters of one chat."""
 
-def read_documents(path: str | Path) -> list[Document]:
-    """Read a corpus from a file, a folder or the package itself.
+# What describes a data set rather than being one.
+_ABOUT = (
+    "readme", "license", "licence", "changelog", "contributing", "citation", "dataset_card",
+    "dataset_info", "dataset_infos", "dataset_dict", "state", "sources",
+)  # fmt: skip
+
+
+def read_documents(
+    source: str | Path,
+    column: str | None = None,
+    skip_bad: float = SKIP_BAD,
+    reading: Reading | None = None,
+) -> list[Document]:
+    """Read a whole corpus from a file, a folder, the hub or the package itself.
 
     Args:
-        path: A ``.txt`` or ``.md`` file (one document); a ``.jsonl`` file with a document a line,
-            ``{"messages": [{"role": ..., "content": ...}, ...]}`` or ``{"text": ...}`` (the two may
-            be mixed, other fields are ignored); a folder (all such files below it, sorted by path,
-            hidden ones left out); or a shipped corpus: "builtin:chats" (short questions on many
-            topics, answered by SmolLM2-135M-Instruct), "builtin:english" (prose in the public
-            domain) or "builtin:demo" (a part of both, mostly chats).
+        source: What to read. A text (``.txt``, ``.md``: one document); rows (``.jsonl``, ``.json``,
+            ``.csv``, ``.tsv``, ``.parquet``, ``.arrow``: one document a row); any of the former
+            with ``.gz`` or ``.zst`` after it; a folder (all such files below it, sorted by path,
+            without hidden ones, README and the like); a pattern with ``*``; a data set of the hub
+            (``OWNER/NAME``, see `hub_rows`); or a shipped corpus: "builtin:chats" (short questions
+            on many topics, answered by SmolLM2-135M-Instruct), "builtin:english" (prose in the
+            public domain) or "builtin:demo" (a part of both, mostly chats).
+        column: The column that holds the text or the chat; None finds one that is known.
+        skip_bad: Share of the rows that may be bad; they are skipped and counted.
+        reading: Filled with the account of what was read; its ``skip_bad`` then holds.
 
     Returns:
         At least one document, in the order of the files.
 
     Raises:
-        InputError: Something cannot be read; the message names file, line and field.
+        InputError: Something cannot be read, or too many rows; the message names file, line and
+            field.
+
+    Example:
+        >>> len(read_documents("builtin:demo"))
+        66
     """
-    if str(path).startswith("builtin:"):
-        return _builtin(str(path).removeprefix("builtin:"))
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix in SUFFIXES
-            and file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
-        if not files:
-            raise InputError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file")
-        return [document for file in files for document in _read_file(file)]
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    return _read_file(path)
+    reading = Reading(skip_bad) if reading is None else reading
+    documents = list(stream_documents(source, column, reading))
+    reading.check()
+    if not documents:
+        raise InputError(f"{source}: the corpus is empty: it holds no document")
+    return documents
 
 
-def _read_file(path: Path) -> list[Document]:
-    """Read one ``.txt``, ``.md`` or ``.jsonl`` file; the rules are those of `read_documents`."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: a corpus file ends in one of {', '.join(SUFFIXES)}")
-    content = _read_text(path)
-    if not content.strip():
-        raise InputError(f"{path}: the file is empty")
-    if path.suffix in TEXT_SUFFIXES:
-        return [Document(text=content, source=str(path))]
-    return list(_read_lines(path, content))
+def stream_documents(
+    source: str | Path, column: str | None, reading: Reading
+) -> Iterator[Document]:
+    """Read documents one at a time, as `read_documents` does.
 
+    The caller checks the account at the end (`Reading.check`): only then is the share of bad rows
+    known.
 
-def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    try:
-        content = raw.decode("utf-8-sig")  # a byte-order mark is not part of the text
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8 ({error.reason})") from error
-    return content.replace("\r\n", "\n")
-
-
-def _read_lines(path: Path, content: str) -> Iterator[Document]:
-    # Not splitlines(): it also breaks at U+2028 and its like, which JSON strings may hold.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        source = f"{path}:{number}"
+    Raises:
+        InputError: A file cannot be read at all, or most rows are bad.
+    """
+    if str(source).startswith("builtin:"):
+        for document in _builtin(str(source).removeprefix("builtin:")):
+            reading.rows += 1
+            reading.documents["text" if document.messages is None else "chat"] += 1
+            yield document
+        return
+    for place, row in _rows(source, reading):
+        reading.rows += 1
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}: not JSON ({error})") from error
-        yield _document(row, source)
+            yield from _documents(row, place, column, reading)
+        except BadRowError as fault:
+            reading.skip(fault)
 
 
-def _document(row: Any, source: str) -> Document:
-    if not isinstance(row, dict):
-        raise InputError(f"{source}: a line must be a JSON object, not {type(row).__name__}")
-    if ("text" in row) == ("messages" in row):
-        raise InputError(f'{source}: a line has either "text" or "messages"')
-    if "text" in row:
-        return Document(text=_string(row, "text", source, "text"), source=source)
-    if not isinstance(row["messages"], list):
-        raise InputError(f"{source}: messages must be a list")
-    messages = []
-    for number, message in enumerate(row["messages"]):
-        name = f"messages[{number}]"
-        if not isinstance(message, dict):
-            raise InputError(f"{source}: {name} must be a JSON object")
-        role, content = (
-            _string(message, key, source, f"{name}.{key}") for key in ("role", "content")
-        )
-        messages.append(Message(role, content))
-    return Document(messages=tuple(messages), source=source)
+def _documents(row: object, place: str, column: str | None, reading: Reading) -> Iterator[Document]:
+    if isinstance(row, BadRowError):
+        raise row
+    if isinstance(row, str):
+        document = Document(text=row, source=place)
+        reading.columns["whole file"] += 1
+    else:
+        document = document_of(row, place, column, reading)
+    if document.text is None:
+        if document.n_characters > LONGEST_CHAT:
+            raise BadRowError(
+                place, "too long", f"the chat has more than {LONGEST_CHAT:,} characters; split it"
+            )
+        reading.documents["chat"] += 1
+        yield document
+        return
+    for text in pieces(document.text):
+        if text.strip():
+            reading.documents["text"] += 1
+            yield document if len(text) == len(document.text) else Document(text, source=place)
 
 
-def _string(row: dict[str, Any], key: str, source: str, name: str) -> str:
-    if key not in row:
-        raise InputError(f"{source}: {name} is missing")
-    if not isinstance(row[key], str):
-        raise InputError(f"{source}: {name} must be a string, not {type(row[key]).__name__}")
-    return row[key]
+def _rows(source: str | Path, reading: Reading) -> Iterator[Row]:
+    path = Path(source)
+    try:
+        if path.is_dir():
+            files = _files_of(path, reading)
+        elif path.exists():
+            files = [path]
+        else:
+            found = sorted(glob.glob(str(source), recursive=True)) if "*" in str(source) else []
+            files = [Path(name) for name in found if Path(name).is_file()]
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # too long a name, a null byte
+        raise InputError(f"{source}: no such file or folder ({error})") from error
+    if files:
+        for file in files:
+            empty = True
+            for row in rows_of(file):
+                empty = False
+                yield row
+            if empty:
+                yield str(file), BadRowError(str(file), "empty file", "the file is empty")
+        return
+    is_file = kind_of(path) is not None
+    if isinstance(source, str) and is_hub_name(source) and not is_file and not path.is_dir():
+        yield from hub_rows(source)
+        return
+    raise InputError(f"{source}: no such file or folder")
+
+
+def _files_of(folder: Path, reading: Reading) -> list[Path]:
+    files = []
+    for file in sorted(folder.rglob("*")):
+        inner = file.relative_to(folder)
+        if any(part.startswith(".") for part in inner.parts) or file.is_dir():
+            continue
+        about = file.name.lower().split(".")[0] in _ABOUT
+        if file.is_file() and kind_of(file) is not None and not about:
+            files.append(file)
+        else:
+            reading.left_out[f"file {inner}"] += 1
+    if not files:
+        raise InputError(f"{folder}: the folder holds no {', '.join(KINDS)} file")
+    return files
 
 
 def _builtin(name: str) -> list[Document]:
@@ -131,10 +170,11 @@ def _builtin(name: str) -> list[Document]:
         shipped = ", ".join(BUILTIN)
         raise InputError(f"builtin:{name}: there is no such corpus; shipped are {shipped}")
     if name == "demo":
-        return _shipped("chats")[:DEMO_CHATS] + _shipped("english")[:DEMO_PASSAGES]
+        return _shipped("chats", DEMO_CHATS) + _shipped("english", DEMO_PASSAGES)
     return _shipped(name)
 
 
-def _shipped(name: str) -> list[Document]:
-    with resources.as_file(resources.files("anaglyph.corpus") / "data" / f"{name}.jsonl") as path:
-        return _read_file(path)
+def _shipped(name: str, most: int | None = None) -> list[Document]:
+    file = resources.files("anaglyph.corpus") / "data" / f"{name}.jsonl"
+    with resources.as_file(file) as path:
+        return list(islice(stream_documents(path, None, Reading(skip_bad=0.0)), most))

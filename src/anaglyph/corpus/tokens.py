@@ -12,8 +12,9 @@ from torch import Tensor
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.rng import rng
+from anaglyph.corpus.account import Reading
+from anaglyph.corpus.roles import ROLES
 from anaglyph.corpus.split import split_mask
-from anaglyph.corpus.templating import ROLES
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class TokenCorpus:
         offsets: Where each sequence begins, and last the number of tokens.
         context: The longest a sequence may be, in tokens.
         cut_tokens: Tokens of chats that lay beyond the context and were left out.
+        reading: The account of what was read, where the corpus was read from documents.
 
     Raises:
         InputError: The arrays do not fit together, or a sequence is empty or too long.
@@ -36,6 +38,7 @@ class TokenCorpus:
     offsets: Int64[np.ndarray, " sequences_plus_one"]
     context: int
     cut_tokens: int = 0
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         lengths = np.diff(self.offsets)
@@ -144,6 +147,7 @@ class TokenCorpus:
             offsets=offsets_of(lengths[mask]),
             context=self.context,
             cut_tokens=self.cut_tokens,
+            reading=self.reading,
         )
 
     def limited(self, max_tokens: int) -> "TokenCorpus":

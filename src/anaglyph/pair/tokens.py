@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from anaglyph.core.errors import ModelError
 from anaglyph.pair.quiet import first_line, quiet
 from anaglyph.pair.sources import Source
+from anaglyph.pair.templates import chosen_template
 
 _MOST_NAMED = 5
 """Tokens that a note names."""
@@ -45,11 +46,18 @@ def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
         notes += _vocabulary_notes(base.name, tokenizer.get_vocab(), tuned.name, other.get_vocab())
     if owner is not base:
         notes.append(f"tokenizer of {tuned.name} used for both models (base has none)")
-    template = getattr(other, "chat_template", None) or _template_file(tuned.folder)
-    if template and template != tokenizer.chat_template:
-        had = "differs from base's" if tokenizer.chat_template else "base has none"
+    own, name = chosen_template(tokenizer.chat_template)
+    template, tuned_name = chosen_template(
+        getattr(other, "chat_template", None) or _template_file(tuned.folder)
+    )
+    if template and template != own:
+        had = "differs from base's" if own else "base has none"
         notes.append(f"chat template of {tuned.name} used for both models ({had})")
-        tokenizer.chat_template = template
+    if template:
+        own, name = template, tuned_name
+    if name not in (None, "default"):
+        notes.append(f'of several chat templates {name!r} is used (none is called "default")')
+    tokenizer.chat_template = own
     return tokenizer, str(owner.tokenizer_fingerprint), notes
 
 
@@ -98,7 +106,10 @@ def load_tokenizer(source: Source) -> Any:
 
 def _template_file(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read the chat template {file}: {first_line(error)}") from error
 
 
 def _vocabulary_notes(

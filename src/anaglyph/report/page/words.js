@@ -168,4 +168,6 @@ const ROLES = {
   user: "user",
   assistant: "assistant",
   text: "text",
+  reasoning: "reasoning",
+  tool: "tool",
 };
