@@ -65,15 +65,12 @@ def prompt_ids(tokenizer: Any, prompt: str) -> Int64[np.ndarray, " tokens"]:
     the tokenizer puts what it always puts. An empty prompt is at least the bos token, if any.
 
     Raises:
-        InputError: The prompt comes out empty.
+        InputError: The prompt comes out empty, or the chat template refuses it.
     """
     if tokenizer.chat_template is not None and prompt:
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        turns = [{"role": "user", "content": prompt}]
+        text = render_chat(tokenizer, turns, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(prompt)["input_ids"]
     if len(ids) == 0 and tokenizer.bos_token_id is not None:

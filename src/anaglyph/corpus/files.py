@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import polars as pl
 import zstandard
@@ -101,7 +101,7 @@ def pieces(text: str) -> Iterator[str]:
 class _Opened:
     """Bytes of a file, unpacked; read line by line or in blocks, and looked ahead into."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    def __init__(self, raw: io.BufferedIOBase) -> None:
         self._raw = raw
         self._ahead = b""
 
@@ -134,11 +134,11 @@ def _opened(path: Path) -> Iterator[_Opened]:
             suffix = path.suffix.lower()
             if suffix == ".gz":
                 with gzip.open(raw) as unpacked:
-                    yield _Opened(cast("IO[bytes]", unpacked))
+                    yield _Opened(unpacked)
             elif suffix == ".zst":
                 reader = zstandard.ZstdDecompressor(max_window_size=2**27)
                 with reader.stream_reader(raw, read_across_frames=True) as stream:
-                    yield _Opened(io.BufferedReader(stream, _BLOCK))
+                    yield _Opened(io.BufferedReader(stream, 2**20))
             else:
                 yield _Opened(raw)
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError) as error:

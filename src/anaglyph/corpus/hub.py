@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from anaglyph.core.errors import InputError
+from anaglyph.corpus.files import kind_of
 
 SCHEME = "hf://datasets/"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?(:[\w.-]+){0,2}")
@@ -15,7 +17,9 @@ _READERS = {
 
 def is_hub_name(source: str) -> bool:
     """Whether a source that is no path may be a data set of the hub."""
-    return source.startswith(SCHEME) or bool(_NAME.fullmatch(source))
+    if source.startswith(SCHEME):
+        return True
+    return bool(_NAME.fullmatch(source)) and kind_of(Path(source)) is None
 
 
 def hub_rows(source: str) -> Iterator[tuple[str, Any]]:
@@ -73,5 +77,7 @@ def _streamed(datasets: Any, source: str, name: str) -> Any:
     split = options[-1] if options else "train"
     if split not in found:
         splits = ", ".join(found)
-        raise InputError(f"{source}: has no split {split!r}; name one: {source}:SPLIT ({splits})")
+        raise InputError(
+            f"{source}: has no split {split!r}; name one: {owner}/{repository}:SPLIT ({splits})"
+        )
     return found[split]

@@ -142,9 +142,8 @@ def _rows(source: str | Path, reading: Reading) -> Iterator[Row]:
             if empty:
                 yield str(file), BadRowError(str(file), "empty file", "the file is empty")
         return
-    is_file = kind_of(path) is not None
-    if isinstance(source, str) and is_hub_name(source) and not is_file and not path.is_dir():
-        yield from hub_rows(source)
+    if is_hub_name(str(source)):
+        yield from hub_rows(str(source))
         return
     raise InputError(f"{source}: no such file or folder")
 
