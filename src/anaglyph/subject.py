@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
-from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
+from anaglyph.corpus import TokenCorpus, load_corpus
 from anaglyph.pair import ModelPair
 from anaglyph.store import DifferenceSpace, PairedStore, collect
 
@@ -139,7 +139,7 @@ class Subject:
             raise InputError("--data is missing: name the text to read")
         collecting = self.settings.collect
         corpus = load_corpus(
-            [document for source in self.data for document in read_documents(source)],
+            self.data,
             self.pair.tokenizer,
             context=collecting.context,
             pack=collecting.pack,

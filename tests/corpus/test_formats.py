@@ -118,9 +118,7 @@ def test_hub_names_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert asked[:3] == [
         ("owner/name", None, None), ("owner/name", "default", "main"), ("owner/name", None, None),
     ]  # fmt: skip
-    with pytest.raises(
-        InputError, match=r"no split 'dev'; name one: .*:SPLIT \(train, test\)"
-    ):
+    with pytest.raises(InputError, match=r"no split 'dev'; name one: .*:SPLIT \(train, test\)"):
         read_documents("owner/name:dev")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: 1 / 0)
     with pytest.raises(InputError, match="cannot be read as a data set of the hub"):

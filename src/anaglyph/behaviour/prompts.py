@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from anaglyph.core.errors import InputError
+from anaglyph.pair.templates import render_chat
 
 
 @dataclass(frozen=True)

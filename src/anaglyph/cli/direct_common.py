@@ -91,11 +91,10 @@ class Subject:
         Raises:
             InputError: There is neither a run nor data, or the data cannot be read.
         """
-        from anaglyph.corpus import load_corpus, read_documents
+        from anaglyph.corpus import load_corpus
 
         if data:
-            documents = [document for source in data for document in read_documents(source)]
-            return load_corpus(documents, self.pair.tokenizer, max_tokens=max_tokens)
+            return load_corpus(data, self.pair.tokenizer, max_tokens=max_tokens)
         if self.run is None:
             raise InputError("--data is missing: name the text to read")
         corpus = self._bench.corpus
