@@ -271,4 +271,4 @@ def test_amplify_refuses(anaglyph, pair, asked, tmp_path):
     refused(anaglyph("amplify", *pair, "--prompts", asked, "--block", "8"), "layer 8")
     refused(anaglyph("amplify", *pair, "--prompts", asked, "--alpha", "nan"), "finite")
     refused(anaglyph("amplify", *pair, "--prompts", asked, "--search", "1", "--kind", "logits"),
-            "--search")  # fmt: skip
+            "search scales")  # fmt: skip
