@@ -211,7 +211,7 @@ def test_lens_refuses(anaglyph, pair, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("Hi")
     refused(anaglyph("lens", *pair, "--data", short), "fewer than 2 texts")
-    refused(anaglyph("lens", *pair, "--strength", "-1"), "strengths")
+    refused(anaglyph("lens", *pair, "--strength", "-1"), "--strength")
     refused(anaglyph("lens", *pair, "--layer", "9"), "layer 9")
 
 
