@@ -11,7 +11,9 @@ from anaglyph.auditor import Mode
 from anaglyph.auditor.audit import toolbox_of
 from anaglyph.auditor.limits import Limits
 from anaglyph.auditor.tools import Toolbox
-from anaglyph.causal import Direction, steer
+from anaglyph.behaviour.directions import Direction
+from anaglyph.causal import steer
+from anaglyph.core.settings import SteerSettings
 from anaglyph.run import Run
 
 TRIGGERED = "The lantern is near the basket. Who knows what is in the tower?"
@@ -82,7 +84,8 @@ def test_steering_adds_the_mean_strength_of_the_stronger_model(bench):
     )
     vector = torch.zeros(bench.subject.pair.d_base)
     vector[0] = 6.0
-    table = steer(bench.subject.pair, [PLAIN], Direction("by hand", 1, vector), [2], new_tokens=12)
+    settings = SteerSettings(strength=(2,), new_tokens=12)
+    table = steer(bench.subject, [PLAIN], Direction("by hand", 1, vector), settings)
     base, tuned, steered = table["reply"]
     (reply,) = answer["replies"]
     assert (reply["base"], reply["tuned"]) == (base, tuned)

@@ -80,7 +80,7 @@ def test_attribution_is_kept(run: Path, anaglyph):
     assert kept["verified"].to_list() == [row["verified"] for row in rows]
 
 
-@pytest.mark.parametrize("what", ["--latent", "mean", "pca:0", "vector"])
+@pytest.mark.parametrize("what", ["--latent", "latent:", "mean", "pca:0", "finding:1", "vector"])
 def test_steering_along_anything(what: str, run: Path, prompts: Path, tmp_path, anaglyph):
     table = pl.read_parquet(run / "latents" / "diff-sae.parquet")
     latent = table.sort("max_activation", descending=True, nulls_last=True)["latent"][0]
@@ -88,6 +88,7 @@ def test_steering_along_anything(what: str, run: Path, prompts: Path, tmp_path, 
     np.save(tmp_path / "vector.npy", np.ones(width, np.float32))
     given = {
         "--latent": ["--latent", str(latent)],
+        "latent:": ["--direction", f"latent:diff-sae/{latent}"],
         "vector": ["--direction", str(tmp_path / "vector.npy")],
     }.get(what, ["--direction", what])
     said = anaglyph(

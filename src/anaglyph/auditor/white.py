@@ -9,13 +9,16 @@ from pydantic import Field
 
 from anaglyph.auditor.limits import Meter
 from anaglyph.auditor.tools import Arguments, NewTokens, Prompt, Seed, Tool
+from anaglyph.behaviour.directions import read_direction
 from anaglyph.behaviour.predictions import head_logits
-from anaglyph.causal import Direction, steer
+from anaglyph.causal import steer
 from anaglyph.core.errors import InputError
 from anaglyph.core.schemas import Finding
+from anaglyph.core.settings import Settings, SteerSettings
 from anaglyph.pair import Side
 from anaglyph.run import Run
 from anaglyph.run.stages import latent_examples
+from anaglyph.subject import Subject
 
 LENS = "direct/lens"
 """The stage that keeps the tokens of the activation difference lens."""
@@ -194,24 +197,18 @@ class _Inside:
         return {"readings": rows.to_dicts()}
 
     def steer(self, asked: Steer) -> dict[str, Any]:
-        finding = self._numbered(asked.finding)
-        both = (finding.direction_base, finding.direction_tuned)
-        first, second = both if asked.into == "base" else both[::-1]
-        unit = torch.tensor(first or second, dtype=torch.float32)
-        direction = Direction(
-            f"finding {asked.finding}", self.run.folder.state.layer, unit * _strength(finding)
-        )
+        subject = self.run.subject
+        name = f"finding:{asked.finding}"
+        direction = read_direction(name, subject.layer, self.run.held, into=asked.into)
         replies = len(asked.prompts) * (2 + len(asked.strengths))
         longest = self.meter.grant(replies, asked.new_tokens)
-        table = steer(
-            self.run.subject.pair,
-            asked.prompts,
-            direction,
-            asked.strengths,
-            into=asked.into,
-            new_tokens=longest,
-            seed=asked.seed,
+        settings = SteerSettings(
+            strength=tuple(asked.strengths), into=asked.into, new_tokens=longest
         )
+        seeded = Subject.of(
+            pair=subject.pair, layer=subject.layer, settings=Settings(seed=asked.seed)
+        )
+        table = steer(seeded, asked.prompts, direction, settings)
         self.meter.spent.generated += int(table["tokens"].sum())
         answers = []
         for start in range(0, table.height, 2 + len(asked.strengths)):
@@ -244,17 +241,6 @@ class _Inside:
         logits = head_logits(self.run.subject.pair, side, vector[None])[0].float()
         ids = logits.topk(min(_PROMOTED, len(logits))).indices.tolist()
         return self.run.subject.pair.token_strings(ids)
-
-
-def _strength(finding: Finding) -> float:
-    """Return how much of a finding the model has that has more of it, where it fires."""
-    if finding.kind == "mean-shift":
-        return finding.effect
-    known = [finding.evidence.get(name) for name in ("beta_base", "beta_tuned")]
-    found = [abs(value) for value in known if isinstance(value, int | float)]
-    if not found or max(found) == 0:
-        raise InputError("the strength of this finding is not known: it cannot be steered by")
-    return float(max(found))
 
 
 def _windows(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

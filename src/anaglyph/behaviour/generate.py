@@ -1,14 +1,19 @@
 """Replies to prompts, token by token, with whatever makes the next token's logits.
 
-A *stepper* reads the tokens that are new and returns the logits after the last of them; it keeps
-its own key-value cache. One model is a stepper, and so is the sum of two models' logits. Prompts
-are padded on the left, as positions and masks tell the model; the reply of a prompt does not depend
-on its neighbours beyond rounding.
+One loop serves every reply of the project. A `Stepper` reads the tokens that are new and returns
+the logits after the last of them; it keeps its own key-value cache. One model is a stepper, and so
+is the sum of two models' logits. `Steering` adds vectors to the residual stream meanwhile.
+
+Prompts of one batch are padded on the left, as positions and masks tell the model; a reply does not
+depend on its neighbours beyond rounding. Three things make the loop fast: the tokens with which all
+prompts of a batch begin (a chat template's system turn) are read once, rows that have ended leave
+the batch, and an adapter is switched on once a batch instead of once a token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,13 +22,169 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.blocks import LastBlockReached, find_blocks
 
-Stepper = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(new token ids [batch, new], mask of all tokens so far [batch, so far], positions of the new ones
-[batch, new]) to the logits after the last token [batch, vocabulary]."""
+WHERE = ("all", "prompt", "reply")
+"""Where a vector is added: at every token; at those of the prompt; from the prompt's last token,
+which predicts the reply, on."""
+
+_BATCH_TOKENS = 8192
+"""Tokens of a batch, prompts and longest replies together: bounds the key-value cache."""
+_MOST_ROWS = 64
+_LEAST_SHARED = 4
+"""Tokens that all prompts of a batch must have in common before they are read apart."""
+
+
+@dataclass
+class Stepper:
+    """Makes next-token logits of a batch, step by step.
+
+    Attributes:
+        step: (new token ids [batch, new], mask of all tokens so far [batch, so far], positions of
+            the new ones [batch, new]) to the logits after the last token [batch, vocabulary].
+        select: Replaces the rows of what was read by the given ones, which may repeat.
+        during: Entered around the steps of a batch; what it holds need not be set up in each.
+        reach: Most tokens of a text for which padding may be put between its tokens; None: any.
+    """
+
+    step: Callable[[Tensor, Tensor, Tensor], Tensor]
+    select: Callable[[Tensor], None]
+    during: Callable[[], AbstractContextManager[Any]] = nullcontext
+    reach: int | None = None
+
+    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Read the new tokens and return the logits after the last."""
+        return self.step(ids, mask, positions)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are written.
+
+    Attributes:
+        new_tokens: Longest reply, the token that closes it included.
+        ends: Tokens that close a reply.
+        temperature: 0 always takes the likeliest token; above it tokens are sampled.
+        seed: Of the sampling. A prompt's place among the prompts decides its random numbers, not
+            its batch.
+        batch: Prompts at once, at most; chosen by their lengths if None.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    new_tokens: int
+    ends: Sequence[int]
+    temperature: int | float = 0.0
+    seed: int = 0
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 1 or self.temperature < 0 or (self.batch or 1) < 1:
+            raise InputError(
+                f"new_tokens={self.new_tokens}, batch={self.batch} and "
+                f"temperature={self.temperature}: at least 1, 1 and 0 are needed"
+            )
+
+
+@dataclass
+class Written:
+    """What a model wrote.
+
+    Attributes:
+        tokens: The new tokens, the one that closes the reply included.
+        logprobs: Log-probability of each, in nats, under what wrote it (at temperature 1).
+        closed: Whether the last token is one that closes a reply.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def reply(self) -> list[int]:
+        """The tokens without the closing one."""
+        return self.tokens[:-1] if self.closed else self.tokens
+
+
+@dataclass(frozen=True)
+class Push:
+    """A vector added at a layer's output, at some tokens of the text.
+
+    Attributes:
+        layer: Index of the block after which it is added.
+        vector: What is added.
+        at: A name of `WHERE`, or positions counted from the beginning of the text.
+    """
+
+    layer: int
+    vector: Float[Tensor, " d"]
+    at: str | tuple[int, ...] = "all"
+
+
+class Steering:
+    """Pushes on one side of a pair, one for each prompt (None adds nothing)."""
+
+    def __init__(self, pair: ModelPair, side: Side, pushes: Sequence[Push | None]) -> None:
+        """Check the pushes.
+
+        Raises:
+            InputError: A layer or place is unknown, or a vector has another width or is not finite.
+        """
+        width = pair.d_base if side == "base" else pair.d_tuned
+        for push in pushes:
+            if push is None:
+                continue
+            pair.resolve_layer(push.layer)
+            if len(push.vector) != width or not push.vector.isfinite().all():
+                raise InputError(
+                    f"the direction has {len(push.vector)} entries; it needs {width}, all finite"
+                )
+            if isinstance(push.at, str) and push.at not in WHERE:
+                raise InputError(f"at={push.at!r} is unknown: use one of {', '.join(WHERE)}")
+        self._pushes, self._width = pushes, width
+        self._layers = sorted({push.layer for push in pushes if push is not None})
+        with pair.side(side) as model:
+            self._blocks = find_blocks(model.get_decoder(), pair.n_layers)
+
+    def __len__(self) -> int:
+        """Return the number of prompts."""
+        return len(self._pushes)
+
+    @property
+    def spares_prompts(self) -> bool:
+        """Whether no prompt is changed before its last token."""
+        return all(push is None or push.at == "reply" for push in self._pushes)
+
+    @contextmanager
+    def acting(
+        self, rows: Sequence[int], positions: Int64[Tensor, "batch new"], lengths: Sequence[int]
+    ) -> Iterator[None]:
+        """Add the pushes of some prompts while a model reads tokens at the given positions.
+
+        Args:
+            rows: Which prompt each row of the batch is.
+            positions: Where the new tokens are in their texts.
+            lengths: Tokens of each row's prompt.
+        """
+        with ExitStack() as stack:
+            for layer in self._layers:
+                vectors = torch.zeros(len(rows), self._width)
+                where = torch.zeros_like(positions)
+                for row, prompt in enumerate(rows):
+                    push = self._pushes[prompt]
+                    if push is not None and push.layer == layer:
+                        vectors[row] = push.vector
+                        where[row] = _where(push.at, positions[row], lengths[row])
+
+                def add(hidden: Tensor, where: Tensor = where, vectors: Tensor = vectors) -> Tensor:
+                    return hidden + where.to(hidden)[:, :, None] * vectors.to(hidden)[:, None]
+
+                stack.enter_context(_hooked(self._blocks[layer], add))
+            yield
 
 
 def model_stepper(model: Any) -> Stepper:
@@ -41,7 +202,11 @@ def model_stepper(model: Any) -> Stepper:
         )
         return output.logits[:, -1].float().cpu()
 
-    return step
+    def select(rows: Tensor) -> None:
+        # The cast: transformers annotates a LongTensor, which no function returns.
+        cast(Any, cache).reorder_cache(rows.to(model.device))
+
+    return Stepper(step, select, reach=_reach(model.config))
 
 
 def side_stepper(pair: ModelPair, side: Side) -> Stepper:
@@ -53,19 +218,17 @@ def side_stepper(pair: ModelPair, side: Side) -> Stepper:
         with pair.side(side):
             return inner(ids, mask, positions)
 
-    return step
+    return Stepper(step, inner.select, lambda: pair.side(side), inner.reach)
 
 
-def layer_stepper(
-    pair: ModelPair, side: Side, layer: int
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return what a stepper over one side has at the output of a block, at the new tokens.
+def layer_stepper(pair: ModelPair, side: Side, layer: int) -> Stepper:
+    """Return a stepper that gives a block's output at the new tokens instead of logits.
 
     No later block is computed.
     """
-    step = side_stepper(pair, side)
+    inner = side_stepper(pair, side)
 
-    def read(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         reached: list[Tensor] = []
 
         def stop(hidden: Tensor) -> None:
@@ -73,10 +236,10 @@ def layer_stepper(
             raise LastBlockReached
 
         with suppress(LastBlockReached), hooked(pair, side, layer, stop):
-            step(ids, mask, positions)
+            inner(ids, mask, positions)
         return reached[0]
 
-    return read
+    return Stepper(step, inner.select, reach=inner.reach)
 
 
 def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:
@@ -90,10 +253,57 @@ def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:
         after, before = tuned(ids, mask, positions), base(ids, mask, positions)
         return after + alpha * (after - before)
 
-    return step
+    return together(step, tuned, base)
+
+
+def together(step: Callable[[Tensor, Tensor, Tensor], Tensor], *parts: Stepper) -> Stepper:
+    """Return a stepper that is made of others, which read the same tokens."""
+
+    def select(rows: Tensor) -> None:
+        for part in parts:
+            part.select(rows)
+
+    reaches = [part.reach for part in parts if part.reach is not None]
+    return Stepper(step, select, reach=min(reaches, default=None))
 
 
 @torch.no_grad()
+def write(
+    make_stepper: Callable[[], Stepper],
+    prompts: Sequence[Int64[np.ndarray, " _"]],
+    sampling: Sampling,
+    *,
+    steering: Steering | None = None,
+    progress: Progress = silent,
+) -> list[Written]:
+    """Return what follows each prompt, in the order of the prompts.
+
+    Args:
+        make_stepper: Gives a fresh stepper for each batch.
+        prompts: Token ids of each prompt.
+        sampling: How replies are written.
+        steering: What is added to the residual stream meanwhile: one push for each prompt.
+        progress: Told of prompts answered.
+
+    Raises:
+        InputError: A prompt is empty, or there is not one push for each prompt.
+    """
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise InputError("a prompt is empty: it holds no token")
+    if steering is not None and len(steering) != len(prompts):
+        raise InputError(f"{len(steering)} pushes for {len(prompts)} prompts: give one for each")
+    generator = rng(sampling.seed, "sampled replies")
+    chances = torch.from_numpy(generator.random((len(prompts), sampling.new_tokens)))
+    written, done = [Written() for _ in prompts], 0
+    for rows in _batches([len(prompt) for prompt in prompts], sampling):
+        step = make_stepper()
+        with step.during():
+            _write_batch(step, prompts, rows, sampling, steering, chances, written)
+        done += len(rows)
+        progress("write", done, len(prompts), "replies")
+    return written
+
+
 def continue_prompts(
     make_stepper: Callable[[], Stepper],
     prompts: Sequence[Int64[np.ndarray, " _"]],
@@ -102,59 +312,25 @@ def continue_prompts(
     ends: Sequence[int],
     temperature: int | float = 0.0,
     seed: int = 0,
-    batch: int = 16,
+    batch: int | None = None,
 ) -> list[list[int]]:
-    """Return the tokens that follow each prompt, the closing one left out.
-
-    Args:
-        make_stepper: Gives a fresh stepper for each batch.
-        prompts: Token ids of each prompt.
-        new_tokens: Longest reply.
-        ends: Tokens that close a reply.
-        temperature: 0 always takes the likeliest token; above it tokens are sampled.
-        seed: Of the sampling. A prompt's place in ``prompts`` decides its random numbers, not its
-            batch.
-        batch: Prompts at once.
+    """Return the tokens that follow each prompt, the closing one left out; see `write`.
 
     Raises:
         InputError: A setting is out of range, or a prompt is empty.
     """
-    if new_tokens < 1 or batch < 1 or temperature < 0:
-        raise InputError(
-            f"new_tokens and batch must be at least 1 and temperature at least 0; got {new_tokens},"
-            f" {batch} and {temperature}"
-        )
-    if any(len(prompt) == 0 for prompt in prompts):
-        raise InputError("a prompt is empty: it holds no token")
-    generator = rng(seed, "sampled replies")
-    chances = torch.from_numpy(generator.random((len(prompts), new_tokens)))
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    replies: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        ids, mask = _padded([prompts[row] for row in rows])
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        step, open_rows = make_stepper(), torch.ones(len(rows), dtype=torch.bool)
-        for number in range(new_tokens):
-            chosen = _choose(step(ids, mask, positions), chances[rows, number], temperature)
-            open_rows &= ~torch.isin(chosen, torch.tensor(list(ends), dtype=torch.int64))
-            for row, token, is_open in zip(rows, chosen.tolist(), open_rows.tolist(), strict=True):
-                if is_open:
-                    replies[row].append(token)
-            if not open_rows.any():
-                break
-            ids = chosen[:, None]
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-            positions = positions[:, -1:] + 1
-    return replies
+    sampling = Sampling(new_tokens, ends, temperature, seed, batch)
+    return [each.reply for each in write(make_stepper, prompts, sampling)]
 
 
 def end_tokens(pair: ModelPair) -> list[int]:
-    """Return the tokens that close a reply: the tokenizer's and those of the model's settings."""
-    with pair.side("tuned") as model:
-        own = getattr(model.generation_config, "eos_token_id", None)
-    listed = own if isinstance(own, list) else [own]
-    return sorted({token for token in (*listed, pair.tokenizer.eos_token_id) if token is not None})
+    """Return the tokens that close a reply: the tokenizer's, and those of both models' settings."""
+    ends = {pair.tokenizer.eos_token_id}
+    for side in ("base", "tuned"):
+        with pair.side(side) as model:
+            own = getattr(model.generation_config, "eos_token_id", None)
+        ends |= set(own) if isinstance(own, list) else {own}
+    return sorted(ends - {None})
 
 
 def reply_texts(pair: ModelPair, replies: Sequence[Sequence[int]]) -> list[str]:
@@ -183,7 +359,14 @@ def hooked(
     pair: ModelPair, side: Side, layer: int, change: Callable[[Tensor], Tensor | None]
 ) -> Iterator[None]:
     """Show a block's output to ``change`` for a while; what it returns takes its place."""
+    with pair.side(side) as model:
+        block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
+    with _hooked(block, change):
+        yield
 
+
+@contextmanager
+def _hooked(block: torch.nn.Module, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     def hook(_block: Any, _inputs: Any, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         changed = change(hidden)
@@ -191,13 +374,117 @@ def hooked(
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    with pair.side(side) as model:
-        block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
     handle = block.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _write_batch(
+    step: Stepper,
+    prompts: Sequence[np.ndarray],
+    rows: Sequence[int],
+    sampling: Sampling,
+    steering: Steering | None,
+    chances: Float[Tensor, "prompts new"],
+    written: list[Written],
+) -> None:
+    """Write the replies of one batch into ``written``."""
+    lengths = [len(prompts[row]) for row in rows]
+    shared = 0
+    if steering is None or steering.spares_prompts:
+        shared = _shared([prompts[row] for row in rows], sampling.new_tokens, step.reach)
+    if shared:
+        first = torch.from_numpy(np.asarray(prompts[rows[0]][:shared], np.int64))[None]
+        step(first, torch.ones_like(first), torch.arange(shared)[None])
+        step.select(torch.zeros(len(rows), dtype=torch.int64))
+    ids, mask = _padded([prompts[row][shared:] for row in rows])
+    mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.int64), mask], dim=1)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
+    ends = torch.tensor(list(sampling.ends), dtype=torch.int64)
+    is_open = torch.ones(len(rows), dtype=torch.bool)
+    for number in range(sampling.new_tokens):
+        pushed = nullcontext() if steering is None else steering.acting(rows, positions, lengths)
+        with pushed:
+            logits = step(ids, mask, positions)
+        chosen = _choose(logits, chances[list(rows), number], sampling.temperature)
+        values = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        closes = torch.isin(chosen, ends)
+        for place in is_open.nonzero()[:, 0].tolist():
+            one = written[rows[place]]
+            one.tokens.append(int(chosen[place]))
+            one.logprobs.append(float(values[place]))
+            one.closed = bool(closes[place])
+        is_open &= ~closes
+        if not is_open.any():
+            return
+        ids, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        # The cache is copied to leave rows out: worth it where several have ended.
+        if 4 * int(is_open.sum()) <= 3 * len(rows):
+            kept = is_open.nonzero()[:, 0]
+            step.select(kept)
+            ids, positions, mask, is_open = ids[kept], positions[kept], mask[kept], is_open[kept]
+            rows = [rows[place] for place in kept.tolist()]
+            lengths = [lengths[place] for place in kept.tolist()]
+
+
+def _batches(lengths: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
+    """Yield the prompts of each batch, short ones first."""
+    rows: list[int] = []
+    most = sampling.batch or _MOST_ROWS
+    for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        tokens = (len(rows) + 1) * (lengths[row] + sampling.new_tokens)
+        is_full = len(rows) == most or (sampling.batch is None and tokens > _BATCH_TOKENS)
+        if rows and is_full:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows
+
+
+def _shared(prompts: Sequence[np.ndarray], new_tokens: int, reach: int | None) -> int:
+    """Return how many tokens all prompts begin with, but their last; 0 where it does not pay."""
+    longest = max(map(len, prompts)) + new_tokens
+    if len(prompts) == 1 or (reach is not None and longest > reach):
+        return 0
+    most = min(map(len, prompts)) - 1
+    first = np.stack([prompt[:most] for prompt in prompts])
+    alike = (first == first[0]).all(0)
+    shared = most if alike.all() else int(alike.argmin())
+    return shared if shared >= _LEAST_SHARED else 0
+
+
+def _reach(config: Any) -> int | None:
+    """Return the length up to which padding between tokens changes nothing.
+
+    Attention over all tokens reads positions from the model's inputs. A window of attention counts
+    places in the cache, padding included, and other kinds of layers read every place.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return 0
+    if kinds == {"full_attention"}:
+        return None
+    return getattr(text, "sliding_window", None)
+
+
+def _where(
+    at: str | tuple[int, ...], positions: Int64[Tensor, " tokens"], length: int
+) -> Int64[Tensor, " tokens"]:
+    """Return 1 at the tokens of a text where a push acts, 0 elsewhere."""
+    if at == "prompt":
+        mask = positions < length
+    elif at == "reply":
+        mask = positions >= length - 1
+    elif isinstance(at, tuple):
+        mask = torch.isin(positions, torch.tensor(at, dtype=torch.long))
+    else:
+        mask = torch.ones_like(positions, dtype=torch.bool)
+    return mask.long()
 
 
 def _padded(prompts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

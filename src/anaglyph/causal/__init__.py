@@ -12,14 +12,12 @@ from anaglyph.causal.recovered import (
     layer_sweep,
 )
 from anaglyph.causal.screening import Scorer, judge_scorer, make_scorer, screen
-from anaglyph.causal.steering import Direction, Push, steer, write
+from anaglyph.causal.steering import steer
 
 __all__ = [
     "PLACES",
     "Activations",
-    "Direction",
     "Intervention",
-    "Push",
     "Scorer",
     "Unpatched",
     "attribute",
@@ -34,5 +32,4 @@ __all__ = [
     "shifted",
     "steer",
     "subset",
-    "write",
 ]

@@ -14,10 +14,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from anaglyph.behaviour.prompts import prompt_ids
-from anaglyph.causal.steering import Push, reply_text, write
+from anaglyph.behaviour.generate import (
+    Push,
+    Sampling,
+    Steering,
+    end_tokens,
+    reply_texts,
+    side_stepper,
+    write,
+)
+from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import ScreenSettings
 from anaglyph.dictionaries import Dictionary
@@ -99,30 +107,34 @@ def screen(
     """
     if not of_one_model(dic):
         raise InputError(f"screening reads each model alone: {dic.method} is no SAE of one model")
-    if not prompts:
-        raise InputError("there are no prompts")
-    pair, layer, strength = subject.pair, subject.layer, settings.strength
-    means, largest = _activations(pair, dic, layer, prompts)
+    pair, layer = subject.pair, subject.layer
+    ids = all_prompt_ids(pair.tokenizer, prompts)
+    means, largest = _activations(pair, dic, layer, ids)
     if table is not None:
         known = table["max_activation"].fill_null(0.0).to_numpy()
         largest = np.where(known > 0, known, largest)
     increase = means[1] - means[0]
     order = np.argsort(-increase, kind="stable")[: settings.top]
     chosen = [int(latent) for latent in order if increase[latent] > 0]
-    vectors = latent_vectors(dic)
-    scores = {side: np.zeros(1 + len(chosen)) for side in _SIGNS}
-    for number, prompt in enumerate(prompts):
-        ids = prompt_ids(pair.tokenizer, prompt)
-        for side, sign in _SIGNS.items():
-            pushes = [
-                Push(layer, vectors[latent] * float(sign * strength * largest[latent]))
-                for latent in chosen
-            ]
-            written = write(pair, side, ids, [None, *pushes], new_tokens=settings.new_tokens)
-            replies = [reply_text(pair, one) for one in written]
-            scores[side] += [float(scorer(prompt, reply)) for reply in replies]
-        subject.progress("screen", number + 1, len(prompts))
-    base, tuned = scores["base"] / len(prompts), scores["tuned"] / len(prompts)
+    units = [latent_vectors(dic)[latent] * float(largest[latent]) for latent in chosen]
+    sampling = Sampling(settings.new_tokens, end_tokens(pair))
+
+    def scores(side: Side, sign: float) -> Float64[np.ndarray, " variants"]:
+        """Return the mean score of the replies without a push, and with each latent's."""
+        pushes = [None, *(Push(layer, sign * settings.strength * unit) for unit in units)]
+        steering = Steering(pair, side, [push for push in pushes for _ in prompts])
+        written = write(
+            lambda: side_stepper(pair, side),
+            ids * len(pushes),
+            sampling,
+            steering=steering,
+            progress=subject.progress,
+        )
+        replies = reply_texts(pair, [each.reply for each in written])
+        found = [scorer(prompts[i % len(prompts)], reply) for i, reply in enumerate(replies)]
+        return np.array(found, np.float64).reshape(len(pushes), len(prompts)).mean(1)
+
+    base, tuned = scores("base", 1.0), scores("tuned", -1.0)
     rows: list[dict[str, Any]] = [
         {
             "rank": place,
@@ -142,7 +154,6 @@ def screen(
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-_SIGNS: dict[Side, float] = {"base": 1.0, "tuned": -1.0}
 _MEANS = ("mean_base", "mean_tuned", "increase", "unit")
 _SCORES = ("score_base", "score_tuned", "score_added", "score_removed")
 _SCHEMA = {
@@ -155,13 +166,13 @@ _SCHEMA = {
 
 @torch.no_grad()
 def _activations(
-    pair: ModelPair, dic: Dictionary, layer: int, prompts: Sequence[str]
+    pair: ModelPair, dic: Dictionary, layer: int, prompts: Sequence[Int64[np.ndarray, " _"]]
 ) -> tuple[Float64[np.ndarray, "two latents"], Float64[np.ndarray, " latents"]]:
     """Return each latent's mean activation in either model, and its largest in both."""
     sides: tuple[Side, Side] = ("base", "tuned")
     sums, largest, tokens = np.zeros((2, dic.n_latents)), np.zeros(dic.n_latents), 0
     for prompt in prompts:
-        ids = torch.from_numpy(prompt_ids(pair.tokenizer, prompt))[None]
+        ids = torch.from_numpy(prompt)[None]
         for place, side in enumerate(sides):
             hidden = pair.run_to(side, ids, torch.ones_like(ids), [layer])[layer][0]
             codes = dic.encode_inputs((hidden.float().cpu(),))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.behaviour.generate import Stepper, hooked, layer_stepper, side_stepper
+from anaglyph.behaviour.generate import Stepper, hooked, layer_stepper, side_stepper, together
 from anaglyph.causal.frame import frame_of
 from anaglyph.causal.interventions import Activations, Intervention, exact
 from anaglyph.causal.patching import Plan, measure
@@ -81,4 +81,4 @@ def span_stepper(
         with hooked(pair, into, layer, lambda hidden: hidden + (there - hidden) @ rows.T @ rows):
             return patched(ids, mask, positions)
 
-    return step
+    return together(step, patched, plain)

@@ -19,8 +19,10 @@ from anaglyph.core.settings import (
 )
 
 if TYPE_CHECKING:
-    from anaglyph.causal import Direction
     from anaglyph.run import Run as OneRun
+
+
+DIRECTION = "What to add: latent:NAME/7, mean, pca:0, finding:1, FILE.npy or FILE.parquet:ROW."
 
 
 @app.command("attribute")
@@ -63,14 +65,14 @@ def steer_command(
     prompt: Annotated[list[str] | None, typer.Option(help="A user turn; repeatable.")] = None,
     prompts: Prompts = None,
     name: OneName = None,
-    latent: Annotated[int | None, typer.Option(help="Steer along this latent.")] = None,
-    direction: Annotated[
-        str | None,
-        typer.Option(help="Or along: mean, pca:NUMBER (0 is the first), or a .npy file."),
+    direction: Annotated[str | None, typer.Option(help=DIRECTION)] = None,
+    latent: Annotated[
+        int | None, typer.Option(help="Short for --direction latent:NAME/LATENT.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Let base, tuned and a steered model answer the same prompts, side by side."""
+    from anaglyph.behaviour.directions import read_direction
     from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.causal import steer
 
@@ -79,20 +81,13 @@ def steer_command(
     asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not asked:
         raise InputError("name a --prompt, or a file of --prompts")
+    if (latent is None) == (direction is None):
+        raise InputError("name either a --latent or a --direction")
     with Bars() as progress:
         opened = reopen(run, progress, **general)
-        table = steer(
-            opened.subject.pair,
-            asked,
-            _direction(opened, name, latent, direction),
-            settings.strength,
-            into=settings.into,
-            at=_positions(settings.at),
-            new_tokens=settings.new_tokens,
-            temperature=settings.temperature,
-            seed=opened.settings.seed,
-            progress=progress,
-        )
+        text = direction or f"latent:{_only(opened, name)}/{latent}"
+        along = read_direction(text, opened.subject.layer, opened.held, into=settings.into)
+        table = steer(opened.subject, asked, along, settings)
     print_table("steering", table, as_json)
 
 
@@ -143,44 +138,6 @@ def _split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _only(run: "OneRun", name: str | None) -> str:
     names = run.names([name] if name else None)
     return "diff-sae" if name is None and "diff-sae" in names else names[0]
-
-
-def _direction(
-    run: "OneRun", name: str | None, latent: int | None, text: str | None
-) -> "Direction":
-    import numpy as np
-    import torch
-
-    from anaglyph.causal import Direction
-
-    if (latent is None) == (text is None):
-        raise InputError("name either a --latent or a --direction")
-    layer = run.subject.layer
-    if latent is not None:
-        own = _only(run, name)
-        dictionary, table = run.dictionary(own), run.table(own)
-        largest = table["max_activation"][latent] if 0 <= latent < table.height else 1.0
-        return Direction.latent(dictionary, layer, latent, largest or 0.0)
-    text = str(text)
-    if text == "mean":
-        return Direction.mean_shift(run.subject.space, layer)
-    kind, _, number = text.partition(":")
-    if kind == "pca" and number.isdigit():
-        return Direction.component(run.subject.space, layer, int(number))
-    try:
-        values = np.load(text, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"--direction {text!r} is not mean, pca:NUMBER or a .npy file of one vector"
-        ) from error
-    if values.ndim != 1:
-        raise InputError(f"{text} holds an array of shape {values.shape}, not one vector")
-    return Direction(text, layer, torch.from_numpy(values.astype(np.float32)))
-
-
-def _positions(text: str) -> str | tuple[int, ...]:
-    parts = text.split(",")
-    return tuple(int(part) for part in parts) if all(p.isdigit() for p in parts) else text
 
 
 def _series(name: str, values: list[str]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from anaglyph.behaviour.directions import Held
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Verdict, read_verdict
@@ -103,6 +104,11 @@ class Run:
         """What `find` wrote."""
         self.folder.key_of("find")
         return read_verdict(self.path / "findings.json")
+
+    @property
+    def held(self) -> Held:
+        """What the directions of the run are taken from, by name."""
+        return Held(lambda: self.subject.space, self.dictionary, self.table, lambda: self.verdict)
 
     @property
     def trained(self) -> list[str]:
