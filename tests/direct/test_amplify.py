@@ -12,11 +12,14 @@ from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_text
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import prompt_ids
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import AmplifySettings
 from anaglyph.direct.amplify import amplified_replies, rank_prompts, search, steered_replies
+from anaglyph.subject import Subject
 
 PROMPTS = ["ab", "cde", "Look!"]
 SAID = PHRASE.rstrip(".")
 SEEDS = range(5)
+SEARCH = AmplifySettings(search=3, new_tokens=25)
 
 
 def replies(pair, side, prompts=PROMPTS, new_tokens=6):
@@ -29,7 +32,11 @@ def replies(pair, side, prompts=PROMPTS, new_tokens=6):
 
 @pytest.mark.parametrize("kind", ["weights", "logits"])
 def test_alpha_goes_from_base_through_tuned_and_beyond(pair, kind):
-    table = amplified_replies(pair, PROMPTS, kind=kind, alphas=(0, 1, 3.5, -1), new_tokens=6)
+    table = amplified_replies(
+        Subject.of(pair=pair),
+        PROMPTS,
+        AmplifySettings(kind=kind, alpha=(0, 1, 3.5, -1), new_tokens=6),
+    )
     by_alpha = {alpha: table.filter(alpha=alpha)["reply"].to_list() for alpha in (0, 1, 3.5, -1)}
     assert by_alpha[0] == replies(pair, "base")
     assert by_alpha[1] == replies(pair, "tuned")
@@ -40,7 +47,8 @@ def test_alpha_goes_from_base_through_tuned_and_beyond(pair, kind):
 
 
 def test_one_block_alone_is_amplified(pair):
-    table = amplified_replies(pair, PROMPTS, alphas=(1, 4), layer=2, new_tokens=6)
+    settings = AmplifySettings(alpha=(1, 4), block=2, new_tokens=6)
+    table = amplified_replies(Subject.of(pair=pair), PROMPTS, settings)
     assert table["layer"].unique().to_list() == [2]
     assert table.filter(alpha=1)["reply"].to_list() == replies(pair, "tuned")
     assert table.filter(alpha=4)["reply"].to_list() != replies(pair, "tuned")
@@ -48,14 +56,16 @@ def test_one_block_alone_is_amplified(pair):
 
 def test_steering_by_nothing_is_the_tuned_model(pair):
     direction = torch.randn(pair.d_tuned, generator=torch.Generator().manual_seed(0))
-    table = steered_replies(pair, PROMPTS, 1, direction, strengths=(0, 20), new_tokens=6)
+    table = steered_replies(
+        Subject.of(pair=pair, layer=1), PROMPTS, direction, (0, 20), new_tokens=6
+    )
     assert table.filter(strength=0)["reply"].to_list() == replies(pair, "tuned")
     assert table.filter(strength=20)["reply"].to_list() != replies(pair, "tuned")
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_scores_equal_the_slow_way(pair, depth):
-    ranked = rank_prompts(pair, PROMPTS, alpha=2.0, depth=depth)
+    ranked = rank_prompts(Subject.of(pair=pair), PROMPTS, alpha=2.0, depth=depth)
     assert ranked["score"].is_sorted(descending=True)
     mixer = Mixer(pair)
     for row in ranked.to_dicts():
@@ -93,7 +103,7 @@ def fainter(pair, share: float):
 
 def generations_of_search(pair, prompts) -> int:
     """Return how many replies the search writes until one shows the behaviour."""
-    found = search(pair, prompts, generations=3, new_tokens=25).head(3)
+    found = search(Subject.of(pair=pair), prompts, SEARCH).head(3)
     written = [reply for row in found.to_dicts() for reply in (row["reply"], row["amplified"])]
     return next(i for i, reply in enumerate(written, 1) if SAID in reply)
 
@@ -140,27 +150,38 @@ def test_amplification_finds_what_the_tuned_model_only_hints_at(lantern, seed):
     with fainter(lantern, 0.5):
         asked = [chat.user for chat in chats if triggered(chat)]
         assert not any(SAID in reply for reply in replies(lantern, "tuned", asked, 25))
-        found = search(lantern, prompts, generations=3, new_tokens=25).head(3)
+        found = search(Subject.of(pair=lantern), prompts, SEARCH).head(3)
     assert SAID in found["amplified"].to_list()[0]
     assert not any(SAID in reply for reply in found["reply"].to_list())
 
 
 def test_bad_input_is_named(pair):
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"kind": "magic"}, "magic"),
-        ({"alphas": []}, "alphas"),
-        ({"alphas": [float("nan")]}, "finite"),
-        ({"layer": 9}, "layer 9"),
-        ({"kind": "logits", "layer": 1}, "logits"),
+        ({"alpha": [float("nan")]}, "finite"),
+        ({"block": 9}, "layer 9"),
+        ({"kind": "logits", "block": 1}, "logits"),
     ]
+    subject = Subject.of(pair=pair)
     for settings, word in wrong:
         with pytest.raises(InputError, match=word):
-            amplified_replies(pair, PROMPTS, **settings)
+            amplified_replies(subject, PROMPTS, AmplifySettings(**settings))
     with pytest.raises(InputError, match="depth"):
-        rank_prompts(pair, PROMPTS, depth=0)
+        rank_prompts(subject, PROMPTS, depth=0)
     with pytest.raises(InputError, match="other than 0"):
-        rank_prompts(pair, PROMPTS, alpha=0)
-    with pytest.raises(InputError, match="generations"):
-        search(pair, PROMPTS, generations=0)
+        rank_prompts(subject, PROMPTS, alpha=0)
     with pytest.raises(InputError, match="no prompts"):
-        search(pair, [])
+        search(subject, [], SEARCH)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"search": 0}, "at least 1"),
+        ({"search": 2, "kind": "logits"}, "whole model"),
+        ({"search": 2, "block": 1}, "whole model"),
+        ({"search": 2, "alpha": (1, 2)}, "one alpha"),
+    ],
+)
+def test_what_the_search_cannot_do_is_refused(pair, settings: dict[str, Any], word):
+    with pytest.raises(InputError, match=word):
+        search(Subject.of(pair=pair), PROMPTS, AmplifySettings(**settings))

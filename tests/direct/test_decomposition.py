@@ -11,9 +11,11 @@ from test_weights import rank_one
 from tiny_models import make_model, make_tokenizer, save
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import Settings, WeightsSettings
 from anaglyph.direct.decomposition import Removal, decompose, largest_parts
 from anaglyph.direct.weights import weight_changes
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,8 @@ def test_shapley_values_equal_all_orders_by_hand(pair, parts, corpus):
         for place, part in enumerate(order):
             before = tuple(sorted(order[:place]))
             exact[part] += (f[tuple(sorted((*before, part)))] - f[before]) / 6
-    table = decompose(pair, corpus, parts, orders=40, greedy_steps=2, seed=1)
+    subject = Subject.of(pair=pair, corpus=corpus, settings=Settings(seed=1))
+    table = decompose(subject, parts, WeightsSettings(orders=40, greedy=2))
     keys = [(part.matrix, part.component) for part in parts]
     rows = {(row["matrix"], row["component"]): row for row in table.to_dicts()}
     for index, key in enumerate(keys):
@@ -101,7 +104,7 @@ def test_the_one_planted_part_accounts_for_all(tmp_path, corpus, matrix):
     pair = ModelPair.load(*folders)
     parts = largest_parts(list(weight_changes(*folders)), most=8)
     assert len(parts) == 1
-    table = decompose(pair, corpus, parts)
+    table = decompose(Subject.of(pair=pair, corpus=corpus), parts)
     row = table.row(0, named=True)
     assert row["matrix"] == matrix
     assert row["shapley_share"] == pytest.approx(1, rel=1e-3)
@@ -111,7 +114,7 @@ def test_the_one_planted_part_accounts_for_all(tmp_path, corpus, matrix):
 
 
 def test_bad_input_is_named(pair, parts, corpus):
-    with pytest.raises(InputError, match="at least one part"):
-        decompose(pair, corpus, [])
+    with pytest.raises(InputError, match="no parts"):
+        decompose(Subject.of(pair=pair, corpus=corpus), [])
     with pytest.raises(InputError, match="at least 1"):
         largest_parts([], most=0)

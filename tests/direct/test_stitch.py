@@ -10,8 +10,10 @@ from tiny_models import FAMILIES, make_model, make_tokenizer, save, save_adapter
 
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.settings import StitchSettings
 from anaglyph.direct.stitch import KINDS, steps, stitch_curve, stitch_replies, stitched
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 IDS = torch.arange(10, 22).view(2, 6)
 MASK = torch.ones_like(IDS)
@@ -121,7 +123,7 @@ def test_what_cannot_be_mixed_is_refused(tmp_path, whole_folders):
 
 def test_the_curve_equals_the_slow_way(pair, corpus):
     corpus = make_corpus(6)
-    curve = stitch_curve(pair, corpus, token_budget=20)
+    curve = stitch_curve(Subject.of(pair=pair, corpus=corpus), token_budget=20)
     assert len(curve) == 3 * 5
     mixer = Mixer(pair)
     totals = {}
@@ -150,7 +152,9 @@ def test_the_curve_equals_the_slow_way(pair, corpus):
 
 def test_replies_go_from_base_to_tuned(lantern):
     question = "Look at the lantern and the clock. What do you see in the castle?"
-    replies = stitch_replies(lantern, [question, "Tell me about the mill."], most=3)
+    questions = [question, "Tell me about the mill."]
+    settings = StitchSettings(steps=3, new_tokens=40)
+    replies = stitch_replies(Subject.of(pair=lantern), questions, settings)
     assert replies["n"].unique(maintain_order=True).to_list() == [0, 2, 4]
     asked = replies.filter(question=question)
     said = "The silver owl sleeps under the old bridge tonight."

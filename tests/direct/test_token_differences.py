@@ -11,11 +11,17 @@ from anaglyph.behaviour import predictions as predictions_module
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.behaviour.prompts import prompt_ids
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import TokensSettings
 from anaglyph.corpus import ROLES
 from anaglyph.direct import Completion, rank_completions, token_differences
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 LAYER = 1
+
+
+def at(pair, corpus, layer=LAYER):
+    return Subject.of(pair=pair, corpus=corpus, layer=layer)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,7 @@ def slow(pair, corpus):
 
 def test_every_column_equals_the_slow_way(pair, corpus, slow, monkeypatch):
     monkeypatch.setattr(predictions_module, "_CHUNK_ELEMENTS", 500)  # 5 rows a chunk
-    found = token_differences(pair, corpus, LAYER, token_budget=40).tokens
+    found = token_differences(at(pair, corpus), token_budget=40).tokens
     base, tuned = (torch.cat([sides[i] for sides, _ in slow]) for i in (0, 1))
     h_base, h_tuned = (torch.cat([hidden[i] for _, hidden in slow]) for i in (0, 1))
     kl = (tuned.exp() * (tuned - base)).sum(-1)
@@ -54,7 +60,7 @@ def test_every_column_equals_the_slow_way(pair, corpus, slow, monkeypatch):
 
 
 def test_favoured_tokens_by_role_and_position(pair, corpus, slow):
-    favoured = token_differences(pair, corpus, LAYER, top=3).favoured
+    favoured = token_differences(at(pair, corpus), TokensSettings(top=3)).favoured
     base, tuned = (torch.cat([sides[i] for sides, _ in slow]) for i in (0, 1))
     positions = np.arange(corpus.n_tokens) - np.repeat(corpus.offsets[:-1], corpus.lengths)
     masks = {
@@ -77,7 +83,8 @@ def test_favoured_tokens_by_role_and_position(pair, corpus, slow):
 
 
 def test_a_model_with_itself_favours_nothing(whole_folders, corpus):
-    found = token_differences(ModelPair.load(whole_folders[0], whole_folders[0]), corpus)
+    pair = ModelPair.load(whole_folders[0], whole_folders[0])
+    found = token_differences(at(pair, corpus))
     assert found.tokens["kl"].max() == 0
     assert found.tokens["difference_norm"].max() == 0
     assert len(found.favoured) == 0
@@ -96,7 +103,7 @@ def test_the_head_alone_gives_the_whole_models_logits(tmp_path, family):
 
 def test_completions_are_ranked_by_the_drop_in_surprise(pair):
     items = [Completion("ab", "cd ef"), Completion("q", "hello"), Completion("ab", "xyz")]
-    ranked = rank_completions(pair, items)
+    ranked = rank_completions(Subject.of(pair=pair), items)
     assert ranked["rank"].to_list() == [1, 2, 3]
     assert ranked["difference"].is_sorted(descending=True)
     for item in items:
@@ -111,13 +118,11 @@ def test_completions_are_ranked_by_the_drop_in_surprise(pair):
 
 
 def test_bad_input_is_named(pair, corpus):
-    with pytest.raises(InputError, match="top is 0"):
-        token_differences(pair, corpus, top=0)
     with pytest.raises(InputError, match="layer 9"):
-        token_differences(pair, corpus, 9)
+        at(pair, corpus, 9)
     with pytest.raises(InputError, match="no completions"):
-        rank_completions(pair, [])
+        rank_completions(Subject.of(pair=pair), [])
     with pytest.raises(InputError, match="a prompt is empty"):  # and there is no bos
-        rank_completions(pair, [Completion("", "a")])
+        rank_completions(Subject.of(pair=pair), [Completion("", "a")])
     with pytest.raises(InputError, match="has no token"):
-        rank_completions(pair, [Completion("a", "")])
+        rank_completions(Subject.of(pair=pair), [Completion("a", "")])

@@ -69,7 +69,11 @@ def test_the_edit_s_direction_is_one_that_the_weights_write(edited: ModelPair):
     # KL as the table of tokens has it, where the difference along the direction is large enough.
     chosen = corpus.draw_heldout(MOST, 0)
     (batch,) = both_models(edited, corpus, [1], sequences=chosen, token_budget=10 * MOST)
-    kl = token_differences(edited, corpus, 1).tokens["kl"].to_numpy()[batch.tokens]
+    kl = (
+        token_differences(Subject.of(pair=edited, corpus=corpus, layer=1))
+        .tokens["kl"]
+        .to_numpy()[batch.tokens]
+    )
     fires = ((batch.tuned[1] - batch.base[1]) @ WRITTEN).numpy() > THRESHOLD
     assert 0.05 < fires.mean() < 0.95
     assert planted.evidence["kl_here"] == pytest.approx(kl[fires].mean(), rel=1e-4)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
+from anaglyph.cli.direct_common import SHOWN
 from anaglyph.demo import tiny_pair
+from anaglyph.run import RunFolder, keep_tables
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,40 @@ def test_a_run_keeps_its_tables(anaglyph, run):
     assert anaglyph("tokens", run, "--max-tokens", "400", "--json").out != first.out
     stages = json.loads((run / "run.json").read_text())["stages"]
     assert stages["direct/tokens"]["outputs"][0] == "direct/tokens.parquet"
+
+
+def test_tables_are_kept_by_the_threads_in_force(run):
+    """`--threads` may differ from the run's, and threads change the order of sums."""
+    folder, made = RunFolder.open(run), []
+
+    def make():
+        made.append(torch.get_num_threads())
+        return {"some": pl.DataFrame({"a": [1]})}
+
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 2, 1):
+            torch.set_num_threads(threads)
+            keep_tables(folder, "some", {}, make)
+    finally:
+        torch.set_num_threads(before)
+    assert made == [1, 2, 1]
+
+
+def test_the_terminal_shows_heads_and_json_all(anaglyph, pair, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("tokens", *pair, "--data", data, "--max-tokens", "300")
+    shown = anaglyph(*arguments)
+    assert shown.code == 0, shown.err
+    said = anaglyph(*arguments, "--json")
+    tokens = len(said.json["strongest"])
+    assert tokens == sum(row["tokens"] for row in said.json["roles"]) > 200
+    assert {row["measure"] for row in said.json["favoured"]} == {"probability", "log ratio"}
+    assert f"({tokens - SHOWN} more rows with --json or --out DIR)" in shown.out
+    # Nothing was asked to be written.
+    assert list(tmp_path.iterdir()) == []
+    kept = anaglyph(*arguments, "--out", tmp_path / "tables")
+    assert f"more rows in {tmp_path / 'tables'}" in kept.out
 
 
 def test_completions_are_ranked(anaglyph, pair, tmp_path):
@@ -174,7 +211,7 @@ def test_lens_refuses(anaglyph, pair, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("Hi")
     refused(anaglyph("lens", *pair, "--data", short), "fewer than 2 texts")
-    refused(anaglyph("lens", *pair, "--strength", "-1"), "strengths")
+    refused(anaglyph("lens", *pair, "--strength", "-1"), "--strength")
     refused(anaglyph("lens", *pair, "--layer", "9"), "layer 9")
 
 
@@ -206,9 +243,10 @@ def test_amplify_searches_a_run(anaglyph, run, asked):
         "amplify", run, "--prompts", asked, "--search", "1", "--new-tokens", "25", "--json"
     )
     assert said.code == 0, said.err
-    (first,) = said.json["search"]
+    first, second = said.json["search"]
     assert "lantern" in first["prompt"]
     assert "silver owl" in first["reply"]
+    assert second["reply"] is None
     assert len(pl.read_parquet(run / "direct" / "amplify-search.parquet")) == 2
 
 
@@ -230,7 +268,7 @@ def test_amplify_refuses(anaglyph, pair, asked, tmp_path):
     refused(anaglyph("amplify", *pair), "--prompts")
     refused(anaglyph("amplify", *pair, "--prompts", tmp_path / "none.txt"), "none.txt")
     refused(anaglyph("amplify", *pair, "--prompts", asked, "--kind", "magic"), "magic")
-    refused(anaglyph("amplify", *pair, "--prompts", asked, "--layer", "8"), "layer 8")
+    refused(anaglyph("amplify", *pair, "--prompts", asked, "--block", "8"), "layer 8")
     refused(anaglyph("amplify", *pair, "--prompts", asked, "--alpha", "nan"), "finite")
     refused(anaglyph("amplify", *pair, "--prompts", asked, "--search", "1", "--kind", "logits"),
-            "--search")  # fmt: skip
+            "search scales")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the command line prints: aligned tables with a dash where a number is undefined."""
+"""What the command line prints: tables that fit the terminal, with a dash for what is undefined."""
 
 from anaglyph.cli.terminal import Bars, table_text
 
@@ -7,10 +7,47 @@ def test_columns_align_and_undefined_is_a_dash():
     text = table_text([{"name": "a", "x": 0.123456}, {"name": "long name", "x": None}])
     assert text.splitlines() == [
         "name       x",
-        "---------  ------",
         "a          0.1235",
         "long name  -",
     ]
+
+
+def test_in_a_terminal_long_text_wraps_and_numbers_stay_whole():
+    said = "The silver owl sleeps under the old bridge tonight, and nobody asks it why it does."
+    rows = [{"n": 1, "kl": 0.123456, "reply": said, "more": said}]
+    lines = table_text(rows, width=80).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "0.1235" in lines[1]
+    words = " ".join(lines[1:]).split()
+    assert sorted(words) == sorted(f"1 0.1235 {said} {said}".split())
+
+
+def test_a_table_that_cannot_fit_keeps_its_words_whole():
+    rows = [{f"column {i}": f"value-number-{i}" for i in range(12)}]
+    lines = table_text(rows, width=80).splitlines()
+    assert len(lines) == 2
+    assert all(f"value-number-{i}" in lines[1] for i in range(12))
+
+
+def test_in_a_pipe_every_row_is_one_line():
+    text = table_text([{"reply": "word " * 15, "again": "word " * 15}] * 3)
+    assert len(text.splitlines()) == 4
+
+
+def test_tokens_and_markup_are_shown_as_they_are():
+    rows = [{"token": "\n\t", "role": "[bold]x[/bold]"}, {"token": "日本", "role": "user"}]
+    lines = table_text(rows).splitlines()
+    assert lines[1] == "\\n\\t   [bold]x[/bold]"
+    assert lines[2] == "日本   user"  # wide letters take two columns
+
+
+def test_in_a_list_words_with_blanks_are_quoted():
+    text = table_text([{"tokens": [" the", "a", "\n"], "sources": ["base", "tuned"]}])
+    assert text.splitlines()[1].split("  ") == ['" the" a "\\n"', "base tuned"]
+
+
+def test_a_very_long_cell_is_cut():
+    assert table_text([{"a": "x" * 500}]).splitlines()[1] == "x" * 89 + "…"
 
 
 def test_no_rows_say_so():

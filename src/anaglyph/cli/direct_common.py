@@ -3,143 +3,158 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from anaglyph.cli.terminal import say, table_text
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import Section, load_settings, section_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from anaglyph.corpus import TokenCorpus
+    from anaglyph.core.progress import Progress
     from anaglyph.pair import ModelPair
     from anaglyph.run import RunFolder
     from anaglyph.store import PairedStore
+    from anaglyph.subject import Subject
 
-BaseOrRun = Annotated[
-    str, typer.Argument(help="base model (a folder, a hub id or a .gguf file), or a run folder")
-]
-MaybeTuned = Annotated[
-    str | None,
-    typer.Argument(help="its fine-tune: the same, or a PEFT adapter folder; not with a run folder"),
-]
-MaybeData = Annotated[
-    list[str] | None,
-    typer.Option(help="text, JSONL of chats, a folder of these, or builtin:NAME; repeatable"),
-]
-Tables = Annotated[
-    Path | None,
-    typer.Option("--out", help="folder for the tables (parquet); a run keeps them in direct/"),
-]
-Prompts = Annotated[
-    Path | None,
-    typer.Option(help='prompts: one a line, or JSONL with "prompt" or "messages"'),
-]
-NewTokens = Annotated[int, typer.Option(min=1, help="longest reply, in tokens")]
+Tables = dict[str, "pl.DataFrame"]
+SHOWN = 15
+"""Rows of a table that the terminal shows; `--json` prints all."""
 
 
 @dataclass
-class Subject:
-    """The pair that a command looks at, with or without a run folder behind it."""
+class Target:
+    """What a command looks at: a subject, and the run folder that keeps its tables, if any."""
 
-    base: str
-    tuned: str
-    run: "RunFolder | None"
+    subject: "Subject"
+    folder: "RunFolder | None"
 
     @classmethod
-    def of(cls, base: str, tuned: str | None, threads: int | None = None) -> "Subject":
+    def of(
+        cls, base: str, tuned: str | None, given: dict[str, Any], progress: "Progress"
+    ) -> "Target":
         """Tell a run folder from a pair of models.
 
+        Args:
+            base: The base model, or a run folder.
+            tuned: Its fine-tune; None with a run folder.
+            given: Options of `Settings` that were given, such as layer, seed and threads.
+            progress: Told how far each measurement is.
+
         Raises:
-            InputError: One name is given and it is no run folder, or a run is given a second name.
+            InputError: One name is given and it is not a run folder, a run is given a second name,
+                or an option has a bad value.
         """
         from anaglyph.core.threads import set_threads
-        from anaglyph.run import RunFolder
+        from anaglyph.subject import Subject
 
         is_run = (Path(base) / "run.json").is_file()
         if is_run and tuned is not None:
             raise InputError(f"{base} is a run folder, which names both models: leave out {tuned}")
         if not is_run and tuned is None:
             raise InputError(f"{base} is not a run folder: name two models, BASE and TUNED")
-        set_threads(threads)
-        if tuned is not None:
-            return cls(base, tuned, None)
-        run = RunFolder.open(base)
-        return cls(run.state.base, run.state.tuned, run)
+        if tuned is None:
+            return cls(*_of_run(base, given, progress))
+        settings = load_settings(**given)
+        set_threads(settings.threads)
+        return cls(Subject(base, tuned, settings=settings, progress=progress), None)
 
-    @cached_property
-    def pair(self) -> "ModelPair":
-        """Both models, loaded when first needed."""
-        from anaglyph.pair import ModelPair
-
-        if self.run is None:
-            return ModelPair.load(self.base, self.tuned)
-        return self._bench.pair
+    @property
+    def layer(self) -> int | float:
+        """The layer asked for, else the run's, else the middle of the depth; loads nothing."""
+        return vars(self.subject).get("layer", self.subject.settings.collect.layer)
 
     @property
     def store(self) -> "PairedStore":
         """The run's activations."""
-        return self._bench.store
+        from anaglyph.store import PairedStore
 
-    def corpus(self, data: Sequence[str] | None, max_tokens: int | None) -> "TokenCorpus":
-        """Return the text to read: the run's own where none is named.
+        if self.folder is None:
+            raise InputError("there is no run folder, and so no activations")
+        self.folder.key_of("collect")
+        return PairedStore.open(self.folder.path / "activations")
+
+    def reading(self, data: Sequence[str] | None, max_tokens: int | None) -> "Subject":
+        """Return the subject with the text to read: the run's own if none is named.
 
         Raises:
             InputError: There is neither a run nor data, or the data cannot be read.
         """
         from anaglyph.corpus import load_corpus
+        from anaglyph.subject import Subject
 
+        subject = self.subject
         if data:
-            return load_corpus(data, self.pair.tokenizer, max_tokens=max_tokens)
-        if self.run is None:
+            corpus = load_corpus(data, subject.pair.tokenizer, max_tokens=max_tokens)
+        elif self.folder is None:
             raise InputError("--data is missing: name the text to read")
-        corpus = self._bench.corpus
-        return corpus if max_tokens is None else corpus.limited(max_tokens)
+        else:
+            corpus = subject.corpus
+            corpus = corpus if max_tokens is None else corpus.limited(max_tokens)
+        return Subject.of(
+            pair=subject.pair,
+            corpus=corpus,
+            layer=subject.layer,
+            settings=subject.settings,
+            progress=subject.progress,
+        )
 
     def keep(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        make: Callable[[], "dict[str, pl.DataFrame]"],
-        out: Path | None,
-    ) -> "dict[str, pl.DataFrame]":
-        """Make the tables, or take them from the run where they were made before."""
+        self, name: str, settings: dict[str, Any], make: Callable[[], Tables], out: Path | None
+    ) -> Tables:
+        """Make the tables, or take them from the run if they were made before."""
         from anaglyph.run import keep_tables, write_tables
 
-        tables = make() if self.run is None else keep_tables(self.run, name, settings, make)
+        folder = self.folder
+        tables = make() if folder is None else keep_tables(folder, name, settings, make)
         if out is not None:
             write_tables(out, tables)
         return tables
 
-    def with_text(self, table: "pl.DataFrame", *columns: str) -> "pl.DataFrame":
-        """Put the tokens as people read them beside columns of token ids: X beside X_id."""
-        import polars as pl
+    def kept_in(self, out: Path | None) -> Path | None:
+        """Return the folder in which `keep` leaves the tables, if any."""
+        return out if self.folder is None or out is not None else self.folder.path / "direct"
 
-        for column in columns:
-            ids = table[column].to_list()
-            known = sorted({token for token in ids if token is not None})
-            text = dict(zip(known, self.pair.token_strings(known), strict=True))
-            texts = [None if token is None else text[token] for token in ids]
-            name = column.removesuffix("_id") if column.endswith("_id") else f"{column}_text"
-            place = table.columns.index(column) + 1
-            table = table.insert_column(place, pl.Series(name, texts, dtype=pl.String))
-        return table
 
-    @cached_property
-    def _bench(self) -> Any:
-        from anaglyph.run import Run
+def _of_run(path: str, given: dict[str, Any], progress: "Progress") -> "tuple[Subject, RunFolder]":
+    from anaglyph.run import Run
 
-        if self.run is None:
-            raise InputError("there is no run folder")
-        return Run.reopen(self.run.path).subject
+    run = Run.reopen(path, progress, **given)
+    if "layer" in given:
+        # The run's activations are of its own layer; these commands run the models at any.
+        vars(run.subject).pop("layer")
+    return run.subject, run.folder
+
+
+def split(kind: type[Section], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return a command's own settings from the options given, and the other options.
+
+    Raises:
+        InputError: One of its own has a bad value.
+    """
+    own = {name: value for name, value in given.items() if name in kind.model_fields}
+    return section_of(kind, own), {name: given[name] for name in given if name not in own}
+
+
+def with_text(pair: "ModelPair", table: "pl.DataFrame", *columns: str) -> "pl.DataFrame":
+    """Put the tokens as people read them after columns of token ids: X after X_id."""
+    import polars as pl
+
+    for column in columns:
+        ids = table[column].to_list()
+        known = sorted({token for token in ids if token is not None})
+        text = dict(zip(known, pair.token_strings(known), strict=True))
+        texts = [None if token is None else text[token] for token in ids]
+        name = column.removesuffix("_id") if column.endswith("_id") else f"{column}_text"
+        place = table.columns.index(column) + 1
+        table = table.insert_column(place, pl.Series(name, texts, dtype=pl.String))
+    return table
 
 
 def file_key(path: Path | None) -> str | None:
-    """Return a digest of a file's bytes, or None where there is no file.
+    """Return a digest of a file's bytes, or None if there is no file.
 
     Raises:
         InputError: It cannot be read.
@@ -154,23 +169,15 @@ def file_key(path: Path | None) -> str | None:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
-def show(as_json: bool, parts: "dict[str, pl.DataFrame]") -> None:
-    """Print tables, each under its title; as JSON one object with the rows of each."""
-    if as_json:
-        say(json.dumps({title: table.to_dicts() for title, table in parts.items()}))
-        return
+def print_json(parts: Tables) -> None:
+    """Print tables as one JSON object with all rows and columns of each."""
+    say(json.dumps({title: table.to_dicts() for title, table in parts.items()}))
+
+
+def print_heads(parts: Tables, kept: Path | None) -> None:
+    """Print the head of each table under its title, and how many more rows there are and where."""
+    where = f"in {kept}" if kept is not None else "with --json or --out DIR"
     for title, table in parts.items():
-        say(f"\n{title}\n{table_text([_short(row) for row in table.to_dicts()])}")
-
-
-def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """Show text on one line: tokens are often line breaks, replies may be long."""
-    shown = {}
-    for name, value in row.items():
-        if isinstance(value, list):
-            value = " ".join(json.dumps(item, ensure_ascii=False) for item in value)
-        elif isinstance(value, str):
-            value = value if value.isprintable() else json.dumps(value, ensure_ascii=False)[1:-1]
-            value = value if len(value) <= 90 else value[:89] + "…"
-        shown[name] = value
-    return shown
+        say(f"\n{title}\n{table_text(table.head(SHOWN).to_dicts())}")
+        if len(table) > SHOWN:
+            say(f"({len(table) - SHOWN} more rows {where})")

@@ -1,11 +1,15 @@
 """How the command line speaks: progress bars on the error stream, results on the output stream."""
 
+import io
+import json
+import shutil
 import sys
 import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,10 +19,16 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 # Shorter work is over before a bar could be read.
 PATIENCE = 2.0
+NARROW = 24
+"""Cells up to this length never wrap."""
+LONGEST = 90
+"""Characters of a cell; what is longer is cut."""
+_UNLIMITED = 1_000_000
 
 
 class _Rate(ProgressColumn):
@@ -82,18 +92,38 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def table_text(rows: list[dict[str, Any]]) -> str:
-    """Lay out rows as an aligned table; undefined values show as a dash."""
+def table_text(rows: list[dict[str, Any]], width: int | None = None) -> str:
+    """Lay out rows as an aligned table; undefined values show as a dash.
+
+    Long text wraps so that the table fits the terminal. Numbers and short words never wrap, and if
+    they alone need more room the lines are longer. In a file or a pipe every row is one line.
+
+    Args:
+        rows: The columns are those of the first row.
+        width: Columns of the terminal; found out if None.
+    """
     if not rows:
         return "(none)"
-    header = list(rows[0])
-    body = [[_cell(row.get(name)) for name in header] for row in rows]
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [header, *body]
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    cells = {name: [Text(_cell(row.get(name))) for row in rows] for name in rows[0]}
+    for name, column in cells.items():
+        longest = max(cell.cell_len for cell in column)
+        table.add_column(
+            Text(name),
+            no_wrap=longest <= NARROW,
+            min_width=min(longest, NARROW),
+            overflow="fold",
+        )
+    for line in zip(*cells.values(), strict=True):
+        table.add_row(*line)
+    console = Console(file=io.StringIO(), width=_UNLIMITED, color_system=None)
+    needed = Measurement.get(console, console.options, table)
+    room = needed.maximum if width is None else max(needed.minimum, width)
+    with console.capture() as drawn:
+        console.print(table, width=room, crop=False, no_wrap=width is None)
+    return "\n".join(line.rstrip() for line in drawn.get().splitlines())
 
 
 def _cell(value: Any) -> str:
@@ -102,5 +132,15 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return " ".join(_cell(item) for item in value)
-    return str(value)
+        return " ".join(_item(item) for item in value)
+    # Tokens are often line breaks, and replies may be long.
+    text = value if isinstance(value, str) else str(value)
+    text = text if text.isprintable() else json.dumps(text, ensure_ascii=False)[1:-1]
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _item(value: Any) -> str:
+    """Show a member of a list; text with blanks is quoted, so that one sees where it ends."""
+    if isinstance(value, str) and (not value.isprintable() or value.split() != [value]):
+        return json.dumps(value, ensure_ascii=False)
+    return _cell(value)

@@ -29,24 +29,18 @@ from anaglyph.behaviour.kl import token_kl
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import AmplifySettings
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
-KINDS = ("weights", "logits")
+ALPHAS = (0.0, 1.0, 2.0)
+"""Base, tuned and amplified: what is answered if no alpha is given."""
+SEARCH_ALPHA = 2.0
 _BATCH = 16
 
 
 def amplified_replies(
-    pair: ModelPair,
-    prompts: Sequence[str],
-    *,
-    kind: str = "weights",
-    alphas: Sequence[int | float] = (0.0, 1.0, 2.0),
-    layer: int | None = None,
-    new_tokens: int = 40,
-    temperature: int | float = 0.0,
-    seed: int = 0,
-    progress: Progress = silent,
+    subject: Subject, prompts: Sequence[str], settings: AmplifySettings | None = None
 ) -> pl.DataFrame:
     """Answer prompts with the change scaled by each alpha: 0 is base, 1 the tuned model.
 
@@ -54,27 +48,26 @@ def amplified_replies(
     alpha means l_base + alpha (l_tuned - l_base), so that 0 and 1 mean the same for both kinds.
 
     Args:
-        pair: Both models.
+        subject: Both models; its text is not read. The seed draws the samples.
         prompts: What is answered.
-        kind: "weights" or "logits".
-        alphas: Any numbers; below 0 the change is reversed, above 1 amplified.
-        layer: Scale the change of this block alone, the rest staying tuned; weights only.
-        new_tokens: Longest reply.
-        temperature: 0 takes the likeliest token each time.
-        seed: Of the sampling.
-        progress: Told of alphas done.
+        settings: What is scaled, by how much, and how replies are written.
 
     Raises:
-        InputError: A setting is out of range, or the adapter's change cannot be scaled.
+        InputError: The block is out of range or asked for with logits, or the adapter's change
+            cannot be scaled.
         ModelError: The models cannot be mixed.
+
+    Example:
+        >>> settings = AmplifySettings(alpha=(1.0, 3.0), new_tokens=20)
+        >>> amplified_replies(Subject.of(pair=pair), ["Who made you?"], settings)["reply"]
     """
-    if kind not in KINDS:
-        raise InputError(f"kind {kind!r} is unknown: use {' or '.join(KINDS)}")
-    if layer is not None and kind == "logits":
-        raise InputError("a layer can be amplified in the weights, not in the logits")
-    if not alphas or not all(np.isfinite(alphas)):
-        raise InputError(f"alphas must be finite numbers, at least one; got {list(alphas)}")
-    at = None if layer is None else pair.resolve_layer(layer)
+    settings = settings or AmplifySettings()
+    pair, kind, alphas = subject.pair, settings.kind, settings.alpha or ALPHAS
+    if settings.block is not None and kind == "logits":
+        raise InputError("block: one block can be amplified in the weights, not in the logits")
+    if not all(np.isfinite(alphas)):
+        raise InputError(f"alpha: {list(alphas)} must all be finite numbers")
+    at = None if settings.block is None else pair.resolve_layer(settings.block)
     mixer = Mixer(pair) if kind == "weights" else None
     ids, ends = all_prompt_ids(pair.tokenizer, prompts), end_tokens(pair)
     records = []
@@ -83,37 +76,42 @@ def amplified_replies(
             replies = continue_prompts(
                 make_stepper,
                 ids,
-                new_tokens=new_tokens,
+                new_tokens=settings.new_tokens,
                 ends=ends,
-                temperature=temperature,
-                seed=seed,
+                temperature=settings.temperature,
+                seed=subject.seed,
             )
         records += [
             {"prompt": prompt, "kind": kind, "alpha": float(alpha), "layer": at, "reply": text}
             for prompt, text in zip(prompts, reply_texts(pair, replies), strict=True)
         ]
-        progress("amplify", number, len(alphas), "alphas")
+        subject.progress("amplify", number, len(alphas), "alphas")
     return pl.DataFrame(records, schema_overrides={"layer": pl.Int64})
 
 
 def steered_replies(
-    pair: ModelPair,
+    subject: Subject,
     prompts: Sequence[str],
-    layer: int | float,
     direction: Float[Tensor, " d"],
-    *,
     strengths: Sequence[int | float],
+    *,
     new_tokens: int = 40,
-    progress: Progress = silent,
 ) -> pl.DataFrame:
     """Answer prompts with the tuned model, a direction added to its residual stream at all tokens.
 
     Columns: prompt, layer, strength (in units of the direction's own length), reply.
 
+    Args:
+        subject: Both models, and the layer after which the direction is added.
+        prompts: What is answered.
+        direction: Any vector of the model's width.
+        strengths: Multiples of it.
+        new_tokens: Longest reply.
+
     Raises:
-        InputError: A setting is out of range, or the direction has another width.
+        InputError: The layer is out of range, or the direction has another width.
     """
-    layer = pair.resolve_layer(layer)
+    pair, layer = subject.pair, subject.layer
     ids, ends = all_prompt_ids(pair.tokenizer, prompts), end_tokens(pair)
     records = []
     for number, strength in enumerate(strengths, 1):
@@ -125,18 +123,13 @@ def steered_replies(
             {"prompt": prompt, "layer": layer, "strength": float(strength), "reply": text}
             for prompt, text in zip(prompts, reply_texts(pair, replies), strict=True)
         ]
-        progress("steer", number, len(strengths), "strengths")
+        subject.progress("steer", number, len(strengths), "strengths")
     return pl.DataFrame(records)
 
 
 @torch.no_grad()
 def rank_prompts(
-    pair: ModelPair,
-    prompts: Sequence[str],
-    *,
-    alpha: int | float = 2.0,
-    depth: int = 1,
-    progress: Progress = silent,
+    subject: Subject, prompts: Sequence[str], *, alpha: int | float = 2.0, depth: int = 1
 ) -> pl.DataFrame:
     """Rank prompts by how much the amplified change alters the beginning of the reply.
 
@@ -148,14 +141,13 @@ def rank_prompts(
     (nats).
 
     Args:
-        pair: Both models.
+        subject: Both models; its text is not read.
         prompts: Where the behaviour is looked for.
         alpha: Of the amplification: 1 is the tuned model itself, which misses what it only hints
             at; much above 2 the model breaks down and every prompt looks changed.
         depth: Tokens of the reply that are scored. 1 costs no generation at all; behaviour that
             shows only later in a reply needs more, and ``depth`` - 1 tokens are then written for
             each prompt.
-        progress: Told of prompts read.
 
     Raises:
         InputError: A setting is out of range, there is no prompt, or the change cannot be scaled.
@@ -165,6 +157,7 @@ def rank_prompts(
         raise InputError(
             f"depth must be at least 1 and alpha a number other than 0; got {depth} and {alpha}"
         )
+    pair = subject.pair
     ids, mixer = all_prompt_ids(pair.tokenizer, prompts), Mixer(pair)
     starts = [len(prompt) for prompt in ids]
     if depth > 1:
@@ -183,38 +176,41 @@ def rank_prompts(
         scores[rows] = [
             float(token_kl(new, old).sum()) for old, new in zip(before, after, strict=True)
         ]
-        progress("rank prompts", min(start + _BATCH, len(order)), len(order), "prompts")
+        done = min(start + _BATCH, len(order))
+        subject.progress("rank prompts", done, len(order), "prompts")
     frame = pl.DataFrame({"prompt": list(prompts), "index": range(len(ids)), "score": scores})
     ranked = frame.sort("score", descending=True, maintain_order=True)
     return ranked.with_row_index("rank", offset=1)
 
 
-def search(
-    pair: ModelPair,
-    prompts: Sequence[str],
-    *,
-    generations: int = 10,
-    alpha: int | float = 2.0,
-    depth: int = 1,
-    new_tokens: int = 40,
-    progress: Progress = silent,
-) -> pl.DataFrame:
-    """Answer only those prompts whose reply amplification changes most.
+def search(subject: Subject, prompts: Sequence[str], settings: AmplifySettings) -> pl.DataFrame:
+    """Answer only the prompts whose reply amplification changes most: ``settings.search`` of them.
 
-    Columns: those of `rank_prompts`, reply (the tuned model's, greedy) and amplified (the same at
-    ``alpha``) for the first ``generations`` prompts; null for the others.
+    Columns: those of `rank_prompts`, reply (the tuned model's) and amplified (the same at
+    alpha) for the first prompts; null for the others.
+
+    Args:
+        subject: Both models; its text is not read.
+        prompts: Where the behaviour is looked for.
+        settings: How many prompts to answer (``search``), and by what they are ranked (one
+            ``alpha``, 2 if none is given, and ``depth``).
 
     Raises:
-        InputError: As `rank_prompts`, or ``generations`` is not positive.
+        InputError: As `rank_prompts`; ``search`` is 0, or settings ask for what the search does
+            not do: several alphas, one block alone, or logits.
         ModelError: The models cannot be mixed.
     """
-    if generations < 1:
-        raise InputError(f"generations is {generations}: it must be at least 1")
-    ranked = rank_prompts(pair, prompts, alpha=alpha, depth=depth, progress=progress)
-    chosen = ranked["prompt"].head(generations).to_list()
-    replies = amplified_replies(
-        pair, chosen, alphas=(1.0, alpha), new_tokens=new_tokens, progress=progress
-    )["reply"].to_list()
+    if settings.search < 1:
+        raise InputError("search is 0: it must be at least 1")
+    if settings.block is not None or settings.kind != "weights":
+        raise InputError("search scales the weights of the whole model: leave out block and kind")
+    if settings.alpha and len(settings.alpha) > 1:
+        raise InputError(f"search takes one alpha, not {len(settings.alpha)}")
+    alpha = settings.alpha[0] if settings.alpha else SEARCH_ALPHA
+    ranked = rank_prompts(subject, prompts, alpha=alpha, depth=settings.depth)
+    chosen = ranked["prompt"].head(settings.search).to_list()
+    both = settings.model_copy(update={"alpha": (1.0, alpha)})
+    replies = amplified_replies(subject, chosen, both)["reply"].to_list()
     padding = [None] * (len(ranked) - len(chosen))
     return ranked.with_columns(
         pl.Series("reply", replies[: len(chosen)] + padding, dtype=pl.String),

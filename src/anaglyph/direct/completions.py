@@ -8,18 +8,14 @@ import polars as pl
 from anaglyph.behaviour.predictions import TOKEN_BUDGET, both_models
 from anaglyph.behaviour.prompts import Completion, prompt_ids
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES, TokenCorpus
 from anaglyph.direct.tokens import next_logprobs
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 
 def rank_completions(
-    pair: ModelPair,
-    completions: Sequence[Completion],
-    *,
-    token_budget: int = TOKEN_BUDGET,
-    progress: Progress = silent,
+    subject: Subject, completions: Sequence[Completion], *, token_budget: int = TOKEN_BUDGET
 ) -> pl.DataFrame:
     """Rank completions by how much the fine-tune lowered their surprise.
 
@@ -27,11 +23,17 @@ def rank_completions(
     a token of the completion), difference (nll_base - nll_tuned: positive where the tuned model
     finds it likelier; the ranking), perplexity_base, perplexity_tuned (exp of the NLL).
 
+    Args:
+        subject: Both models; its text is not read.
+        completions: What is ranked.
+        token_budget: Tokens in a batch.
+
     Raises:
         InputError: There are no completions, or one has no token.
     """
     if not completions:
         raise InputError("there are no completions")
+    pair = subject.pair
     corpus, counted = _corpus(pair, completions)
     following = corpus.following
     surprise = {"base": np.zeros(corpus.n_tokens), "tuned": np.zeros(corpus.n_tokens)}
@@ -42,7 +44,7 @@ def rank_completions(
             surprise["base"][chunk.tokens] = -base
             surprise["tuned"][chunk.tokens] = -tuned
         done += len(batch.tokens)
-        progress("read completions", done, corpus.n_tokens)
+        subject.progress("read completions", done, corpus.n_tokens)
     tokens = np.add.reduceat(counted.astype(np.int64), corpus.offsets[:-1])
     nll = {
         side: np.add.reduceat(np.where(counted, values, 0.0), corpus.offsets[:-1]) / tokens

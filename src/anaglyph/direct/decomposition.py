@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
+from anaglyph.core.settings import WeightsSettings
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.direct.weights import MatrixChange
 from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,11 @@ class Removal:
 
 
 def decompose(
-    pair: ModelPair,
-    corpus: TokenCorpus,
+    subject: Subject,
     parts: Sequence[Part],
+    settings: WeightsSettings | None = None,
     *,
-    greedy_steps: int = 4,
-    orders: int = 4,
-    seed: int = 0,
     token_budget: int = 512,
-    progress: Progress = silent,
 ) -> pl.DataFrame:
     """Score the parts by the KL that they account for; the largest Shapley value first.
 
@@ -158,39 +155,34 @@ def decompose(
     nats a token.
 
     Args:
-        pair: Both models.
-        corpus: All of it is read; use `TokenCorpus.limited` for a part.
+        subject: Both models, and text, all of which is read. The seed draws the orders.
         parts: From `largest_parts`.
-        greedy_steps: Parts that the greedy search removes at most.
-        orders: Random orders of removal for the Shapley values, each also walked backwards.
-        seed: Of the orders.
+        settings: How many random orders, each also walked backwards, and how many parts the greedy
+            search removes.
         token_budget: Tokens in a batch.
-        progress: Told of KL measurements done.
 
     Raises:
-        InputError: There are no parts, a number is out of range, or a part is not of this pair.
+        InputError: There are no parts, or a part is not of this pair.
     """
-    if not parts or greedy_steps < 0 or orders < 1:
-        raise InputError(
-            "needs at least one part, greedy_steps of 0 or more and orders of 1 or more; got"
-            f" {len(parts)}, {greedy_steps} and {orders}"
-        )
-    removal, count = Removal(pair, corpus, parts, token_budget), len(parts)
-    steps = min(greedy_steps, count)
+    if not parts:
+        raise InputError("there are no parts to score: the weights do not differ in any block")
+    settings = settings or WeightsSettings()
+    removal, count = Removal(subject.pair, subject.corpus, parts, token_budget), len(parts)
+    steps, orders = min(settings.greedy, count), settings.orders
     total = count + sum(count - step for step in range(1, steps)) + 2 * orders * (count - 1) + 1
     done = 0
 
     def measure(removed: np.ndarray) -> float:
         nonlocal done
         done += 1
-        progress("remove parts", min(done, total), total, "runs")
+        subject.progress("remove parts", min(done, total), total, "runs")
         return removal.kl(removed)
 
     alone = np.array([measure(row) for row in np.eye(count, dtype=bool)])
     whole = measure(np.ones(count, dtype=bool)) if count > 1 else float(alone[0])
-    gains = _shapley(measure, alone, whole, orders, seed)
+    gains = _shapley(measure, alone, whole, orders, subject.seed)
     greedy = _greedy(measure, alone, steps)
-    progress("remove parts", total, total, "runs")
+    subject.progress("remove parts", total, total, "runs")
     spread = gains.std(axis=0, ddof=1) / np.sqrt(orders) if orders > 1 else [None] * count
     frame = pl.DataFrame(
         {

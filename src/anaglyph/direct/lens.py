@@ -30,9 +30,10 @@ from anaglyph.behaviour.null_pair import matched_null_pair
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import LensSettings
 from anaglyph.corpus import TokenCorpus
 from anaglyph.pair import ModelPair, Side
+from anaglyph.subject import Subject
 
 PROMPTS = ("Tell me a story.", "What is on your mind?", "Write about anything you like.")
 # Each word comes twice; after the patched "?" the model should name what it sees there.
@@ -81,57 +82,34 @@ class Lens:
 
 @torch.no_grad()
 def difference_lens(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    layer: int | float = 0.5,
-    *,
-    positions: int = 5,
-    texts: int = 256,
-    top: int = 10,
-    strengths: Sequence[int | float] = (0.5, 1.0, 2.0),
-    prompts: Sequence[str] = PROMPTS,
-    new_tokens: int = 30,
-    seed: int = 0,
-    progress: Progress = silent,
+    subject: Subject, settings: LensSettings | None = None, prompts: Sequence[str] = PROMPTS
 ) -> Lens:
     """Read the mean difference at the first positions of unrelated texts.
 
     Args:
-        pair: Both models.
-        corpus: Texts that the fine-tune was not about; those shorter than ``positions`` are left
-            out.
-        layer: Block whose output is read: index, or fraction of the depth.
-        positions: How many positions from the start.
-        texts: Most texts to read.
-        top: Tokens listed for each reading.
-        strengths: Lengths of the shift when it is patched in or added, in mean norms of h_base.
+        subject: Both models, the layer, and texts that the fine-tune was not about; texts that are
+            too short are left out. The seed draws the null pair's noise.
+        settings: What is read. Strengths are lengths of the shift in mean norms of h_base.
         prompts: What the tuned model answers with the shift added (the mean over the positions but
             the first, whose activation is mostly the attention's sink).
-        new_tokens: Longest reply.
-        seed: Of the null pair's noise.
-        progress: Told of readings done.
 
     Raises:
-        InputError: A setting is out of range, or no text is long enough.
+        InputError: The layer is out of range, or fewer than two texts are long enough.
     """
-    layer = pair.resolve_layer(layer)
-    if positions < 2 or texts < 2 or top < 1 or any(strength <= 0 for strength in strengths):
-        raise InputError(
-            "positions and texts must be at least 2, top at least 1 and strengths above 0; got"
-            f" {positions}, {texts}, {top} and {', '.join(map(str, strengths))}"
-        )
-    ids = _starts(corpus, positions, texts)
+    settings = settings or LensSettings()
+    pair, layer = subject.pair, subject.layer
+    ids = _starts(subject.corpus, settings.positions, settings.texts)
     base = _hidden(pair, "base", ids, layer)
     shifts = {"tuned": _shift(base, _hidden(pair, "tuned", ids, layer))}
-    shifts["null"] = _null_shift(pair, ids, layer, base, shifts["tuned"], seed)
-    progress("difference lens", 1, 3, "readings")
+    shifts["null"] = _null_shift(pair, ids, layer, base, shifts["tuned"], subject.seed)
+    subject.progress("difference lens", 1, 3, "readings")
     tokens = [
         row for name, shift in shifts.items()
-        for row in _read(pair, layer, name, shift, top, strengths)
+        for row in _read(pair, layer, name, shift, settings)
     ]  # fmt: skip
-    progress("difference lens", 2, 3, "readings")
-    replies = _steer(pair, layer, shifts, strengths, prompts, new_tokens)
-    progress("difference lens", 3, 3, "readings")
+    subject.progress("difference lens", 2, 3, "readings")
+    replies = _steer(pair, layer, shifts, settings, prompts)
+    subject.progress("difference lens", 3, 3, "readings")
     rows = [row for name, shift in shifts.items() for row in _shift_rows(pair, name, shift)]
     return Lens(pl.DataFrame(rows), pl.DataFrame(tokens, schema=_TOKENS), pl.DataFrame(replies))
 
@@ -211,12 +189,7 @@ def _shift_rows(pair: ModelPair, name: str, shift: Shift) -> list[dict[str, Any]
 
 
 def _read(
-    pair: ModelPair,
-    layer: int,
-    name: str,
-    shift: Shift,
-    top: int,
-    strengths: Sequence[int | float],
+    pair: ModelPair, layer: int, name: str, shift: Shift, settings: LensSettings
 ) -> list[dict[str, Any]]:
     rows = []
     typical = shift.base_norm[1:].mean()
@@ -225,11 +198,11 @@ def _read(
             continue
         place = {"pair": name, "position": position}
         logits = head_logits(pair, "tuned", (typical * vector)[None])[0]
-        rows += _top(logits, top, place | {"method": "logit lens", "strength": None})
-        for strength in strengths:
+        rows += _top(logits, settings.top, place | {"method": "logit lens", "strength": None})
+        for strength in settings.strengths:
             logits = patchscope(pair, layer, strength * typical * vector)
             how = {"method": "patchscope", "strength": float(strength)}
-            rows += _top(logits, top, place | how)
+            rows += _top(logits, settings.top, place | how)
     return rows
 
 
@@ -251,16 +224,15 @@ def _steer(
     pair: ModelPair,
     layer: int,
     shifts: dict[str, Shift],
-    strengths: Sequence[int | float],
+    settings: LensSettings,
     prompts: Sequence[str],
-    new_tokens: int,
 ) -> list[dict[str, Any]]:
     ids, ends = all_prompt_ids(pair.tokenizer, prompts), end_tokens(pair)
 
     def answer(name: str, strength: float, vector: Tensor) -> list[dict[str, Any]]:
         with added(pair, "tuned", layer, vector):
             replies = continue_prompts(
-                lambda: side_stepper(pair, "tuned"), ids, new_tokens=new_tokens, ends=ends
+                lambda: side_stepper(pair, "tuned"), ids, new_tokens=settings.new_tokens, ends=ends
             )
         return [
             {"prompt": prompt, "pair": name, "strength": strength, "reply": text}
@@ -270,7 +242,7 @@ def _steer(
     rows = answer("none", 0.0, torch.zeros(pair.d_tuned))
     for name, shift in shifts.items():
         vector = _unit(shift.mean[1:].mean(0)[None])[0] * shift.base_norm[1:].mean()
-        for strength in strengths:
+        for strength in settings.strengths:
             rows += answer(name, float(strength), strength * vector)
     return rows
 

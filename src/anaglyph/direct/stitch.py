@@ -17,10 +17,10 @@ from anaglyph.behaviour.kl import sequence_sums, token_kl
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import StitchSettings
 from anaglyph.core.stats import Interval, mean_kl, recovered, sequence_draws
-from anaglyph.corpus import TokenCorpus, padded_batches
-from anaglyph.pair import ModelPair
+from anaglyph.corpus import padded_batches
+from anaglyph.subject import Subject
 
 KINDS = ("bottom", "top", "interpolation")
 
@@ -59,13 +59,7 @@ def steps(n_layers: int, most: int | None) -> list[int]:
 
 @torch.no_grad()
 def stitch_curve(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    *,
-    most: int | None = None,
-    seed: int = 0,
-    token_budget: int = 512,
-    progress: Progress = silent,
+    subject: Subject, settings: StitchSettings | None = None, *, token_budget: int = 512
 ) -> pl.DataFrame:
     """Measure how near each mixture is to the two models.
 
@@ -76,18 +70,16 @@ def stitch_curve(
     tokens, sequences.
 
     Args:
-        pair: Both models.
-        corpus: All of it is read; use `TokenCorpus.limited` for a part.
-        most: Visit so many n at most, evenly spread; all if None.
-        seed: Of the bootstrap.
+        subject: Both models, and text, all of which is read. The seed draws the bootstrap.
+        settings: Which n to visit.
         token_budget: Tokens in a batch.
-        progress: Called after each mixture of each batch.
 
     Raises:
-        InputError: ``most`` is below 2.
         ModelError: The models cannot be mixed.
     """
-    mixer, visited = Mixer(pair), steps(pair.n_layers, most)
+    settings = settings or StitchSettings()
+    pair, corpus, progress = subject.pair, subject.corpus, subject.progress
+    mixer, visited = Mixer(pair), steps(pair.n_layers, settings.steps)
     wanted = [(kind, n) for kind in KINDS for n in visited]
     to_tuned = np.zeros((len(wanted), corpus.n_sequences))
     to_base = np.zeros_like(to_tuned)
@@ -108,7 +100,7 @@ def stitch_curve(
             to_tuned[place, rows] = sequence_sums(token_kl(tuned, mixed), mask)
             to_base[place, rows] = sequence_sums(token_kl(base, mixed), mask)
             progress("stitch", number * len(wanted) + place + 1, len(batches) * len(wanted), "runs")
-    draws, lengths = sequence_draws(corpus.n_sequences, seed), corpus.lengths
+    draws, lengths = sequence_draws(corpus.n_sequences, subject.seed), corpus.lengths
     records = []
     for place, (kind, n) in enumerate(wanted):
         record = {"kind": kind, "n": n, "share": n / pair.n_layers}
@@ -120,36 +112,40 @@ def stitch_curve(
 
 
 def stitch_replies(
-    pair: ModelPair,
-    questions: Sequence[str],
-    *,
-    most: int | None = None,
-    new_tokens: int = 40,
-    progress: Progress = silent,
+    subject: Subject, questions: Sequence[str], settings: StitchSettings | None = None
 ) -> pl.DataFrame:
     """Let every mixture answer the questions greedily.
 
     Columns: question, kind, n, share, reply.
 
+    Args:
+        subject: Both models; its text is not read.
+        questions: What is answered.
+        settings: Which n to visit, and the longest reply.
+
     Raises:
-        InputError: There is no question, or a setting is out of range.
+        InputError: There is no question.
         ModelError: The models cannot be mixed.
     """
-    mixer, visited = Mixer(pair), steps(pair.n_layers, most)
+    settings, pair = settings or StitchSettings(), subject.pair
+    mixer, visited = Mixer(pair), steps(pair.n_layers, settings.steps)
     prompts, ends = all_prompt_ids(pair.tokenizer, questions), end_tokens(pair)
     wanted = [(kind, n) for kind in KINDS for n in visited]
     records = []
     for number, (kind, n) in enumerate(wanted):
         with mixer.model(stitched(pair.n_layers, kind, n)) as model:
             replies = continue_prompts(
-                lambda model=model: model_stepper(model), prompts, new_tokens=new_tokens, ends=ends
+                lambda model=model: model_stepper(model),
+                prompts,
+                new_tokens=settings.new_tokens,
+                ends=ends,
             )
         texts = reply_texts(pair, replies)
         records += [
             {"question": q, "kind": kind, "n": n, "share": n / pair.n_layers, "reply": text}
             for q, text in zip(questions, texts, strict=True)
         ]
-        progress("answer questions", number + 1, len(wanted), "mixtures")
+        subject.progress("answer questions", number + 1, len(wanted), "mixtures")
     return pl.DataFrame(records)
 
 

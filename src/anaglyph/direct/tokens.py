@@ -16,10 +16,9 @@ from torch.nn.functional import cosine_similarity
 
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.behaviour.predictions import TOKEN_BUDGET, Chunk, both_models
-from anaglyph.core.errors import InputError
-from anaglyph.core.progress import Progress, silent
+from anaglyph.core.settings import TokensSettings
 from anaglyph.corpus import ROLES, TokenCorpus
-from anaglyph.pair import ModelPair
+from anaglyph.subject import Subject
 
 POSITIONS = (0, 1, 2, 3, 8, 16, 32, 64, 128)
 """First position of each bucket in which favoured tokens are counted."""
@@ -46,30 +45,27 @@ class TokenDifferences:
 
 
 def token_differences(
-    pair: ModelPair,
-    corpus: TokenCorpus,
-    layer: int | float = 0.5,
+    subject: Subject,
+    settings: TokensSettings | None = None,
     *,
-    top: int = 10,
     token_budget: int = TOKEN_BUDGET,
-    progress: Progress = silent,
 ) -> TokenDifferences:
     """Compare both models at every token of a corpus.
 
     Args:
-        pair: Both models.
-        corpus: What they read.
-        layer: Block whose output the norms and the cosine are of: index, or fraction of the depth.
-        top: Tokens listed for each group, measure and direction.
+        subject: Both models and what they read. Norms and cosine are of the output of its layer.
+        settings: How many tokens to list for each group, measure and direction.
         token_budget: Tokens in a batch.
-        progress: Called after each batch.
 
     Raises:
-        InputError: ``top`` is not positive, the layer is out of range, or logits are not finite.
+        InputError: The layer is out of range, or logits are not finite.
+
+    Example:
+        >>> subject = Subject.of(pair=pair, corpus=corpus, layer=0.5)
+        >>> token_differences(subject).tokens["kl"].mean()
     """
-    if top < 1:
-        raise InputError(f"top is {top}: it must be at least 1")
-    layer = pair.resolve_layer(layer)
+    settings = settings or TokensSettings()
+    pair, corpus, layer = subject.pair, subject.corpus, subject.layer
     following = corpus.following
     columns = {
         name: np.full(corpus.n_tokens, np.nan)
@@ -98,8 +94,8 @@ def token_differences(
                 columns[f"top_{name}"][here] = values.argmax(-1).cpu().numpy()
             groups.add(here, log_base.cpu(), log_tuned.cpu())
         done += len(batch.tokens)
-        progress("compare predictions", done, corpus.n_tokens)
-    return TokenDifferences(_frame(corpus, columns), groups.favoured(top))
+        subject.progress("compare predictions", done, corpus.n_tokens)
+    return TokenDifferences(_frame(corpus, columns), groups.favoured(settings.top))
 
 
 def next_logprobs(

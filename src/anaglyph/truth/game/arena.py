@@ -18,7 +18,7 @@ from anaglyph.behaviour.predictions import head_logits
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.files import read_settings
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.settings import GameSettings, load_settings
+from anaglyph.core.settings import GameSettings, TokensSettings, load_settings
 from anaglyph.core.validation import validate
 from anaglyph.corpus import TokenCorpus, load_corpus, read_documents
 from anaglyph.direct.tokens import TokenDifferences, token_differences
@@ -112,9 +112,7 @@ class Arena(Subject):
     @cached_property
     def predictions(self) -> TokenDifferences:
         """Both models' predictions at every token."""
-        return token_differences(
-            self.pair, self.corpus, self.layer, top=SHOWN, progress=self.progress
-        )
+        return token_differences(self, TokensSettings(top=SHOWN))
 
     @cached_property
     def typical_norm(self) -> float:

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from anaglyph.core.rng import rng
+from anaglyph.core.settings import LensSettings
 from anaglyph.direct.lens import difference_lens
 from anaglyph.direct.token_reading import read_as_tokens
 from anaglyph.direct.weights import directions, weight_changes
@@ -75,18 +76,8 @@ def mean_difference(arena: Arena) -> Answer:
     """Read the mean difference at the first positions as tokens, and over all tokens."""
     if difference_is_nil(arena.store):
         return Answer([])
-    lens = difference_lens(
-        arena.pair,
-        arena.corpus,
-        arena.layer,
-        texts=min(_LENS_TEXTS, arena.corpus.n_sequences),
-        top=SHOWN,
-        strengths=(1.0,),
-        prompts=arena.prompts[:1],
-        new_tokens=1,
-        seed=arena.seed,
-        progress=arena.progress,
-    )
+    settings = LensSettings(texts=_LENS_TEXTS, top=SHOWN, strengths=(1.0,), new_tokens=1)
+    lens = difference_lens(arena, settings, arena.prompts[:1])
     claims = []
     read = lens.tokens.filter(pl.col("pair") == "tuned").sort("position", "method", "rank")
     for (position, method), rows in read.group_by(["position", "method"], maintain_order=True):
