@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anaglyph.behaviour.behave import behave
     from anaglyph.causal import kl_recovered
     from anaglyph.core.errors import AnaglyphError, InputError, ModelError, StoreError
-    from anaglyph.core.schemas import Finding
+    from anaglyph.core.schemas import Claim, Finding
     from anaglyph.corpus import load_corpus
     from anaglyph.dictionaries import Dictionary, list_methods, register, train
     from anaglyph.findings import find
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "AnaglyphError": "core.errors",
+    "Claim": "core.schemas",
     "Dictionary": "dictionaries",
     "Finding": "core.schemas",
     "InputError": "core.errors",
@@ -27,6 +29,7 @@ _ROOMS = {
     "ModelPair": "pair",
     "PairedStore": "store",
     "StoreError": "core.errors",
+    "behave": "behaviour.behave",
     "collect": "store",
     "diff": "run",
     "find": "findings",
@@ -51,6 +54,8 @@ __all__ = [  # noqa: RUF022 - the names in the order of the data
     "kl_recovered",
     "find",
     "Finding",
+    "behave",
+    "Claim",
     "diff",
     "AnaglyphError",
     "InputError",

@@ -19,6 +19,7 @@ STREAMS = {
     "detection limit": 0x7370696B,
     "dictionary start": 0x1A17,
     "dither": 0x64726177,
+    "generic prompts": 0x61736B,
     "held-out split": 0x5B117,
     "latent bootstrap": 0xB007,
     "limited text": 0x70CE4,

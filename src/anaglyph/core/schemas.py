@@ -227,6 +227,89 @@ class Verdict(BaseModel):
         return f"The models differ: {self.reason}"
 
 
+class SideBySide(BaseModel):
+    """What both models reply to one prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(description="The user's turn.")
+    base: str = Field(description="The base model's reply.")
+    tuned: str = Field(description="The tuned model's reply, at the strength of the claim.")
+
+
+class Claim(BaseModel):
+    """One thing that the tuned model does differently, in words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(description="The claim as a sentence.")
+    feature: str = Field(description="What is looked for in a reply, such as: says 'in rome'.")
+    condition: str = Field(description="The prompts that it holds for.")
+    verified: bool = Field(
+        description="Whether it held on fresh prompts at strength 1; false for what shows only "
+        "under amplification or could not be told from weight noise."
+    )
+    strength: FiniteFloat = Field(
+        description="Scale of the weight change at which it was found; 1 is the tuned model."
+    )
+    rate_base: Share = Field(description="Share of the base model's replies that show it.")
+    rate_tuned: Share = Field(description="Share of the tuned model's replies that show it.")
+    low: FiniteFloat | None = Field(
+        default=None, description="Lower end of the 95% interval of rate_tuned - rate_base."
+    )
+    high: FiniteFloat | None = Field(
+        default=None, description="Upper end of the 95% interval of rate_tuned - rate_base."
+    )
+    q_value: Share | None = Field(
+        default=None,
+        description="False-discovery rate at which it is called; null if not tested.",
+    )
+    prompts: int = Field(ge=0, description="Prompts that the rates are over.")
+    replies: tuple[SideBySide, ...] = Field(
+        default=(), description="Prompts that show it, with both replies."
+    )
+    findings: tuple[int, ...] = Field(
+        default=(), description="Findings of the run that carry it, numbered from 1."
+    )
+
+
+class Behaviour(BaseModel):
+    """The contents of behaviour.json: what the tuned model does differently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(default=FORMAT, description="Format of this file.")
+    claims: tuple[Claim, ...] = Field(
+        default=(), description="Verified claims, largest change of rate first."
+    )
+    unverified: tuple[Claim, ...] = Field(
+        default=(),
+        description="What shows only under amplification, or did not hold on fresh prompts.",
+    )
+    changed: Share | None = Field(
+        description="Share of the first prompts that both models answer differently."
+    )
+    smallest: Share | None = Field(
+        description="Smallest difference of rates that this run could have verified."
+    )
+    generated: int = Field(ge=0, description="Tokens that were generated.")
+    notes: tuple[str, ...] = Field(default=(), description="Steps that were skipped, and why.")
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        if self.claims:
+            return self.claims[0].text
+        if self.changed == 0:
+            return "No behavioural difference found: every reply is the same."
+        seen = (
+            ""
+            if self.smallest is None
+            else (f" This run could have seen a difference of rates of {self.smallest:.0%}.")
+        )
+        return f"No behavioural difference could be verified.{seen}"
+
+
 class StageState(BaseModel):
     """One finished stage."""
 
@@ -276,6 +359,15 @@ def read_verdict(path: Path) -> Verdict:
         StoreError: The file is missing, is not JSON, of a newer format, or a field is malformed.
     """
     return validate(Verdict, of_this_format(path), f"{path} is damaged", StoreError)
+
+
+def read_behaviour(path: Path) -> Behaviour:
+    """Read ``behaviour.json``.
+
+    Raises:
+        StoreError: The file is missing, is not JSON, of another format, or a field is malformed.
+    """
+    return validate(Behaviour, of_this_format(path), f"{path} is damaged", StoreError)
 
 
 def read_state(path: Path) -> RunState:

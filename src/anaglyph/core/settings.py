@@ -162,6 +162,24 @@ class FindSettings(Section, frozen=True):
     most_findings: int = Field(default=30, ge=1, description="Findings to report at most.")
 
 
+class BehaveSettings(Section, frozen=True):
+    """How the models are asked, and how what they say is compared."""
+
+    behaviour: bool = Field(
+        default=True, description="Let both models answer prompts and compare what they say."
+    )
+    budget: int = Field(
+        default=20_000, ge=200, description="Tokens to generate, all models together."
+    )
+    reply_tokens: int = Field(default=28, ge=4, description="Longest reply, in tokens.")
+    amplify_by: float = Field(
+        default=2.0,
+        ge=1,
+        description="Scale of the weight change where behaviour is looked for; 1 does not amplify.",
+    )
+    most_claims: int = Field(default=12, ge=1, description="Candidate claims to verify.")
+
+
 class ReportSettings(Section, frozen=True):
     """What the page shows."""
 
@@ -177,6 +195,7 @@ class Settings(Section, frozen=True):
     train: TrainSettings = TrainSettings()
     causal: CausalSettings = CausalSettings()
     find: FindSettings = FindSettings()
+    behave: BehaveSettings = BehaveSettings()
     report: ReportSettings = ReportSettings()
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     threads: int | None = Field(default=None, ge=1, description="Processor threads (default: all).")
