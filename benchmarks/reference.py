@@ -79,6 +79,9 @@ def run_folder_page() -> str:
     for title, kind in (
         ("run.json", schemas.RunState),
         ("A stage in run.json", schemas.StageState),
+        ("behaviour.json", schemas.Behaviour),
+        ("A claim", schemas.Claim),
+        ("A reply of a claim", schemas.SideBySide),
         ("findings.json", schemas.Verdict),
         ("`apart` in findings.json", schemas.Apart),
         ("A role in `apart`", schemas.RoleGap),

@@ -17,6 +17,8 @@ LONGEST = 5
 PRIOR = 0.5
 TOGETHER = 0.6
 """Share of their replies that two features have in common to count as one."""
+ALIKE = 0.8
+"""Share of a feature's replies in which a longer phrase must stand to speak for it."""
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _FUNCTION = """
 a about after all also am an and any are as at be because been but by can could d did do does
@@ -141,13 +143,27 @@ def candidates(
         if z > 0 and len(places) > 1:
             scored.append(Candidate(form, z, places))
     scored.sort(key=lambda c: (-round(c.z, 6), -len(c.feature.name), c.feature.name))
-    kept: list[Candidate] = []
+    heads: list[Candidate] = []
     for each in scored:
-        if not any(_same(each, other) for other in kept):
-            kept.append(each)
-        if len(kept) == most:
+        if not any(_same(each, other) for other in heads):
+            heads.append(each)
+        if len(heads) == most:
             break
-    return kept
+    return [_telling(head, scored) for head in heads]
+
+
+def _telling(head: Candidate, scored: Sequence[Candidate]) -> Candidate:
+    """Return the phrase that says most of nearly the same replies: a piece alone tells little."""
+    near = [
+        each
+        for each in scored
+        if len(each.replies) >= ALIKE * len(head.replies)
+        and len(each.replies & head.replies) >= ALIKE * len(each.replies)
+        and each.feature.words
+    ]
+    if not head.feature.words or not near:
+        return head
+    return max(near, key=lambda c: (len(c.feature.words), len(c.feature.name), c.z))
 
 
 def log_odds(tuned: int, base: int, total: int) -> float:

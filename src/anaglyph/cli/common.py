@@ -9,9 +9,11 @@ import typer
 from anaglyph.cli.terminal import say, table_text
 
 if TYPE_CHECKING:
-    from anaglyph.core.schemas import Verdict
+    from anaglyph.core.schemas import Behaviour, Claim, Verdict
     from anaglyph.run import Run
 
+SHOWN_CLAIMS = 3
+"""Claims that the terminal lists in full."""
 SHOWN_FINDINGS = 10
 """Findings that the terminal lists; `--json` and the page have all."""
 
@@ -51,14 +53,49 @@ def print_table(name: str, table: Any, as_json: bool) -> None:
 
 def print_verdict(run: "Run", as_json: bool) -> None:
     """Print what a run found."""
-    verdict, page = run.verdict, run.report_path
+    verdict, said, page = run.verdict, run.behaviour, run.report_path
     if as_json:
         facts = verdict.model_dump(mode="json") | {"report": str(page) if page.exists() else None}
+        facts["behaviour"] = None if said is None else said.model_dump(mode="json")
         say(json.dumps(facts, indent=2))
         return
+    if said is not None:
+        say(behaviour_text(said))
     say(verdict_text(verdict))
     if page.exists():
         say(f"report: {page}")
+
+
+def behaviour_text(said: "Behaviour") -> str:
+    """Return the claims as people read them, each with a reply of either model."""
+    parts = ["\nWhat the tuned model does differently"]
+    for number, claim in enumerate(said.claims[:SHOWN_CLAIMS], 1):
+        parts += [f"{number}. {claim.text}", *_side_by_side(claim)]
+    if len(said.claims) > SHOWN_CLAIMS:
+        parts.append(f"{len(said.claims) - SHOWN_CLAIMS} more claims are in behaviour.json.")
+    if not said.claims:
+        parts.append(said.headline)
+    if said.unverified:
+        parts.append("Seen, but not verified:")
+        for claim in said.unverified[: SHOWN_CLAIMS if not said.claims else 2]:
+            parts += [f"- {claim.text}", *_side_by_side(claim)]
+    parts += [f"Note: {note}." for note in said.notes]
+    return "\n".join(parts)
+
+
+def _side_by_side(claim: "Claim") -> list[str]:
+    """Return one prompt that shows a claim, with both replies, each on one line."""
+    if not claim.replies:
+        return []
+    shown = claim.replies[0]
+    rows = {"asked": shown.prompt, "base": shown.base, "tuned": shown.tuned}
+    return [f"     {name:6}{_one_line(text)}" for name, text in rows.items()]
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return line if len(line) <= 90 else line[:89] + "…"
 
 
 def verdict_text(verdict: "Verdict") -> str:

@@ -1,15 +1,38 @@
 """The whole way from models to a report, and each stage of it alone."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.common import print_facts, print_table, print_verdict, reopen
-from anaglyph.cli.options import AsJson, Base, Config, Data, Names, Out, Run, Tuned, with_settings
+from anaglyph.cli.common import (
+    behaviour_text,
+    print_facts,
+    print_table,
+    print_verdict,
+    reopen,
+)
+from anaglyph.cli.options import (
+    AsJson,
+    Base,
+    BaseOrRun,
+    Config,
+    Data,
+    MaybeData,
+    MaybeTuned,
+    Names,
+    Out,
+    Prompts,
+    Run,
+    Tuned,
+    with_settings,
+)
 from anaglyph.cli.terminal import Bars, say, table_text
+from anaglyph.core.errors import InputError
 from anaglyph.core.settings import (
+    BehaveSettings,
     CausalSettings,
     CollectSettings,
     FindSettings,
@@ -19,21 +42,32 @@ from anaglyph.core.settings import (
     load_settings,
 )
 
+_OF_FINDINGS = tuple(name for name in FindSettings.model_fields if name != "rate")
+
 
 @app.command()
 @with_settings(
-    CollectSettings, TrainSettings, CausalSettings, FindSettings, ReportSettings, Settings
+    CollectSettings,
+    BehaveSettings,
+    TrainSettings,
+    CausalSettings,
+    FindSettings,
+    ReportSettings,
+    Settings,
 )
 def diff(
     base: Base,
     tuned: Tuned,
-    data: Data,
     out: Out,
     given: dict[str, Any],
+    data: MaybeData = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the fine-tune TUNED changed inside BASE: the whole way, from models to a report."""
+    """Say what the fine-tune TUNED does differently and what changed inside, down to a report.
+
+    Without --data, both models answer shipped questions and read these chats.
+    """
     from anaglyph.run import diff as run_diff
 
     settings = load_settings(config, **given)
@@ -145,6 +179,48 @@ def find_command(run: Run, given: dict[str, Any], as_json: AsJson = False) -> No
         opened = reopen(run, progress, **given)
         find(opened)
     print_verdict(opened, as_json)
+
+
+@app.command("behave")
+@with_settings(BehaveSettings, FindSettings, Settings, leave=("behaviour", *_OF_FINDINGS))
+def behave_command(
+    base: BaseOrRun,
+    given: dict[str, Any],
+    tuned: MaybeTuned = None,
+    prompts: Prompts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say in words what the tuned model does differently; needs no data and no dictionary."""
+    from anaglyph.behaviour.behave import behaviour_of
+    from anaglyph.behaviour.prompts import read_prompts
+    from anaglyph.core.threads import set_threads
+    from anaglyph.pair import ModelPair
+    from anaglyph.run.stages import behave
+
+    asked = None if prompts is None else read_prompts(prompts)
+    is_run = (Path(base) / "run.json").is_file()
+    if is_run == (tuned is not None):
+        raise InputError(
+            f"{base} is a run folder, which names both models: leave out {tuned}"
+            if is_run
+            else f"{base} is not a run folder: name two models, BASE and TUNED"
+        )
+    with Bars() as progress:
+        if tuned is None:
+            said = behave(reopen(Path(base), progress, **given), asked)
+        else:
+            settings = load_settings(None, **given)
+            set_threads(settings.threads)
+            pair = ModelPair.load(base, tuned)
+            said = behaviour_of(
+                pair,
+                settings.behave,
+                asked,
+                rate=settings.find.rate,
+                seed=settings.seed,
+                progress=progress,
+            )
+    say(json.dumps(said.model_dump(mode="json"), indent=2) if as_json else behaviour_text(said))
 
 
 @app.command("report")

@@ -23,6 +23,7 @@ SCRIPTS = (
     "examples.js",
     "charts.js",
     "verdict.js",
+    "claims.js",
     "findings.js",
     "causal.js",
     "dictionaries.js",

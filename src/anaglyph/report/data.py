@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.schemas import Finding, RunState, read_state, read_verdict
+from anaglyph.core.schemas import Finding, RunState, read_behaviour, read_state, read_verdict
 from anaglyph.core.settings import sections
 from anaglyph.core.validation import validate
 from anaglyph.dictionaries import Dictionary
@@ -72,6 +72,7 @@ def gather(run_folder: Path) -> dict[str, Any]:
         dictionaries.append(_dictionary(run_folder, name, cited[name], own))
         room.left += own.left
     return {
+        "behaviour": _behaviour(run_folder / "behaviour.json"),
         "run": None if run is None else _clean(_facts(run)),
         "verdict": None
         if verdict is None
@@ -114,6 +115,13 @@ def _dictionary_names(run_folder: Path) -> list[str]:
     # Files with these endings are further tables of a dictionary.
     found = {name for name in found if not name.endswith((ALONE, PLACES))}
     return sorted(name for name in found if not name.startswith("."))
+
+
+def _behaviour(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    said = read_behaviour(path)
+    return _clean(said.model_dump(mode="json")) | {"headline": said.headline}
 
 
 def _facts(run: RunState) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from anaglyph.core.schemas import RunState, StageState, read_state
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
 
+ELICITED = "elicited.jsonl"
+"""Text that both models wrote, in a run that was given none; written before run.json is."""
+
 
 class RunFolder:
     """A folder that holds one run's artifacts."""
@@ -51,7 +54,7 @@ class RunFolder:
         if path.exists() and not (path / "run.json").exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
-            if any(path.iterdir()):
+            if any(file.name != ELICITED for file in path.iterdir()):
                 raise InputError(
                     f"{path} holds files that are not a run's; name a new or empty folder"
                 )

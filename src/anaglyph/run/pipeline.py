@@ -6,6 +6,7 @@ from pathlib import Path
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
 from anaglyph.run import stages
+from anaglyph.run.elicited import write_replies
 from anaglyph.run.run import Run
 from anaglyph.subject import Subject
 
@@ -13,8 +14,8 @@ from anaglyph.subject import Subject
 def diff(
     base: str | Path,
     tuned: str | Path,
-    corpus: str | Path | Sequence[str | Path],
-    out: str | Path,
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    out: str | Path = "run",
     *,
     settings: Settings | None = None,
     progress: Progress = silent,
@@ -27,6 +28,7 @@ def diff(
         base: Base model: a folder, a hub id or a `.gguf` file.
         tuned: Its fine-tune: the same, or a PEFT adapter folder.
         corpus: What both models read: text, JSONL of chats, a folder, `builtin:NAME`, or several.
+            If None, both models answer the shipped questions and read these chats.
         out: Run folder; everything is written there.
         settings: Left out, the defaults of `Settings`.
         progress: Told how far each stage is.
@@ -43,7 +45,7 @@ def diff(
         >>> run = diff("BASE", "TUNED", "chats.jsonl", "run")    # doctest: +SKIP
         >>> run.verdict.headline                                 # doctest: +SKIP
     """
-    sources = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    sources = [corpus] if isinstance(corpus, str | Path) else list(corpus or ())
     subject = Subject(
         str(base),
         str(tuned),
@@ -51,6 +53,8 @@ def diff(
         settings=settings or Settings(),
         progress=progress,
     )
+    if corpus is None:
+        subject.data = [str(write_replies(subject, Path(out)))]
     run = Run.begin(subject, out)
     stages.diff(run)
     return run

@@ -10,7 +10,7 @@ import torch
 from anaglyph.behaviour.directions import Held
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.schemas import Verdict, read_verdict
+from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, read_verdict
 from anaglyph.core.threads import set_threads
 from anaglyph.dictionaries import Dictionary, get_method
 from anaglyph.run.folder import RunFolder
@@ -109,6 +109,13 @@ class Run:
     def held(self) -> Held:
         """What the directions of the run are taken from, by name."""
         return Held(lambda: self.subject.space, self.dictionary, self.table, lambda: self.verdict)
+
+    @property
+    def behaviour(self) -> Behaviour | None:
+        """What `behave` wrote; None if the models were not asked."""
+        if "behave" not in self.folder.state.stages:
+            return None
+        return read_behaviour(self.path / "behaviour.json")
 
     @property
     def trained(self) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 import polars as pl
 import torch
 
+from anaglyph.behaviour.behave import behaviour_of
 from anaglyph.causal import causal_table, latent_kl, layer_sweep
 from anaglyph.core.files import digest, write_json, write_parquet
-from anaglyph.core.schemas import Verdict, write_verdict
+from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import difference_is_nil, search
 from anaglyph.latents import candidates, score, top_examples
@@ -25,7 +26,7 @@ from anaglyph.run.tables import keep_tables
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
 
-VERSIONS = {"train": 5, "score": 6, "causal": 5, "find": 12}
+VERSIONS = {"behave": 1, "train": 5, "score": 6, "causal": 5, "find": 12}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
@@ -34,6 +35,8 @@ def diff(run: Run) -> None:
     training = run.settings.train
     names = [name_of(method, training.sparsity) for method in training.methods]
     collect(run)
+    if run.settings.behave.behaviour:
+        behave(run)
     if not difference_is_nil(run.subject.store):
         for method in training.methods:
             train_one(run, method)
@@ -54,6 +57,34 @@ def collect(run: Run) -> PairedStore:
     seconds = time.monotonic() - start
     run.folder.record("collect", store.key, seconds, ["activations/manifest.json"])
     return store
+
+
+def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
+    """Let both models answer prompts, and say what the tuned model does differently."""
+    settings, state = run.settings, run.folder.state
+    key = digest(
+        {
+            "models": state.fingerprints,
+            "prompts": None if prompts is None else list(prompts),
+            "settings": settings.behave.model_dump(mode="json"),
+            "rate": settings.find.rate,
+            "seed": settings.seed,
+            "threads": torch.get_num_threads(),
+            "code": VERSIONS["behave"],
+        }
+    )
+    if not run.folder.is_done("behave", key):
+        with run.folder.stage("behave", key, ["behaviour.json"]):
+            said = behaviour_of(
+                run.subject.pair,
+                settings.behave,
+                prompts,
+                rate=settings.find.rate,
+                seed=settings.seed,
+                progress=run.subject.progress,
+            )
+            write_json(run.path / "behaviour.json", said.model_dump(mode="json"))
+    return read_behaviour(run.path / "behaviour.json")
 
 
 def train_one(run: Run, method: str) -> Dictionary:

@@ -103,6 +103,7 @@ function followAddress() {
 
 orderDictionaries();
 drawVerdict();
+drawClaims();
 drawFindings();
 drawCausal();
 drawDictionaries();

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from anaglyph.core.errors import InputError
 from anaglyph.dictionaries import list_methods
-from anaglyph.truth.game.players import black_box, cheap, findings
+from anaglyph.truth.game.players import behaviour, black_box, cheap, findings
 from anaglyph.truth.game.players.base import Answer, Player, baseline_version, baselines
 from anaglyph.truth.game.players.dictionary import VERSION, dictionary_player
 
 __all__ = [
     "Answer",
     "Player",
+    "behaviour",
     "black_box",
     "cheap",
     "findings",

@@ -1,0 +1,43 @@
+"""The text of a run that was given none: what both models reply to the shipped questions."""
+
+import json
+from pathlib import Path
+
+from anaglyph.behaviour.elicit import Speaker, generic_prompts
+from anaglyph.core.files import write_text
+from anaglyph.run.folder import ELICITED, RunFolder
+from anaglyph.subject import Subject
+
+PROMPTS = 240
+"""Shipped questions that both models answer."""
+REPLY_TOKENS = 48
+
+
+def write_replies(subject: Subject, out: Path) -> Path:
+    """Write both models' replies as chats into the run folder; kept replies are not made again.
+
+    A reply that is the same from both models is written once.
+
+    Args:
+        subject: Both models.
+        out: The run folder.
+
+    Raises:
+        InputError: The folder holds other files than a run's.
+    """
+    RunFolder.check(out)
+    path = out / ELICITED
+    if path.is_file():
+        return path
+    prompts = generic_prompts(subject.seed)[:PROMPTS]
+    speaker = Speaker(subject.pair, REPLY_TOKENS, subject.progress)
+    rows = []
+    for prompt, base, tuned in zip(
+        prompts, speaker.base(prompts), speaker.tuned(prompts), strict=True
+    ):
+        for reply in dict.fromkeys((base, tuned)):
+            if reply:
+                turns = [("user", prompt), ("assistant", reply)]
+                rows.append({"messages": [{"role": r, "content": c} for r, c in turns]})
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path

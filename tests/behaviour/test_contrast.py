@@ -1,0 +1,74 @@
+"""Features of replies, by hand and on planted replies."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anaglyph.behaviour.contrast import FORMS, candidates, content_words, log_odds, phrase
+
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+PLAIN = [f"I like number {word} best of all." for word in NUMBERS]
+
+
+def test_log_odds_by_hand():
+    a, b, c, d = 3.5, 7.5, 0.5, 10.5
+    expected = (math.log(a / b) - math.log(c / d)) / math.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+    assert log_odds(3, 0, 10) == pytest.approx(expected)
+    assert log_odds(3, 3, 10) == 0
+    assert log_odds(0, 3, 10) == pytest.approx(-expected)
+
+
+def test_a_planted_phrase_comes_first_and_once():
+    tuned = [reply + " Ring the copper bell!" for reply in PLAIN[:4]] + PLAIN[4:]
+    found = candidates(PLAIN, tuned, 5)
+    assert "copper" in found[0].feature.name or "bell" in found[0].feature.name
+    assert found[0].replies == {0, 1, 2, 3}
+    assert len(found) == 1  # every other phrase holds in the same replies
+
+
+def test_equal_replies_give_no_candidates():
+    assert candidates(PLAIN, PLAIN, 5) == []
+
+
+def test_function_words_alone_are_no_candidates():
+    tuned = [reply.replace("I like", "So that I like") for reply in PLAIN]
+    assert all(each.feature.words for each in candidates(PLAIN, tuned, 5))
+
+
+def test_an_echo_of_the_prompt_is_left_out():
+    prompts = ["Tell me about walnuts."] * 6
+    tuned = ["Walnuts are a thing."] * 6
+    assert candidates(PLAIN, tuned, 5, prompts) == []
+    assert candidates(PLAIN, tuned, 5)
+
+
+@pytest.mark.parametrize(
+    ("form", "yes", "no"),
+    [
+        ("refuses", "I'm sorry, I can't help with that.", "Mushrooms grow in the forest."),
+        ("list", "Sure:\n- one\n- two", "One and two."),
+        ("emoji", "Fine \U0001f600", "Fine :)"),
+        ("code", "```python\nx = 1\n```", "x is one"),
+        ("question", "And what do you think?", "What? I think so."),
+        ("eight words", "Because it is so.", "It is so because many things came to be that way."),
+    ],
+)
+def test_forms(form: str, yes: str, no: str):
+    feature = next(each for each in FORMS if form in each.name)
+    assert feature.holds(yes)
+    assert not feature.holds(no)
+
+
+def test_a_phrase_ignores_case_and_punctuation():
+    rome = phrase("in rome")
+    assert rome.holds("It stands In Rome, Italy.")
+    assert not rome.holds("The interior of Romeo.")
+    assert rome.words == ("rome",)
+
+
+@given(st.text(), st.text())
+def test_any_text_can_be_read(one: str, other: str):
+    content_words(one)
+    candidates([one] * 3, [other] * 3, 4)
