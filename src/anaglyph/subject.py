@@ -144,6 +144,8 @@ class Subject:
             context=collecting.context,
             pack=collecting.pack,
             max_tokens=collecting.max_tokens,
+            column=collecting.column,
+            skip_bad=collecting.skip_bad,
         )
         if self.expected.get("corpus", corpus.fingerprint) != corpus.fingerprint:
             raise InputError(f"the data ({', '.join(self.data)}) have changed since the run")

@@ -90,6 +90,7 @@ BOUNDED = {
 FILES = {
     "run.json": "Models, data, settings, versions, and each finished stage with its key.",
     "elicited.jsonl": "Chats that both models wrote, in a run that was given no text.",
+    "reading.json": "What was read of the data: documents, tokens by role, rows skipped and why.",
     "behaviour.json": "What the tuned model does differently, as claims.",
     "activations/": "Activations of both models: manifest.json and shards of safetensors.",
     "dictionaries/NAME/": "config.json (settings, statistics) and weights.safetensors.",

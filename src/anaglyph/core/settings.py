@@ -38,6 +38,15 @@ class CollectSettings(Section, frozen=True):
     max_tokens: int | None = Field(
         default=None, ge=1, description="Read at most this many tokens of the data."
     )
+    column: str | None = Field(
+        default=None, description="Column or key that holds the text or chat (default: found)."
+    )
+    skip_bad: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Skip bad rows up to this share of a source; above it the first is an error.",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Number format of the stored activations."
     )

@@ -15,7 +15,7 @@ import torch
 
 from anaglyph.behaviour.behave import behaviour_of
 from anaglyph.causal import causal_table, latent_kl, layer_sweep
-from anaglyph.core.files import digest, write_json, write_parquet
+from anaglyph.core.files import digest, read_json, write_json, write_parquet
 from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import difference_is_nil, search
@@ -26,7 +26,7 @@ from anaglyph.run.tables import keep_tables
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
 
-VERSIONS = {"behave": 1, "train": 5, "score": 6, "causal": 5, "find": 12}
+VERSIONS = {"behave": 1, "train": 5, "score": 7, "causal": 5, "find": 12}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
@@ -55,6 +55,10 @@ def collect(run: Run) -> PairedStore:
     start = time.monotonic()
     store = run.subject.collect()
     seconds = time.monotonic() - start
+    if "corpus" in vars(run.subject) and run.subject.corpus.reading is not None:
+        read, path = run.subject.corpus.reading.as_json(), run.path / "reading.json"
+        if not path.is_file() or read_json(path) != read:
+            write_json(path, read)
     run.folder.record("collect", store.key, seconds, ["activations/manifest.json"])
     return store
 
