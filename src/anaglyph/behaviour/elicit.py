@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from anaglyph.behaviour.generate import (
+    Sampling,
     Stepper,
-    continue_prompts,
     end_tokens,
     model_stepper,
     reply_texts,
     side_stepper,
+    write,
 )
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.behaviour.mixture import Mixer, Shares
@@ -142,15 +143,13 @@ class Speaker:
         self, name: str, prompts: Sequence[str], make_stepper: Callable[[], Stepper]
     ) -> list[str]:
         ids = all_prompt_ids(self.pair.tokenizer, list(prompts))
-        replies: list[list[int]] = []
-        for start in range(0, len(ids), 48):
-            part = ids[start : start + 48]
-            replies += continue_prompts(
-                make_stepper, part, new_tokens=self.new_tokens, ends=self._ends
-            )
-            self.progress(f"replies, {name}", len(replies), len(ids), "prompts")
-        self.generated += sum(map(len, replies))
-        return reply_texts(self.pair, replies)
+
+        def told(_task: str, done: int, total: int, unit: str = "replies") -> None:
+            self.progress(f"replies, {name}", done, total, unit)
+
+        written = write(make_stepper, ids, Sampling(self.new_tokens, self._ends), progress=told)
+        self.generated += sum(len(each.tokens) for each in written)
+        return reply_texts(self.pair, [each.reply for each in written])
 
 
 def make_null(pair: ModelPair, prompts: Sequence[str], seed: int, scale: float) -> ModelPair:
