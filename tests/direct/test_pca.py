@@ -39,19 +39,18 @@ def test_components_equal_those_of_the_centred_difference(arrays, store):
     train = ~np.repeat(store.heldout, 10)
     delta = (arrays[1] - arrays[0])[train].astype(np.float64)
     _, singular, vectors = np.linalg.svd(delta - delta.mean(0), full_matrices=False)
-    np.testing.assert_allclose(found.mean, delta.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.variance, singular**2 / len(delta), rtol=1e-6)
-    cosines = np.abs((found.directions * vectors).sum(1))
-    np.testing.assert_allclose(cosines, 1, atol=1e-6)
-    assert (found.directions[np.arange(D), np.abs(found.directions).argmax(1)] > 0).all()
-    assert found.tokens == train.sum()
-    table = found.table()
-    assert table["cumulative"].to_list()[-1] == pytest.approx(1)
-    assert table["share"].to_list()[0] == pytest.approx(
-        (delta.mean(0) ** 2).sum() / (delta**2).sum(1).mean()
-    )
-    short = difference_pca(store, 2).table()
-    assert short["share"].to_list() == pytest.approx(table["share"].to_list()[:3])
+    assert found["component"].to_list() == list(range(D + 1))
+    mean, *directions = found["direction"].to_list()
+    np.testing.assert_allclose(mean, delta.mean(0) / np.linalg.norm(delta.mean(0)), rtol=1e-5)
+    squares = np.array([(delta.mean(0) ** 2).sum(), *(singular**2 / len(delta))])
+    np.testing.assert_allclose(found["square"], squares, rtol=1e-6)
+    directions = np.array(directions)
+    np.testing.assert_allclose(np.abs((directions * vectors).sum(1)), 1, atol=1e-6)
+    assert (directions[np.arange(D), np.abs(directions).argmax(1)] > 0).all()
+    np.testing.assert_allclose(found["share"], squares / (delta**2).sum(1).mean(), rtol=1e-6)
+    assert found["cumulative"].to_list()[-1] == pytest.approx(1)
+    short = difference_pca(store, 2)
+    assert short["share"].to_list() == pytest.approx(found["share"].to_list()[:3])
 
 
 def test_shares_by_role_and_token(arrays, store):
@@ -80,7 +79,7 @@ def test_shares_by_role_and_token(arrays, store):
 
 def test_no_difference_has_no_shares(arrays, tmp_path):
     same = PairedStore.from_arrays(arrays[0], arrays[0], out=tmp_path / "same")
-    table = difference_pca(same, 2).table()
+    table = difference_pca(same, 2)
     assert table["share"].null_count() == 3
     assert table["direction"].to_list()[0] is None
     assert difference_by_token(same)["difference_share"].null_count() > 0

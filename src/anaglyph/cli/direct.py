@@ -183,7 +183,7 @@ def pca_command(
             by_token = difference_by_token(store, least=settings.least, progress=progress)
             components = difference_pca(store, settings.components, progress=progress)
             return {
-                "pca": components.table(),
+                "pca": components,
                 "pca-tokens": with_text(target.subject.pair, by_token, "token_id"),
             }
 

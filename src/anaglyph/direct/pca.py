@@ -5,73 +5,29 @@ found that much of what a chat model adds sits on the chat template's own tokens
 share is counted token by token and not only by role.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
-import torch
 from jaxtyping import Float, Float64
+from torch import Tensor
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES
-from anaglyph.store import PairedStore
-
-
-@dataclass(frozen=True)
-class DifferencePCA:
-    """Principal components of Delta = h_tuned - h_base.
-
-    Attributes:
-        mean: Mean of Delta.
-        directions: Unit vectors, a row a component, by falling variance; the largest entry of each
-            is positive, for a component has no sign.
-        variance: Variance of Delta along each (population, activation units squared).
-        total: Sum of the variances of all d components.
-        mean_square: Mean of ||Delta||^2, which is ``total`` + ||mean||^2.
-        tokens: Tokens measured.
-    """
-
-    mean: Float64[np.ndarray, " d"]
-    directions: Float64[np.ndarray, "components d"]
-    variance: Float64[np.ndarray, " components"]
-    total: float
-    mean_square: float
-    tokens: int
-
-    def table(self) -> pl.DataFrame:
-        """Lay out the components.
-
-        Columns: component (0 is the mean difference), square (mean square of Delta along it about
-        the origin for the mean, about the mean for the others), share (of mean_square), cumulative,
-        direction (unit vector; null for a mean of zero). The shares of the mean and of all d
-        components add up to 1.
-        """
-        norm = float(np.linalg.norm(self.mean))
-        squares = np.concatenate([[norm**2], self.variance])
-        shares = [float(s) / self.mean_square if self.mean_square > 0 else None for s in squares]
-        summed = np.cumsum(squares) / self.mean_square if self.mean_square > 0 else None
-        vectors = [(self.mean / norm).tolist() if norm > 0 else None, *self.directions.tolist()]
-        return pl.DataFrame(
-            {
-                "component": np.arange(len(squares)),
-                "square": squares,
-                "share": pl.Series(shares, dtype=pl.Float64),
-                "cumulative": pl.Series(
-                    [None] * len(squares) if summed is None else summed.tolist(), dtype=pl.Float64
-                ),
-                "direction": pl.Series(vectors, dtype=pl.List(pl.Float32)),
-            }
-        )
+from anaglyph.store import DifferenceSpace, PairedStore
 
 
 def difference_pca(
     store: PairedStore, components: int = 16, *, block: int = 8192, progress: Progress = silent
-) -> DifferencePCA:
+) -> pl.DataFrame:
     """Return the principal components of the difference over the training tokens.
 
-    The [d, d] matrix of second moments is summed up in float64 in one pass; no more than a block of
-    activations is held.
+    Columns: component (0 is the mean difference), square (mean square of Delta along it about the
+    origin for the mean, about the mean for the others), share (of the mean of ||Delta||^2),
+    cumulative, direction (unit vector; null for a mean of zero). The largest entry of a component
+    is positive, because a component has no sign. The shares of the mean and of all d components add
+    up to 1.
 
     Args:
         store: Activations of both models.
@@ -85,32 +41,37 @@ def difference_pca(
     _check_width(store)
     if components < 1:
         raise InputError(f"{components} components: at least 1 must be asked for")
-    d = store.d_tuned
-    total, moment = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
-    tokens, everything = 0, store.n_tokens
-    for part in store.blocks("train", block):
-        difference = (part.tuned - part.base).double()
-        total += difference.sum(0)
-        moment.addmm_(difference.T, difference)
-        tokens += len(difference)
-        progress("difference PCA", tokens, everything)
-    if tokens == 0:
-        raise InputError(f"the store at {store.path} has no training token")
-    progress("difference PCA", everything, everything)
-    mean = total / tokens
-    covariance = moment / tokens - torch.outer(mean, mean)
-    values, vectors = torch.linalg.eigh(covariance)
-    order = values.argsort(descending=True)[:components]
-    kept = vectors[:, order].T
-    largest = kept.gather(1, kept.abs().argmax(dim=1, keepdim=True))
-    return DifferencePCA(
-        mean.numpy(),
-        (kept * largest.sign()).numpy(),
-        values[order].clamp_min(0).numpy(),
-        float(covariance.trace()),
-        float(moment.trace()) / tokens,
-        tokens,
+
+    def differences() -> Iterator[Tensor]:
+        done = 0
+        for part in store.blocks("train", block):
+            yield part.tuned - part.base
+            done += len(part.tokens)
+            progress("difference PCA", done, store.n_tokens)
+        progress("difference PCA", store.n_tokens, store.n_tokens)
+
+    space = DifferenceSpace.of(differences())
+    kept = space.components[:components]
+    largest = np.take_along_axis(kept, np.abs(kept).argmax(1, keepdims=True), axis=1)
+    norm = float(np.linalg.norm(space.mean))
+    squares = np.concatenate([[norm**2], space.deviations[:components] ** 2])
+    moved = space.mean_square > 0
+    vectors = [(space.mean / norm).tolist() if norm > 0 else None]
+    vectors += (kept * np.sign(largest)).tolist()
+    return pl.DataFrame(
+        {
+            "component": np.arange(len(squares)),
+            "square": squares,
+            "share": _over(squares, space.mean_square if moved else None),
+            "cumulative": _over(squares.cumsum(), space.mean_square if moved else None),
+            "direction": pl.Series(vectors, dtype=pl.List(pl.Float32)),
+        }
     )
+
+
+def _over(values: Float64[np.ndarray, " rows"], whole: float | None) -> pl.Series:
+    shares = [None] * len(values) if whole is None else (values / whole).tolist()
+    return pl.Series(shares, dtype=pl.Float64)
 
 
 def difference_by_token(
@@ -178,7 +139,7 @@ def _shares(frame: pl.DataFrame, keys: list[str], whole: float) -> pl.DataFrame:
     )
 
 
-def _norms(values: Float[torch.Tensor, "tokens d"]) -> Float64[np.ndarray, " tokens"]:
+def _norms(values: Float[Tensor, "tokens d"]) -> Float64[np.ndarray, " tokens"]:
     return values.double().norm(dim=1).numpy()
 
 

@@ -21,7 +21,8 @@ COMPONENTS = 10
 def cheap_directions(delta: Float[ndarray, "tokens d"]) -> dict[str, Float[ndarray, "_ d"]]:
     """Return what needs no dictionary: the mean difference and its first principal components.
 
-    Rows of length one; a mean of nothing is left out.
+    Rows of length one; a mean of nothing is left out. Unlike those of `DifferenceSpace`, the
+    components are about the median, as atoms are: a change at many tokens moves the mean.
     """
     mean = delta.mean(0, dtype=np.float64)
     length = float(np.linalg.norm(mean))

@@ -17,17 +17,19 @@ class DifferenceSpace:
 
     Attributes:
         mean: The mean.
-        components: Orthonormal rows, largest variance first.
+        components: Orthonormal rows, largest variance first. Their signs are arbitrary.
         deviations: Standard deviation of the difference along each.
+        mean_square: Mean of ||h_tuned - h_base||^2: all variances and ||mean||^2 together.
     """
 
     mean: Float64[np.ndarray, " d"]
     components: Float64[np.ndarray, "components d"]
     deviations: Float64[np.ndarray, " components"]
+    mean_square: float = 0.0
 
     @classmethod
     def of(cls, differences: Iterable[Tensor]) -> "DifferenceSpace":
-        """Compute both from blocks of differences [tokens, d], in one pass and float64.
+        """Compute all from blocks of differences [tokens, d], in one pass and float64.
 
         Raises:
             InputError: There are no tokens.
@@ -47,4 +49,9 @@ class DifferenceSpace:
         covariance = products / tokens - torch.outer(mean, mean)
         values, vectors = torch.linalg.eigh(covariance)
         deviations = values.flip(0).clamp(min=0).sqrt()
-        return cls(mean.numpy(), vectors.T.flip(0).contiguous().numpy(), deviations.numpy())
+        return cls(
+            mean.numpy(),
+            vectors.T.flip(0).contiguous().numpy(),
+            deviations.numpy(),
+            float(products.trace()) / tokens,
+        )
