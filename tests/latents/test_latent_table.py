@@ -26,7 +26,7 @@ ORDERED = [
     "template_share",
     *("share_bos", "share_template", "share_system", "share_user", "share_assistant"),
     *("share_text", "share_reasoning", "share_tool"),
-    *("class", "kind", "complete_shrinkage", "latent_decoupling", "angle"),
+    *("class", "complete_shrinkage", "latent_decoupling", "angle"),
     *("nu_error_mirror", "nu_error_mirror_low", "nu_error_mirror_high"),
     *("nu_recon_mirror", "nu_recon_mirror_low", "nu_recon_mirror_high"),
 ]
@@ -89,7 +89,6 @@ def test_columns_and_types(method, tmp_path):
         "active_tokens": pl.Int64,
         "twin": pl.Int64,
         "class": pl.String,
-        "kind": pl.String,
         "complete_shrinkage": pl.Boolean,
         "latent_decoupling": pl.Boolean,
     }

@@ -134,7 +134,7 @@ def latent_table(
     columns["difference_share"] = share / share.sum()
     table = pl.DataFrame(columns).with_columns(
         pl.when(pl.col("latent") % 97 == 5).then((pl.col("latent") + 3) % latents).alias("twin"),
-        pl.lit(None, dtype=pl.String).alias("kind"),
+        pl.lit(None, dtype=pl.Float64).alias("angle"),
     )
     if crosscoder:
         delta = pl.col("delta_norm")

@@ -26,7 +26,6 @@ Kind = Literal[
     "rotated",
     "retriggered",
     "refrequencied",
-    "twin",
     "mean-shift",
 ]
 

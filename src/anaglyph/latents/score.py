@@ -40,7 +40,7 @@ COLUMNS = (
     *("active_tokens", "difference_share", "twin", "twin_cosine", "twin_divergence"),
     "template_share",
     *(f"share_{role}" for role in ROLES),
-    *("class", "kind", "complete_shrinkage", "latent_decoupling", "angle"),
+    *("class", "complete_shrinkage", "latent_decoupling", "angle"),
     *(f"nu_{target}_mirror{end}" for target in MIRRORED for end in ("", "_low", "_high")),
     *(
         f"beta_{target}_{side}_{end}"
@@ -100,7 +100,6 @@ def score(
       contributes only to the mean and counts as 0. Latents overlap, so shares need not add up to 1.
       If the dictionary pulls massive tokens in, the shares of a diff-SAE or crosscoder are computed
       on the other tokens.
-    - ``kind``: null here; findings fill it in.
 
     Args:
         dic: The dictionary. A base-SAE is scored on the codes it gives to the tuned model.
@@ -160,7 +159,7 @@ def score(
     columns["difference_share"] = _difference_share(dic, store, sums, totals)
     series = [_series(name, values) for name, values in columns.items()]
     twin = pl.when(pl.col("twin") >= 0).then("twin")
-    table = pl.DataFrame(series).with_columns(twin=twin, kind=pl.lit(None, pl.String))
+    table = pl.DataFrame(series).with_columns(twin=twin)
     return add_flags(table, one_width=len(set(dic.widths)) == 1).select(COLUMNS)
 
 

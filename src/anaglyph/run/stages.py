@@ -26,7 +26,7 @@ from anaglyph.run.tables import keep_tables
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
 
-VERSIONS = {"behave": 1, "train": 5, "score": 7, "causal": 5, "find": 12}
+VERSIONS = {"behave": 1, "train": 5, "score": 8, "causal": 5, "find": 12}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 

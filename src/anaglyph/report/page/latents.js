@@ -7,7 +7,6 @@ const NU_LIMITS = { error: 0.2, recon: 0.5, act: 0.3 };
 
 // [column, heading, format]
 const COLUMNS = [
-  ["kind", "Finding", plain],
   ["class", "Class", plain],
   ["difference_share", "Diff. share", percent],
   ["recovered", "KL recov.", percent],
@@ -20,7 +19,7 @@ const COLUMNS = [
   ["template_share", "Template", percent],
   ["twin", "Twin", whole],
 ];
-const WORDY = new Set(["latent", "kind", "class"]);
+const WORDY = new Set(["latent", "class"]);
 
 const explorer = {
   name: null,
@@ -90,7 +89,7 @@ function filteredRows(rows) {
     words === "" ||
     String(row.latent) === words ||
     row.peaks.some((text) => text.toLowerCase().includes(words)) ||
-    [row.class, row.kind].some((text) => text && String(text).toLowerCase().includes(words));
+    String(row.class ?? "").toLowerCase().includes(words);
   return rows.filter(
     (row) => group[2](row) && matches(row) && (explorer.template || !(row.template_share > 0.5)),
   );
