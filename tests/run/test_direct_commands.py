@@ -260,6 +260,12 @@ def test_amplify_adds_a_direction(anaglyph, pair, run, asked):
     assert said.code == 0, said.err
     replies = [row["reply"] for row in said.json["steered"]]
     assert replies[:2] != replies[2:]
+    of_run = ("amplify", run, "--prompts", asked, "--at", "0", "--new-tokens", "10")
+    said = anaglyph(*of_run, "--direction", "mean", "--strength", "0", "--json")
+    assert said.code == 0, said.err
+    assert [row["reply"] for row in said.json["steered"]] == replies[:2]
+    refused(anaglyph(*of_run, "--direction", "mode"), "FILE.parquet:ROW")
+    refused(anaglyph(*arguments, "--direction", "mean"), "name a run folder")
     refused(anaglyph(*arguments, "--direction", f"{table}:999"), "999")
     refused(anaglyph(*arguments, "--direction", str(table)), "FILE.parquet:ROW")
 

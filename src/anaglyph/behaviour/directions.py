@@ -24,12 +24,11 @@ from torch import Tensor
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.schemas import Finding, Verdict
+from anaglyph.core.settings import DIRECTIONS
 from anaglyph.dictionaries import Dictionary
 from anaglyph.dictionaries.vectors import latent_vectors
 from anaglyph.pair import Side
 from anaglyph.store import DifferenceSpace
-
-FORMS = "latent:NAME/7, mean, pca:0, finding:1, FILE.npy or FILE.parquet:ROW"
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def read_direction(
     path, _, row = text.rpartition(":")
     if path.endswith(".parquet") and row.isdigit():
         return Direction(text, layer, _from_table(Path(path), int(row)))
-    raise InputError(f"direction {text!r} is unknown: use {FORMS}")
+    raise InputError(f"direction {text!r} is unknown: use {DIRECTIONS}")
 
 
 def direction_file(text: str) -> Path | None:
@@ -173,7 +172,7 @@ def _held_direction(text: str, layer: int, held: Held, into: Side) -> Direction:
         largest = table["max_activation"][latent] if latent < table.height else 1.0
         found = Direction.latent(dictionary, layer, latent, largest or 0.0)
         return Direction(text, layer, found.vector)
-    raise InputError(f"direction {text!r} is unknown: use {FORMS}")
+    raise InputError(f"direction {text!r} is unknown: use {DIRECTIONS}")
 
 
 def _from_array(file: Path) -> Float[Tensor, " d"]:

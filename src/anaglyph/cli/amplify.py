@@ -11,11 +11,11 @@ from anaglyph.cli.direct_common import Target, file_key, print_heads, print_json
 from anaglyph.cli.options import AsJson, BaseOrRun, MaybeTuned, Tables, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
-from anaglyph.core.settings import AmplifySettings, Settings
+from anaglyph.core.files import digest
+from anaglyph.core.settings import DIRECTIONS, AmplifySettings, Settings
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import Tensor
 
 
 @app.command("amplify")
@@ -29,7 +29,7 @@ def amplify_command(
     ],
     direction: Annotated[
         str | None,
-        typer.Option(help="Add a direction instead: FILE.parquet:ROW with a column direction."),
+        typer.Option(help=f"Add a direction instead: {DIRECTIONS}."),
     ] = None,
     at: Annotated[
         str | None,
@@ -44,6 +44,7 @@ def amplify_command(
     given: dict[str, Any],
 ) -> None:
     """Answer prompts with the fine-tune's change scaled, or with a direction added."""
+    from anaglyph.behaviour.directions import read_direction
     from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.direct import amplify as room
 
@@ -51,22 +52,24 @@ def amplify_command(
     asked = read_prompts(prompts)
     if settings.search and direction:
         raise InputError("--search scales the whole model's weights: leave out --direction")
-    steering = None if direction is None else _read_direction(direction)
     if at is not None:
         given["layer"] = parse_layer(at)
     with Bars() as progress:
         target = Target.of(base, tuned, given, progress)
         subject = target.subject
         key = {"prompts": file_key(prompts), "strength": strength, "layer": target.layer,
-               "direction": None if steering is None else [file_key(steering[1]), direction],
-               "seed": subject.seed}  # fmt: skip
+               "direction": None, "seed": subject.seed}  # fmt: skip
+        along = None
+        if direction is not None:
+            along = read_direction(direction, subject.layer, target.held, into="tuned")
+            key["direction"] = [direction, digest(along.vector.tolist())]
 
         def make() -> "dict[str, pl.DataFrame]":
-            if steering is not None:
+            if along is not None:
                 strengths = strength or [0.0, 1.0]
                 tokens = settings.new_tokens
                 steered = room.steered_replies(
-                    subject, asked, steering[0], strengths, new_tokens=tokens
+                    subject, asked, along.vector, strengths, new_tokens=tokens
                 )
                 return {"amplify-steered": steered}
             if settings.search:
@@ -81,24 +84,3 @@ def amplify_command(
         return
     answered = table.filter(table["reply"].is_not_null()) if settings.search else table
     print_heads({title: answered}, target.kept_in(out))
-
-
-def _read_direction(text: str) -> "tuple[Tensor, Path]":
-    """Read one row of a table of directions, as the other commands keep them."""
-    import polars as pl
-    import torch
-
-    path, _, row = text.rpartition(":")
-    file = Path(path)
-    if not path or not row.isdigit() or not file.is_file():
-        raise InputError(f"--direction takes FILE.parquet:ROW of an existing file, not {text!r}")
-    try:
-        column = pl.read_parquet(file, columns=["direction"])["direction"]
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{file} holds no column of directions: {error}") from error
-    if int(row) >= len(column):
-        raise InputError(f"{file} has {len(column)} rows, not a row {row}")
-    vector = column[int(row)]
-    if vector is None:
-        raise InputError(f"row {row} of {file} has no direction")
-    return torch.tensor(vector.to_list()), file

@@ -11,6 +11,7 @@ from anaglyph.cli.options import AsJson, OneName, Prompts, Run, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import (
+    DIRECTIONS,
     AttributeSettings,
     ScreenSettings,
     Settings,
@@ -20,9 +21,6 @@ from anaglyph.core.settings import (
 
 if TYPE_CHECKING:
     from anaglyph.run import Run as OneRun
-
-
-DIRECTION = "What to add: latent:NAME/7, mean, pca:0, finding:1, FILE.npy or FILE.parquet:ROW."
 
 
 @app.command("attribute")
@@ -65,7 +63,7 @@ def steer_command(
     prompt: Annotated[list[str] | None, typer.Option(help="A user turn; repeatable.")] = None,
     prompts: Prompts = None,
     name: OneName = None,
-    direction: Annotated[str | None, typer.Option(help=DIRECTION)] = None,
+    direction: Annotated[str | None, typer.Option(help=f"What to add: {DIRECTIONS}.")] = None,
     latent: Annotated[
         int | None, typer.Option(help="Short for --direction latent:NAME/LATENT.")
     ] = None,

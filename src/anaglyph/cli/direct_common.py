@@ -13,6 +13,7 @@ from anaglyph.core.settings import Section, load_settings, section_of
 if TYPE_CHECKING:
     import polars as pl
 
+    from anaglyph.behaviour.directions import Held
     from anaglyph.core.progress import Progress
     from anaglyph.pair import ModelPair
     from anaglyph.run import RunFolder
@@ -26,10 +27,17 @@ SHOWN = 15
 
 @dataclass
 class Target:
-    """What a command looks at: a subject, and the run folder that keeps its tables, if any."""
+    """What a command looks at: a subject, and the run it is of, if any.
+
+    Attributes:
+        subject: The models, and the layer.
+        folder: The run folder, which keeps the tables.
+        held: What named directions are taken from.
+    """
 
     subject: "Subject"
-    folder: "RunFolder | None"
+    folder: "RunFolder | None" = None
+    held: "Held | None" = None
 
     @classmethod
     def of(
@@ -56,10 +64,20 @@ class Target:
         if not is_run and tuned is None:
             raise InputError(f"{base} is not a run folder: name two models, BASE and TUNED")
         if tuned is None:
-            return cls(*_of_run(base, given, progress))
+            return cls._of_run(base, given, progress)
         settings = load_settings(**given)
         set_threads(settings.threads)
-        return cls(Subject(base, tuned, settings=settings, progress=progress), None)
+        return cls(Subject(base, tuned, settings=settings, progress=progress))
+
+    @classmethod
+    def _of_run(cls, path: str, given: dict[str, Any], progress: "Progress") -> "Target":
+        from anaglyph.run import Run
+
+        run = Run.reopen(path, progress, **given)
+        if "layer" in given:
+            # The run's activations are of its own layer; these commands run the models at any.
+            vars(run.subject).pop("layer")
+        return cls(run.subject, run.folder, run.held)
 
     @property
     def layer(self) -> int | float:
@@ -116,16 +134,6 @@ class Target:
     def kept_in(self, out: Path | None) -> Path | None:
         """Return the folder in which `keep` leaves the tables, if any."""
         return out if self.folder is None or out is not None else self.folder.path / "direct"
-
-
-def _of_run(path: str, given: dict[str, Any], progress: "Progress") -> "tuple[Subject, RunFolder]":
-    from anaglyph.run import Run
-
-    run = Run.reopen(path, progress, **given)
-    if "layer" in given:
-        # The run's activations are of its own layer; these commands run the models at any.
-        vars(run.subject).pop("layer")
-    return run.subject, run.folder
 
 
 def split(kind: type[Section], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

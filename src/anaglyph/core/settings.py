@@ -19,6 +19,8 @@ from anaglyph.core.validation import first_problem, validate
 
 DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 Place = Literal["all", "assistant", "first nine", "template"]
+DIRECTIONS = "latent:NAME/7, mean, pca:0, finding:1, FILE.npy or FILE.parquet:ROW"
+"""How a direction of the residual stream is named; `behaviour.directions` reads the names."""
 
 
 class Section(BaseModel, frozen=True, extra="forbid"):
