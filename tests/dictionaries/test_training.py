@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.threads import use_threads
@@ -244,8 +246,67 @@ def test_bad_settings_are_refused(store: PairedStore, settings: dict, message: s
 
 
 def test_a_rate_that_is_too_high_is_named(store: PairedStore) -> None:
-    with pytest.raises(InputError, match=r"diverged at step \d+: lr=1e\+30"):
+    with pytest.raises(InputError, match=r"diverged at step \d+ of \d+: lr=1e\+30"):
         train(store, "tuned-sae", lr=1e30, **SMALL)
+
+
+def test_a_training_that_diverges_keeps_its_last_good_state(
+    store: PairedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_high(step: int, steps: int, peak: float) -> float:
+        return 1e30 if step == 5 else 1e-3
+
+    monkeypatch.setattr("anaglyph.dictionaries.training.learning_rate", too_high)
+    config, file = config_of("tuned-sae", 6400, 0), tmp_path / "state"
+    said = r"diverged at step \d+ of 20: lr=0.001 is too high; the state after step (\d+) is in .*"
+    with pytest.raises(InputError, match=said) as caught:
+        train_with(store, config, checkpoint=file, checkpoint_seconds=0.0)
+    with safe_open(file, framework="pt") as kept:
+        tensors = [kept.get_tensor(name) for name in kept.keys()]  # noqa: SIM118
+        step = json.loads(kept.metadata()["state"])["step"]
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors)
+    assert f"after step {step} " in str(caught.value)
+    assert step >= 5
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_an_activation_that_is_not_finite_is_named(planted, tmp_path: Path, side: str) -> None:
+    """A store is checked as it is written; what is damaged afterwards is named by training."""
+    sides = {"base": planted.base[:400].copy(), "tuned": planted.tuned[:400].copy()}
+    marker = np.float32(123.456)
+    token = 377
+    sides[side][token, 5] = marker
+    store = PairedStore.from_arrays(
+        **sides, out=tmp_path / "store", sequence_ids=np.arange(400) // 20
+    )
+    assert not store.heldout[token // 20]
+    (shard,) = store.path.glob("shard-*.safetensors")
+    whole = shard.read_bytes()
+    assert whole.count(marker.tobytes()) == 1
+    shard.write_bytes(whole.replace(marker.tobytes(), np.float32(np.nan).tobytes()))
+    with pytest.raises(InputError, match=f"inf in the {side} activations: token 377, in sequ.* 18"):
+        train(PairedStore.open(store.path), "crosscoder", **SMALL)
+
+
+@pytest.mark.parametrize("method", ["diff-sae", "crosscoder", "tuned-sae", "base-sae"])
+def test_constant_activations_have_nothing_to_learn(method: str, tmp_path: Path) -> None:
+    base, tuned = np.full((60, 8), 3.0), np.full((60, 8), 5.0)
+    store = PairedStore.from_arrays(
+        base, tuned, tmp_path / "store", sequence_ids=np.arange(60) // 5
+    )
+    dictionary = train(store, method, **SMALL)
+    assert dictionary.stats["steps"] == 0
+    (rebuilt, *_) = dictionary.reconstruct(dictionary.encode(base, tuned))
+    constant = {"diff-sae": 2.0, "tuned-sae": 5.0}.get(method, 3.0)
+    assert rebuilt.numpy() == pytest.approx(np.full((60, 8), constant))
+
+
+def test_one_token_sequences_train_as_any_other(planted, tmp_path: Path) -> None:
+    store = PairedStore.from_arrays(planted.base[:800], planted.tuned[:800], tmp_path / "store")
+    assert store.n_sequences == 800
+    dictionary = train(store, "diff-sae", **SMALL | {"tokens": 32_000})
+    assert dictionary.stats["fve"] > 0.3
+    assert dictionary.stats["heldout_tokens"] == int(store.heldout.sum())
 
 
 def test_threads_hold_for_the_call_only(store: PairedStore) -> None:

@@ -32,6 +32,7 @@ class Checkpoint:
         self.key = key
         self.interval = interval
         self._saved_at = time.monotonic()
+        self._step = 0
 
     def restore(self, engine: Engine) -> tuple[int, float]:
         """Load a saved state into the engine, if there is one.
@@ -56,12 +57,15 @@ class Checkpoint:
                 f"checkpoint {self.path} is damaged, delete it to start over: {error}"
             ) from error
         engine.sparsity.restore(state["sparsity"])
-        return state["step"], state["seconds"]
+        self._step = state["step"]
+        return self._step, state["seconds"]
 
     def save_if_due(self, engine: Engine, step: int, seconds: float) -> None:
         """Save the state after ``step`` steps unless the last save is recent."""
         if self.path is None or time.monotonic() - self._saved_at < self.interval:
             return
+        if not all(bool(tensor.isfinite().all()) for tensor in _tensors(engine).values()):
+            return  # the last good state is worth more
         state: dict[str, Any] = {
             "key": self.key,
             "step": step,
@@ -71,6 +75,12 @@ class Checkpoint:
         with atomic_path(self.path) as temporary:
             save_file(_tensors(engine), temporary, {"state": json.dumps(state)})
         self._saved_at = time.monotonic()
+        self._step = step
+
+    @property
+    def kept(self) -> str:
+        """Say which state is in the file, for the error of a training that cannot go on."""
+        return "" if self._step == 0 else f"; the state after step {self._step} is in {self.path}"
 
     def remove(self) -> None:
         """Delete the file after the training."""

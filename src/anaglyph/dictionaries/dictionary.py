@@ -3,6 +3,7 @@
 Training scales activations; the scale is folded into the weights, so nothing here knows of it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from anaglyph.core.arrays import Array, floats
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries import saving
@@ -21,6 +23,7 @@ from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.saving import Selection
 from anaglyph.dictionaries.sparsity import make_sparsity
 from anaglyph.dictionaries.weights import Weights
+from anaglyph.store.arrays import check_sides
 
 # Pre-activations [tokens, latents] are held for one block of tokens at a time.
 BLOCK_BYTES = 64 * 2**20
@@ -130,26 +133,31 @@ class Dictionary:
             raise InputError(f"decoders of widths {self.widths} are no one array; use decoder")
         return torch.stack(self.decoder).numpy()
 
-    def encode(
-        self, base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "_ d_tuned"]
-    ) -> Codes:
+    def encode(self, base: Array, tuned: Array) -> Codes:
         """Return the codes of tokens whose raw activations in both models are given.
 
-        Raises:
-            InputError: No tokens, a wrong width, unequal numbers of tokens, NaN or inf.
-        """
-        if len(base) != len(tuned):
-            raise InputError(f"base has {len(base)} tokens, tuned has {len(tuned)}")
-        self._method.widths(base.shape[1], tuned.shape[1])
-        return self.encode_inputs(self._method.inputs(base, tuned))
+        Args:
+            base: [tokens, d_base], NumPy or torch, floating-point numbers of any precision.
+            tuned: [tokens, d_tuned] of the same tokens.
 
-    def encode_inputs(self, inputs: tuple[Float[Tensor, "tokens _"], ...]) -> Codes:
+        Raises:
+            InputError: No tokens, a wrong shape, unequal numbers of tokens, NaN or inf.
+        """
+        check_sides(base, tuned)
+        sides = floats("base", base), floats("tuned", tuned)
+        self._method.widths(base.shape[1], tuned.shape[1])
+        return self.encode_inputs(self._method.inputs(*sides))
+
+    def encode_inputs(self, inputs: Sequence[Array]) -> Codes:
         """Return the codes of the sources' own inputs; a base-SAE may so be fed h_tuned.
+
+        Args:
+            inputs: [tokens, d] of each source, as ``encode`` takes them.
 
         Raises:
             InputError: As ``encode``.
         """
-        self._check_inputs(inputs)
+        inputs = self._checked(inputs)
         block = max(1, BLOCK_BYTES // (4 * self.n_latents))
         pre = torch.empty(min(block, len(inputs[0])), self.n_latents)
         parts = []
@@ -174,13 +182,13 @@ class Dictionary:
             parts.append(Codes(active.indices.numpy(), values.numpy(), active.offsets.numpy()))
         return Codes.join(parts)
 
-    def pull_factors(
-        self, inputs: tuple[Float[Tensor, "tokens _"], ...]
-    ) -> Float[Tensor, " tokens"]:
+    def pull_factors(self, inputs: Sequence[Array]) -> Float[Tensor, " tokens"]:
         """Return 1 for ordinary tokens, less for those of massive activation (``outliers.py``)."""
         if self.radii is None:
             return torch.ones(len(inputs[0]))
-        return pull_factors(inputs, self.decoder_bias, self.radii)
+        named = zip(self._method.sources, inputs, strict=True)
+        tensors = tuple(floats(source, values) for source, values in named)
+        return pull_factors(tensors, self.decoder_bias, self.radii)
 
     def reconstruct(self, codes: Codes) -> tuple[Float[Tensor, "tokens _"], ...]:
         """Return the reconstruction of each source, biases included.
@@ -239,15 +247,27 @@ class Dictionary:
         except InputError as error:
             raise StoreError(f"{Path(folder) / 'config.json'}: {error}") from error
 
-    def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
-        for source, width, values in zip(self._method.sources, self.widths, inputs, strict=True):
+    def _checked(self, inputs: Sequence[Array]) -> tuple[Tensor, ...]:
+        sources = self._method.sources
+        if len(inputs) != len(sources):
+            raise InputError(f"{self.method} reads {', '.join(sources)}: got {len(inputs)} arrays")
+        checked = []
+        for source, width, array in zip(sources, self.widths, inputs, strict=True):
+            shape = f"[tokens, {width}]"
+            values = floats(source, array, shape)
             if values.shape[1] != width:
-                raise InputError(f"{source} has width {values.shape[1]}, the dictionary {width}")
+                raise InputError(f"{source} must be {shape}, but has shape {list(values.shape)}")
             if len(values) == 0:
-                raise InputError(f"{source} has no tokens")
+                raise InputError(f"{source} is empty: its shape is {list(values.shape)}")
             # A sum is finite only if all its terms are, and costs no mask of the same size.
             if not torch.isfinite(values.sum(dtype=torch.float64)):
-                raise InputError(f"{source} has activations that are NaN or inf")
+                rows = (~values.isfinite()).any(1).nonzero()[:, 0].tolist()
+                if rows:  # else only the sum is too large
+                    raise InputError(
+                        f"{source} has NaN or inf at {len(rows)} tokens; the first is {rows[0]}"
+                    )
+            checked.append(values.detach().cpu())
+        return tuple(checked)
 
 
 def _check(method: DictionaryMethod, weights: Weights) -> None:

@@ -223,14 +223,28 @@ def _run(
         rate = learning_rate(step, config.steps, config.lr)
         result = engine.step(targets, step, rate)
         if not math.isfinite(result.loss):
-            raise _not_finite(targets, step, config.lr)
+            if not all(bool(values.isfinite().all()) for values in targets):
+                raise _not_finite(store)
+            raise InputError(
+                f"training diverged at step {step} of {steps}: lr={config.lr:g} is too high"
+                f"{keeper.kept}"
+            )
         seconds = seconds_before + time.perf_counter() - start
         progress(f"train {config.method}", (step + 1) * config.batch, steps * config.batch)
         keeper.save_if_due(engine, step + 1, seconds)
     return seconds
 
 
-def _not_finite(targets: tuple, step: int, lr: float) -> InputError:
-    if all(bool(values.isfinite().all()) for values in targets):
-        return InputError(f"training diverged at step {step}: lr={lr} is too high")
-    return InputError(f"the store has activations that are NaN or inf (seen at step {step})")
+def _not_finite(store: PairedStore) -> InputError:
+    """Return the error that names the first activation which is not finite."""
+    sequences = store.sequence_of_tokens()
+    for block in store.blocks("train"):
+        for side, values in (("base", block.base), ("tuned", block.tuned)):
+            rows = (~values.isfinite()).any(1).nonzero()[:, 0]
+            if len(rows):
+                token = int(block.tokens[int(rows[0])])
+                return InputError(
+                    f"the store at {store.path} has NaN or inf in the {side} activations: token "
+                    f"{token}, in sequence {sequences[token]}. Collect it again"
+                )
+    return InputError(f"the activations in the store at {store.path} are too large to train on")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from anaglyph.core.arrays import Array, floats, integers
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.files import digest
 from anaglyph.pair.blocks import BlockModel
@@ -184,8 +185,8 @@ class ModelPair:
     def run_to(
         self,
         side: Side,
-        input_ids: Int64[Tensor, "batch length"],
-        attention_mask: Int64[Tensor, "batch length"],
+        input_ids: Array,
+        attention_mask: Array,
         layers: Sequence[int],
     ) -> dict[int, Float[Tensor, "batch length d"]]:
         """Return one model's residual stream at the outputs of decoder blocks ``layers``.
@@ -199,14 +200,14 @@ class ModelPair:
         wanted = [self.resolve_layer(layer) for layer in layers]
         if not wanted:
             raise InputError("layers is empty: name at least one")
-        self._check(input_ids, attention_mask)
+        input_ids, attention_mask = self._checked(input_ids, attention_mask)
         with self._running(side) as model:
             return model.run_to(input_ids, attention_mask, wanted)
 
     def run_both_to(
         self,
-        input_ids: Int64[Tensor, "batch length"],
-        attention_mask: Int64[Tensor, "batch length"],
+        input_ids: Array,
+        attention_mask: Array,
         layers: Sequence[int],
     ) -> dict[Side, dict[int, Float[Tensor, "batch length _"]]]:
         """Return what ``run_to`` gives of each model, computing once what they have in common.
@@ -239,9 +240,9 @@ class ModelPair:
         self,
         side: Side,
         layer: int,
-        edited: Float[Tensor, "batch length d"],
-        input_ids: Int64[Tensor, "batch length"],
-        attention_mask: Int64[Tensor, "batch length"],
+        edited: Array,
+        input_ids: Array,
+        attention_mask: Array,
     ) -> Float[Tensor, "batch length vocab"]:
         """Return one model's logits when decoder block ``layer`` outputs ``edited``.
 
@@ -251,8 +252,9 @@ class ModelPair:
             InputError: A layer, shape, token id or the padding is out of order.
         """
         layer = self.resolve_layer(layer)
-        self._check(input_ids, attention_mask)
+        input_ids, attention_mask = self._checked(input_ids, attention_mask)
         with self._running(side) as model:
+            edited = floats("edited activations", edited, "[batch, length, d]")
             expected = (*input_ids.shape, model.width)
             if tuple(edited.shape) != expected:
                 raise InputError(
@@ -264,15 +266,15 @@ class ModelPair:
     def logits(
         self,
         side: Side,
-        input_ids: Int64[Tensor, "batch length"],
-        attention_mask: Int64[Tensor, "batch length"],
+        input_ids: Array,
+        attention_mask: Array,
     ) -> Float[Tensor, "batch length vocab"]:
         """Return one model's logits.
 
         Raises:
             InputError: A token id or the padding is out of order.
         """
-        self._check(input_ids, attention_mask)
+        input_ids, attention_mask = self._checked(input_ids, attention_mask)
         with self._running(side) as model:
             return model.logits(input_ids, attention_mask)
 
@@ -300,8 +302,11 @@ class ModelPair:
         finally:
             self._adapter.switch(before)
 
-    def _check(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        if input_ids.ndim != 2 or attention_mask.shape != input_ids.shape:
+    def _checked(self, input_ids: Array, attention_mask: Array) -> tuple[Tensor, Tensor]:
+        input_ids = integers("token ids", input_ids, "[batch, length]")
+        # times 1: a mask may be of booleans
+        attention_mask = integers("attention mask", attention_mask * 1, "[batch, length]")
+        if attention_mask.shape != input_ids.shape:
             raise InputError(
                 f"token ids {tuple(input_ids.shape)} and attention mask"
                 f" {tuple(attention_mask.shape)} must both be [batch, length]"
@@ -317,6 +322,7 @@ class ModelPair:
         # Positions are counted from the left edge, so padding there would shift them.
         if not attention_mask[:, 0].all() or (attention_mask.diff(dim=1) > 0).any():
             raise InputError("sequences must start at the left edge and be padded on the right")
+        return input_ids, attention_mask
 
 
 def _fingerprints(

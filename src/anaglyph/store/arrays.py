@@ -8,43 +8,59 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from anaglyph.core.arrays import Array, check_floats, from_numpy, integers
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
 from anaglyph.core.progress import Progress
 from anaglyph.corpus import ROLES
-from anaglyph.store.format import FORMAT, DType, Manifest, check_dtype, to_stored
+from anaglyph.store.format import FORMAT, DType, Manifest, to_stored
 from anaglyph.store.writer import StoreWriter, Tokens, is_finished
 
-# Shapes are checked in the code, so that the error names the wrong array.
-Activations = np.ndarray | Tensor
 _CHUNK = 8192
 _LAYER = 0
 
 
+def tokens_of(
+    n_tokens: int,
+    token_ids: Array | None = None,
+    sequence_ids: Array | None = None,
+    roles: Array | None = None,
+) -> Tokens:
+    """Return what is known of each token, checked; see ``PairedStore.from_arrays``."""
+    text, last = ROLES.index("text"), len(ROLES) - 1
+    return Tokens(
+        _per_token("token_ids", token_ids, n_tokens, 0, 2**31 - 1).astype(np.int32),
+        _per_token("roles", roles, n_tokens, text, last).astype(np.uint8),
+        _sequence_offsets(sequence_ids, n_tokens),
+    )
+
+
+def check_sides(base: Array, tuned: Array) -> None:
+    """Refuse activations that are not [tokens, d_base] and [tokens, d_tuned].
+
+    Raises:
+        InputError: The message names the array and the expected shape.
+    """
+    for name, array in (("base", base), ("tuned", tuned)):
+        check_floats(name, array)
+        if 0 in array.shape:
+            raise InputError(f"{name} is empty: its shape is {list(array.shape)}")
+    if len(base) != len(tuned):
+        raise InputError(f"base has {len(base)} tokens, tuned has {len(tuned)}")
+
+
 def write_arrays(
-    base: Activations,
-    tuned: Activations,
+    base: Array,
+    tuned: Array,
+    tokens: Tokens,
     folder: Path,
     *,
-    token_ids: np.ndarray | Tensor | None,
-    sequence_ids: np.ndarray | Tensor | None,
-    roles: np.ndarray | Tensor | None,
-    dtype: str,
+    dtype: DType,
     shard_tokens: int,
     progress: Progress,
 ) -> None:
     """Write a store of one layer, numbered 0; see ``PairedStore.from_arrays``."""
-    kind = check_dtype(dtype)
-    sides = {"base": base, "tuned": tuned}
-    for name, array in sides.items():
-        _check_shape(name, array)
-    if len(base) != len(tuned):
-        raise InputError(f"base has {len(base)} tokens, tuned has {len(tuned)}")
-    tokens = Tokens(
-        _per_token("token_ids", token_ids, len(base), 0, 2**31 - 1).astype(np.int32),
-        _per_token("roles", roles, len(base), ROLES.index("text"), len(ROLES) - 1).astype(np.uint8),
-        _sequence_offsets(sequence_ids, len(base)),
-    )
+    sides, kind = {"base": base, "tuned": tuned}, dtype
     contents = {name: _hash_activations(name, array, kind) for name, array in sides.items()}
     contents |= {name: _hash(array) for name, array in tokens._asdict().items()}
     manifest = Manifest(
@@ -65,27 +81,12 @@ def write_arrays(
     progress("write activations", len(base), len(base))
 
 
-def _check_shape(name: str, array: Activations) -> None:
-    floating = (
-        array.is_floating_point()
-        if isinstance(array, Tensor)
-        else np.issubdtype(array.dtype, np.floating)
-    )
-    if not floating:
-        raise InputError(f"{name} must hold floating-point numbers, not {array.dtype}")
-    if array.ndim != 2:
-        raise InputError(f"{name} must be [tokens, d], but has shape {list(array.shape)}")
-    if 0 in array.shape:
-        raise InputError(f"{name} is empty: its shape is {list(array.shape)}")
-
-
-def _rows(array: Activations, rows: slice) -> Tensor:
+def _rows(array: Array, rows: slice) -> Tensor:
     part = array[rows]
-    # a copy, because torch warns of arrays that it may not write to, such as memory maps
-    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+    return part if isinstance(part, Tensor) else from_numpy(part)
 
 
-def _hash_activations(name: str, array: Activations, dtype: DType) -> str:
+def _hash_activations(name: str, array: Array, dtype: DType) -> str:
     """Digest the activations as they will be stored, refusing what cannot be used."""
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(str(list(array.shape)).encode())
@@ -104,7 +105,7 @@ def _hash(array: np.ndarray) -> str:
 
 
 def _per_token(
-    name: str, given: np.ndarray | Tensor | None, tokens: int, default: int, highest: int
+    name: str, given: Array | None, tokens: int, default: int, highest: int
 ) -> np.ndarray:
     if given is None:
         return np.full(tokens, default)
@@ -115,9 +116,7 @@ def _per_token(
     return array
 
 
-def _sequence_offsets(
-    given: np.ndarray | Tensor | None, tokens: int
-) -> Int64[np.ndarray, " sequences_plus_one"]:
+def _sequence_offsets(given: Array | None, tokens: int) -> Int64[np.ndarray, " sequences_plus_one"]:
     if given is None:
         return np.arange(tokens + 1)
     ids = _integers("sequence_ids", given, tokens)
@@ -132,10 +131,8 @@ def _sequence_offsets(
     return np.append(starts, tokens).astype(np.int64)
 
 
-def _integers(name: str, given: np.ndarray | Tensor, tokens: int) -> np.ndarray:
-    array = given.cpu().numpy() if isinstance(given, Tensor) else given
+def _integers(name: str, given: Array, tokens: int) -> np.ndarray:
+    array = integers(name, given, f"[{tokens}]").cpu().numpy()
     if array.shape != (tokens,):
-        raise InputError(f"{name} must have shape [{tokens}], not {list(array.shape)}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{name} must hold integers, not {array.dtype}")
+        raise InputError(f"{name} must be [{tokens}], but has shape {list(array.shape)}")
     return array

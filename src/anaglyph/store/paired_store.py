@@ -12,14 +12,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from torch import Tensor
 
+from anaglyph.core.arrays import Array, integers
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import split_mask
-from anaglyph.store.arrays import Activations, write_arrays
-from anaglyph.store.format import SHARD_TOKENS, DType
+from anaglyph.store.arrays import check_sides, tokens_of, write_arrays
+from anaglyph.store.format import SHARD_TOKENS, DType, check_dtype
 from anaglyph.store.moments import Statistics
 from anaglyph.store.order import BLOCK_TOKENS, Subset, shuffled_buffers
 from anaglyph.store.reader import ShardReader
@@ -71,12 +72,12 @@ class PairedStore:
     @classmethod
     def from_arrays(
         cls,
-        base: Activations,
-        tuned: Activations,
+        base: Array,
+        tuned: Array,
         out: str | Path,
-        token_ids: np.ndarray | Tensor | None = None,
-        sequence_ids: np.ndarray | Tensor | None = None,
-        roles: np.ndarray | Tensor | None = None,
+        token_ids: Array | None = None,
+        sequence_ids: Array | None = None,
+        roles: Array | None = None,
         dtype: str = "float32",
         *,
         shard_tokens: int = SHARD_TOKENS,
@@ -103,15 +104,14 @@ class PairedStore:
                 large for ``dtype``.
             StoreError: The folder holds other contents.
         """
-        folder = Path(out)
+        folder, kind = Path(out), check_dtype(dtype)
+        check_sides(base, tuned)
         write_arrays(
             base,
             tuned,
+            tokens_of(len(base), token_ids, sequence_ids, roles),
             folder,
-            token_ids=token_ids,
-            sequence_ids=sequence_ids,
-            roles=roles,
-            dtype=dtype,
+            dtype=kind,
             shard_tokens=shard_tokens,
             progress=progress,
         )
@@ -210,14 +210,14 @@ class PairedStore:
         )
 
     def gather(
-        self, token_index: Int[np.ndarray, " picked"] | Int[Tensor, " picked"]
+        self, token_index: Array
     ) -> tuple[Float32[Tensor, "picked d_base"], Float32[Tensor, "picked d_tuned"]]:
         """Return the activations of any tokens, in the given order.
 
         Raises:
             InputError: An index is outside this store.
         """
-        tokens = np.asarray(token_index).astype(np.int64)
+        tokens = integers("token_index", token_index, "[picked]").cpu().numpy()
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.n_tokens:
             wrong = tokens[(tokens < 0) | (tokens >= self.n_tokens)][0]
             raise InputError(f"token index {wrong} is not within 0 to {self.n_tokens - 1}")
