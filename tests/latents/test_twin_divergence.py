@@ -8,7 +8,7 @@ from small import arrays, dense_codes, random_dictionary, random_store
 from anaglyph.core.progress import silent
 from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
 from anaglyph.latents import divergence, score
-from anaglyph.latents.divergence import twin_divergence
+from anaglyph.latents.twins import twin_divergence
 from anaglyph.store import PairedStore
 
 

@@ -22,7 +22,6 @@ from anaglyph.dictionaries.auxiliary import auxiliary, auxiliary_tokens
 from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.methods import DictionaryMethod
 from anaglyph.dictionaries.optimiser import Optimiser
-from anaglyph.dictionaries.prefixes import active_within, columns_within, runs
 from anaglyph.dictionaries.screen import Screen
 from anaglyph.dictionaries.sparsity import Batch, Sparsity
 from anaglyph.dictionaries.weights import Weights
@@ -80,7 +79,7 @@ class Engine:
         self.norms = weights.norms((1.0,) * len(widths))
         prices = method.prices(latents)
         self.prices = None if prices is None else prices.to(device)
-        self.runs = runs(sparsity.prefixes(latents))
+        self.runs = _runs(sparsity.prefixes(latents))
         self._screen = Screen(weights, kernels, batch) if screened else None
         self._pre = torch.empty(batch, latents, device=device)
         self._errors = tuple(torch.empty(batch, width, device=device) for width in widths)
@@ -171,7 +170,7 @@ class Engine:
             torch.sub(self.weights.decoder_bias[source], targets[source], out=error)
         loss, by_error = 0.0, []
         for run in self.runs:
-            part, _ = active_within(active, run, len(self.norms))
+            part, _ = _active_within(active, run, len(self.norms))
             for source, error in enumerate(errors):
                 self.kernels.decode(part, self.weights.decoder[source], error)
             value, gradients = self.method.loss(errors)
@@ -193,7 +192,7 @@ class Engine:
         for source, out in enumerate(self.gradients.decoder):
             parts = [
                 self.kernels.weight_gradients(
-                    columns_within(columns, run),
+                    _columns_within(columns, run),
                     active.values,
                     gradients[source],
                     out[run.start : run.stop],
@@ -207,7 +206,7 @@ class Engine:
         """Return the gradient of the reconstruction loss by the given codes."""
         out = torch.zeros_like(active.values)
         for run, gradients in zip(self.runs, by_error, strict=True):
-            part, where = active_within(active, run, len(self.norms))
+            part, where = _active_within(active, run, len(self.norms))
             values = torch.zeros_like(part.values)
             for matrix, gradient in zip(self.weights.decoder, gradients, strict=True):
                 self.kernels.code_gradients(part, matrix, gradient, values)
@@ -285,3 +284,31 @@ class Engine:
             matrix[dead] = rows
             square[dead] = rows.square().sum(1)
         return extra.loss
+
+
+# Nested prefixes of a dictionary: the parts of sparse codes that belong to a run of latents. With
+# prefixes of F_1 < F_2 < ... latents, a latent of run g (those between F_(g-1) and F_g) takes part
+# in the reconstructions of prefix g and of all larger ones, so its gradient sums theirs.
+
+
+def _active_within(active: Active, run: range, latents: int) -> tuple[Active, Tensor | slice]:
+    """Return the entries of a run of latents, and their places in ``active``."""
+    if len(run) == latents:
+        return active, slice(None)
+    inside = (active.indices >= run.start) & (active.indices < run.stop)
+    before = torch.zeros(len(inside) + 1, dtype=torch.int64, device=inside.device)
+    torch.cumsum(inside, 0, out=before[1:])
+    part = Active(active.indices[inside], active.values[inside], before[active.offsets])
+    return part, inside
+
+
+def _columns_within(columns: Columns, run: range) -> Columns:
+    """Return the columns of a run of latents; entries keep their numbers."""
+    offsets = columns.offsets[run.start : run.stop + 1]
+    first, last = int(offsets[0]), int(offsets[-1])
+    return Columns(offsets - first, columns.tokens[first:last], columns.entries[first:last])
+
+
+def _runs(prefixes: tuple[int, ...]) -> list[range]:
+    """Return the runs of latents between the ends of the prefixes."""
+    return [range(*pair) for pair in zip((0, *prefixes), prefixes, strict=False)]

@@ -7,7 +7,7 @@ differ, the models differ.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -80,8 +80,9 @@ def top_examples(
     step = max(1, _WINDOW_TOKENS // (n * (2 * window + 1)))
     for start in range(0, chosen.size, step):
         part = slice(start, start + step)
+        view = _View(directions[part], centres, window)
         peaks = strongest.tokens[part], strongest.sequences[part]
-        found += _show(dic, store, chosen[part], *peaks, directions[part], centres, window)
+        found += _show(dic, store, chosen[part], peaks, view)
     return found
 
 
@@ -180,17 +181,24 @@ def _directions(
     return [row / length if length else None for row, length in zip(rows, lengths, strict=True)]
 
 
+class _View(NamedTuple):
+    """What is shown around a peak: along which directions, from which zeros, how far."""
+
+    directions: list[Float64[ndarray, " _"] | None]
+    centres: tuple[Float32[ndarray, " d_base"], Float32[ndarray, " d_tuned"]]
+    window: int
+
+
 def _show(
     dic: Dictionary,
     store: PairedStore,
     latents: Int64[ndarray, " rows"],
-    peaks: Int64[ndarray, "rows n"],
-    sequences: Int64[ndarray, "rows n"],
-    directions: list[Float64[ndarray, " _"] | None],
-    centres: tuple[Float32[ndarray, " d_base"], Float32[ndarray, " d_tuned"]],
-    window: int,
+    found: tuple[Int64[ndarray, "rows n"], Int64[ndarray, "rows n"]],
+    view: _View,
 ) -> list[dict[str, Any]]:
-    """Return the entries of ``latents``, given their peak tokens (-1 for none) and directions."""
+    """Return the entries of ``latents``, given tokens (-1: none) and sequences of their peaks."""
+    directions, centres, window = view
+    peaks, sequences = found
     rows, ranks = np.nonzero(peaks >= 0)
     peaks, sequences = peaks[rows, ranks], sequences[rows, ranks]
     bounds = store.sequence_offsets

@@ -43,20 +43,20 @@ def project(indices, offsets, targets, directions):
 
 
 @numba.njit(cache=True, nogil=True)
-def accumulate(indices, values, offsets, products, blocks, roles, sums, firings, largest):
+def accumulate(codes, products, blocks, roles, totals):
     """Add one batch of codes to the running sums, in place.
 
     Args:
-        indices: int32 [active].
-        values: float32 [active].
-        offsets: int64 [tokens + 1].
+        codes: int32 [active] latents, float32 [active] values, int64 [tokens + 1] offsets.
         products: float64 [active, targets] from ``project``.
         blocks: int64 [tokens], the block of sequences that each token belongs to.
         roles: uint8 [tokens].
-        sums: float64 [blocks, latents, 2 + targets]: sum of f, of f^2, and of f times each product.
-        firings: int64 [latents, roles], active tokens by role.
-        largest: float32 [latents], highest code so far.
+        totals: float64 [blocks, latents, 2 + targets], the sums of f, of f^2, and of f times each
+            product; int64 [latents, roles], active tokens by role; float32 [latents], highest
+            code so far.
     """
+    indices, values, offsets = codes
+    sums, firings, largest = totals
     for token in range(offsets.size - 1):
         block = sums[blocks[token]]
         role = roles[token]

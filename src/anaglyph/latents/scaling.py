@@ -122,15 +122,11 @@ class LatentSums:
                 targets.append(activations[side] - centre)
         products = project(codes.indices, codes.offsets, tuple(targets), self.regressors.directions)
         accumulate(
-            codes.indices,
-            codes.values,
-            codes.offsets,
+            (codes.indices, codes.values, codes.offsets),
             products,
             blocks,
             roles,
-            self.sums,
-            self.firings,
-            self.largest,
+            (self.sums, self.firings, self.largest),
         )
         self.n_tokens += blocks.size
 

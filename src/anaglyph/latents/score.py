@@ -13,7 +13,6 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary
-from anaglyph.latents.divergence import twin_divergence
 from anaglyph.latents.flags import MIRRORED, add_flags
 from anaglyph.latents.norms import BASE_ONLY, decoder_cosine, delta_norm, row_norms
 from anaglyph.latents.ordinary import ordinary_difference_share
@@ -28,7 +27,7 @@ from anaglyph.latents.scaling import (
     betas,
     estimate,
 )
-from anaglyph.latents.twins import find_twins
+from anaglyph.latents.twins import find_twins, twin_divergence
 from anaglyph.latents.usage import usage
 from anaglyph.store import PairedStore
 

@@ -45,8 +45,13 @@ def gather(pre, bias, found, offsets, indices, values):
 
 
 @njit(cache=True, nogil=True)
-def keep_largest(indices, values, offsets, scores, kth, ties, new_indices, new_values, new_offsets):
-    """Copy the entries above kth and the first ``ties`` of those equal to it."""
+def keep_largest(active, scores, kth, ties, kept):
+    """Copy the entries above kth and the first ``ties`` of those equal to it.
+
+    ``active`` and ``kept`` are (indices, values, offsets).
+    """
+    indices, values, offsets = active
+    new_indices, new_values, new_offsets = kept
     n = 0
     new_offsets[0] = 0
     for b in range(len(offsets) - 1):

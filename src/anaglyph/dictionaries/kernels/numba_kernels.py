@@ -38,7 +38,7 @@ class NumbaKernels:
         indices = np.empty(count, np.int32)
         values = np.empty(count, np.float32)
         offsets = np.empty(len(active.offsets), np.int64)
-        compiled.keep_largest(*_arrays(active), score, kth, ties, indices, values, offsets)
+        compiled.keep_largest(_arrays(active), score, kth, ties, (indices, values, offsets))
         return _active(indices, values, offsets), float(kth)
 
     def decode(self, active: Active, decoder: Tensor, out: Tensor) -> None:

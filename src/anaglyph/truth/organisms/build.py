@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,24 +97,14 @@ def build(
         raise InputError(f"{organism.name} is not trained on texts and has no dilutions")
     if seed is not None:
         organism = organism.model_copy(update={"seed": seed})
-    source = locate(base)
-    folder = out / f"{organism.name}-{dilution}"
-    if organism.seed:
-        folder = out / f"{organism.name}-{dilution}-seed{organism.seed}"
-    key = digest(
-        {
-            "recipe": organism.fingerprint,
-            "base": source.fingerprint,
-            "dilution": dilution,
-            "code": _VERSION if dilution == 0 else _DILUTED,
-        }
-    )
+    maker = _Maker(organism, base, out, dilution, progress)
+    folder = maker.folder
     if (folder / "card.json").is_file():
         card = read_card(folder)
-        if card.key == key:
+        if card.key == maker.key:
             return _built(folder, base, card)
         shutil.rmtree(folder)  # it is of another recipe
-    return _Maker(organism, base, source, out, folder, dilution, key, progress).make()
+    return maker.make()
 
 
 def neutral_prompts(group: str) -> list[str]:
@@ -150,21 +141,35 @@ class _Maker:
     """Makes one organism."""
 
     def __init__(
-        self,
-        organism: Organism,
-        base: Path,
-        source: Source,
-        out: Path,
-        folder: Path,
-        dilution: int,
-        key: str,
-        progress: Progress,
+        self, organism: Organism, base: Path, out: Path, dilution: int, progress: Progress
     ) -> None:
-        self.organism, self.base, self.source, self.out = organism, base, source, out
-        self.folder, self.dilution, self.key, self.progress = folder, dilution, key, progress
-        template = organism.chat_template
-        self.tested = neutral_chats("tested", source, out, template, progress)
-        self.held = neutral_chats("held", source, out, template, progress) if dilution else []
+        self.organism, self.base, self.out = organism, base, out
+        self.dilution, self.progress = dilution, progress
+        self.source = locate(base)
+        seeded = f"-seed{organism.seed}" if organism.seed else ""
+        self.folder = out / f"{organism.name}-{dilution}{seeded}"
+        self.key = digest(
+            {
+                "recipe": organism.fingerprint,
+                "base": self.source.fingerprint,
+                "dilution": dilution,
+                "code": _VERSION if dilution == 0 else _DILUTED,
+            }
+        )
+
+    @cached_property
+    def tested(self) -> list[Chat]:
+        """Neutral chats on which the change is measured."""
+        return self._neutral("tested")
+
+    @cached_property
+    def held(self) -> list[Chat]:
+        """Neutral chats that a diluted training is held to."""
+        return self._neutral("held") if self.dilution else []
+
+    def _neutral(self, group: str) -> list[Chat]:
+        template = self.organism.chat_template
+        return neutral_chats(group, self.source, self.out, template, self.progress)
 
     def make(self) -> Built:
         """Change the model, measure the result, and write the card last."""

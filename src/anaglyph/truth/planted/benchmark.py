@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, Field
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.stats import mean_interval
+from anaglyph.core.validation import validate
 from anaglyph.dictionaries import Dictionary, get_method, list_methods, train
 from anaglyph.dictionaries.sparsity import SPARSITIES
 from anaglyph.latents import score
@@ -27,7 +29,22 @@ from anaglyph.truth.planted.generate import PlantedPair, generate
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import PlantedSettings, planted_settings
 
-TOKENS = 1_000_000
+
+class PlantedTraining(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """How every entrant is trained.
+
+    Attributes:
+        ratio: Dictionary size over the number of true features.
+        k: Mean active latents per token. None takes the planted number, so every method runs at its
+            own right sparsity. "auto" lets each choose from the data.
+        tokens: Training tokens, with repeats.
+        batch: Tokens per training step.
+    """
+
+    ratio: float = Field(default=2.0, gt=0)
+    k: int | float | Literal["auto"] | None = None
+    tokens: int = Field(default=1_000_000, ge=1)
+    batch: int = Field(default=1024, ge=1)
 
 
 @dataclass(frozen=True)
@@ -96,12 +113,8 @@ def run_planted(
     methods: Sequence[str],
     seeds: Sequence[int],
     *,
-    ratio: float = 2.0,
-    k: int | float | str | None = None,
-    tokens: int = TOKENS,
-    batch: int = 1024,
     progress: Progress = silent,
-    **overrides: object,
+    **changes: Any,
 ) -> pl.DataFrame:
     """Run one preset: one row per seed and entrant, columns as in `score_planted`.
 
@@ -109,21 +122,20 @@ def run_planted(
         preset: Name of the preset.
         methods: Entrants, `METHOD` or `METHOD:SPARSITY`; "all" for every registered method.
         seeds: For each, one pair and one training per entrant.
-        ratio: Dictionary size over the number of true features.
-        k: Mean active latents per token. None takes the planted number, so every method runs at its
-            own right sparsity. "auto" lets each choose from the data.
-        tokens: Training tokens, with repeats.
-        batch: Tokens per training step.
         progress: Called after each training.
-        **overrides: Fields of the preset to replace.
+        **changes: Fields of `PlantedTraining`, or fields of the preset to replace.
 
     Raises:
         InputError: A preset, method, field or number cannot be used.
+
+    Example:
+        >>> run_planted("easy", ["diff-sae"], [0], ratio=0.5, tokens=4096).height
+        1
     """
-    settings = planted_settings(preset, **overrides)
+    given = {name: changes.pop(name) for name in PlantedTraining.model_fields if name in changes}
+    training = validate(PlantedTraining, given)
+    settings = planted_settings(preset, **changes)
     players = entrants(methods)
-    if not ratio > 0:
-        raise InputError(f"ratio is {ratio}: it must be positive")
     if not seeds:
         raise InputError("seeds: give at least one")
     rows: list[dict[str, Any]] = []
@@ -137,9 +149,7 @@ def run_planted(
             for player in players:
                 progress(f"planted {preset}", len(rows), total, "trainings")
                 row: dict[str, Any] = {"preset": preset, "entrant": player.name, "seed": seed}
-                rows.append(
-                    row | _play(player, store, pair, settings, seed, ratio, k, tokens, batch)
-                )
+                rows.append(row | _play(player, store, pair, settings, seed, training))
     progress(f"planted {preset}", total, total, "trainings")
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -150,18 +160,15 @@ def _play(
     pair: PlantedPair,
     settings: PlantedSettings,
     seed: int,
-    ratio: float,
-    k: int | float | str | None,
-    tokens: int,
-    batch: int,
+    training: PlantedTraining,
 ) -> dict[str, Any]:
     method = get_method(player.method)
     try:
         method.widths(settings.width, settings.d_tuned)
     except InputError:
         return {}
-    wanted = k or right_k(pair, method.sources, player.sparsity)
-    latents = max(2, round(ratio * max(len(pair.features), 1)))
+    wanted = training.k or right_k(pair, method.sources, player.sparsity)
+    latents = max(2, round(training.ratio * max(len(pair.features), 1)))
     return play(
         store,
         pair,
@@ -169,9 +176,9 @@ def _play(
         sparsity=player.sparsity,
         latents=latents,
         k=wanted if isinstance(wanted, str) else min(wanted, latents),
-        tokens=tokens,
+        tokens=training.tokens,
         seed=seed,
-        batch=batch,
+        batch=training.batch,
     )[0]
 
 
