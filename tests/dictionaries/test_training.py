@@ -304,7 +304,7 @@ def test_constant_activations_have_nothing_to_learn(method: str, tmp_path: Path)
 def test_one_token_sequences_train_as_any_other(planted, tmp_path: Path) -> None:
     store = PairedStore.from_arrays(planted.base[:800], planted.tuned[:800], tmp_path / "store")
     assert store.n_sequences == 800
-    dictionary = train(store, "diff-sae", **SMALL | {"tokens": 32_000})
+    dictionary = train(store, "diff-sae", **{**SMALL, "tokens": 32_000})
     assert dictionary.stats["fve"] > 0.3
     assert dictionary.stats["heldout_tokens"] == int(store.heldout.sum())
 

@@ -48,9 +48,11 @@ def activations() -> tuple[np.ndarray, np.ndarray]:
     return base, base + change * (generator.random((TOKENS, 1)) < 0.5)
 
 
-def stored(folder: Path, form: str = "numpy float64", **more: Any) -> ag.PairedStore:
-    sides = (FORMS[form](side) for side in activations())
-    return ag.PairedStore.from_arrays(*sides, folder, sequence_ids=np.arange(TOKENS) // 5, **more)
+def stored(folder: Path, form: str = "numpy float64") -> ag.PairedStore:
+    base, tuned = (FORMS[form](side) for side in activations())
+    return ag.PairedStore.from_arrays(
+        base, tuned, folder, sequence_ids=np.arange(TOKENS) // 5, **more
+    )
 
 
 @pytest.fixture(scope="module")

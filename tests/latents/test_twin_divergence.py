@@ -7,7 +7,7 @@ from small import arrays, dense_codes, random_dictionary, random_store
 
 from anaglyph.core.progress import silent
 from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method
-from anaglyph.latents import divergence, score
+from anaglyph.latents import score, twins
 from anaglyph.latents.twins import twin_divergence
 from anaglyph.store import PairedStore
 
@@ -34,7 +34,7 @@ def test_equals_a_count_by_hand(seed, compared, tmp_path_factory):
     lengths = rng.random(8) + 0.5
     largest = codes.max(axis=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(divergence, "_COMPARED", compared)
+        patch.setattr(twins, "_COMPARED", compared)
         found = twin_divergence(dic, store, twin, lengths, largest, silent)
     strength = codes * lengths
     for j in range(8):

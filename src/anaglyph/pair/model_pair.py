@@ -218,6 +218,7 @@ class ModelPair:
         Raises:
             InputError: As ``run_to``.
         """
+        input_ids, attention_mask = self._checked(input_ids, attention_mask)
         wanted = sorted({self.resolve_layer(layer) for layer in layers})
         shared = self.n_layers if self.same_weights else self.adapted_from or 0
         if not wanted or shared == 0:
