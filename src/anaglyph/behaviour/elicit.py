@@ -144,7 +144,7 @@ class Speaker:
     ) -> list[str]:
         ids = all_prompt_ids(self.pair.tokenizer, list(prompts))
 
-        def told(_task: str, done: int, total: int, unit: str = "replies") -> None:
+        def told(task: str, done: int, total: int, unit: str = "replies") -> None:
             self.progress(f"replies, {name}", done, total, unit)
 
         written = write(make_stepper, ids, Sampling(self.new_tokens, self._ends), progress=told)
