@@ -50,9 +50,8 @@ def activations() -> tuple[np.ndarray, np.ndarray]:
 
 def stored(folder: Path, form: str = "numpy float64") -> ag.PairedStore:
     base, tuned = (FORMS[form](side) for side in activations())
-    return ag.PairedStore.from_arrays(
-        base, tuned, folder, sequence_ids=np.arange(TOKENS) // 5, **more
-    )
+    sequences = np.arange(TOKENS) // 5
+    return ag.PairedStore.from_arrays(base, tuned, folder, sequence_ids=sequences)
 
 
 @pytest.fixture(scope="module")
