@@ -108,7 +108,7 @@ def test_each_stage_alone_gives_the_same_artifacts(
     assert anaglyph("collect", *tiny_arguments, *options).code == 0
     for method in ("diff-sae", "crosscoder", "tuned-sae"):
         assert anaglyph("train", run, "--method", method, *quick).code == 0
-    for stage in ("score", "causal", "find"):
+    for stage in ("behave", "score", "causal", "find"):
         said = anaglyph(stage, run)
         assert said.code == 0, said.err
     assert anaglyph("report", run).out.strip().endswith("index.html")
