@@ -112,7 +112,7 @@ FORMS = (
         lambda r: sum(ord(c) > 0x24F and c.isalpha() for c in r) > 0.3 * max(len(r), 1),
     ),
 )
-"""Features of form, checked beside the phrases."""
+"""Features of form, checked together with the phrases."""
 
 
 def candidates(
