@@ -180,7 +180,9 @@ class BehaveSettings(Section, frozen=True):
         default=True, description="Let both models answer prompts and compare what they say."
     )
     budget: int = Field(
-        default=20_000, ge=200, description="Tokens to generate, roughly; verification may take half as much again."
+        default=20_000,
+        ge=200,
+        description="Tokens to generate, roughly; verification may take half as much again.",
     )
     reply_tokens: int = Field(default=28, ge=4, description="Longest reply, in tokens.")
     amplify_by: float = Field(
