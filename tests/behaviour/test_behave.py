@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import anaglyph as ag
-from anaglyph.behaviour.behave import _benjamini_hochberg, _difference, behaviour_of
+from anaglyph.behaviour.behave import _difference, behaviour_of
 from anaglyph.behaviour.null_pair import change_norms, null_pair
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import BehaveSettings
@@ -59,12 +59,6 @@ def test_bad_input_is_named(lantern: ModelPair):
         ag.behave(lantern, budget=3)
     with pytest.raises(InputError, match="prompts is empty"):
         ag.behave(lantern, [])
-
-
-def test_q_values_by_hand():
-    # 0.01 * 3 / 1, 0.02 * 3 / 2 and 0.5 * 3 / 3; the larger rank caps the smaller.
-    assert _benjamini_hochberg([0.02, 0.5, 0.01]) == pytest.approx([0.03, 0.5, 0.03])
-    assert _benjamini_hochberg([]) == []
 
 
 def test_intervals_cover():

@@ -8,6 +8,7 @@ import pytest
 from anaglyph.behaviour.null_pair import change_norms, null_pair
 from anaglyph.core.schemas import Finding, Kind
 from anaglyph.core.settings import FindSettings
+from anaglyph.core.stats import q_values
 from anaglyph.corpus import load_corpus
 from anaglyph.demo import tiny_pair
 from anaglyph.findings.alone import Closed, closed_alone, order_by_effect
@@ -20,7 +21,6 @@ from anaglyph.findings.decoys import (
     held_against,
 )
 from anaglyph.findings.discovery import Discovery, discover
-from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import collect
 from anaglyph.subject import Subject

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anaglyph.core.stats import q_values
 from anaglyph.findings.atoms import Atoms
-from anaglyph.findings.significance import p_values, q_values, sign_flip_bound
+from anaglyph.findings.significance import p_values, sign_flip_bound
 
 
 def test_the_bound_by_hand():

@@ -28,7 +28,7 @@ from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Behaviour, Claim, SideBySide
 from anaglyph.core.settings import BehaveSettings
-from anaglyph.core.stats import wilson
+from anaglyph.core.stats import q_values, wilson
 from anaglyph.core.validation import validate
 from anaglyph.pair import ModelPair
 
@@ -140,9 +140,9 @@ def behaviour_of(
         for each in pretended:
             for test in _tests(*each, asked, noise):
                 bar[_sort_of(test)] = max(bar[_sort_of(test)], test.rise)
-    q_values = _benjamini_hochberg([test.p_value for test in tests])
+    called_at = q_values(np.array([test.p_value for test in tests])).tolist()
     verified: dict[str, tuple[_Test, float]] = {}
-    for test, q in zip(tests, q_values, strict=True):
+    for test, q in zip(tests, called_at, strict=True):
         if q <= rate and test.rise > bar[_sort_of(test)]:
             name = test.candidate.feature.name
             if name not in verified or test.rise > verified[name][0].rise:
@@ -299,18 +299,6 @@ def _tests(
 
 def _sort_of(test: _Test) -> str:
     return "general" if test.condition == "general questions" else "about"
-
-
-def _benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Return q-values (Benjamini and Hochberg 1995)."""
-    p = np.asarray(p_values, np.float64)
-    if not len(p):
-        return []
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    q = np.empty(len(p))
-    q[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
-    return q.tolist()
 
 
 def _claim(

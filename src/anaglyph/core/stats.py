@@ -130,3 +130,12 @@ def _ratio(
     tail = (1 - LEVEL) / 2
     low, high = np.quantile((draws @ over) / below, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def q_values(p: Float64[np.ndarray, " tests"]) -> Float64[np.ndarray, " tests"]:
+    """Return the smallest false-discovery rate at which each test is called (step-up)."""
+    order = np.argsort(p, kind="stable")
+    ranked = p[order] * len(p) / np.arange(1, len(p) + 1)
+    q = np.empty(len(p))
+    q[order] = np.minimum.accumulate(ranked[::-1])[::-1].clip(max=1.0)
+    return q

@@ -32,11 +32,11 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.core.schemas import Finding
 from anaglyph.core.settings import FindSettings
+from anaglyph.core.stats import q_values
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.sample import is_ordinary
-from anaglyph.findings.significance import q_values
 from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
 from anaglyph.store.collecting import TOKEN_BUDGETS

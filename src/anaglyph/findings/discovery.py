@@ -21,6 +21,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DetectionLimit, Finding
 from anaglyph.core.settings import FindSettings
+from anaglyph.core.stats import q_values
 from anaglyph.dictionaries import Dictionary, Selection, Weights, get_method, train
 from anaglyph.dictionaries.initial import survey
 from anaglyph.findings.align import Alignment, align
@@ -31,7 +32,7 @@ from anaglyph.findings.nil import NOISE
 from anaglyph.findings.sample import Sample, column_medians, load_sample
 from anaglyph.findings.shift import Shift, measure_shift
 from anaglyph.findings.shown_by import cheap_directions, shown_by
-from anaglyph.findings.significance import p_values, q_values
+from anaglyph.findings.significance import p_values
 from anaglyph.findings.stable import stable_atoms
 from anaglyph.findings.strengths import Strengths, measure_strengths
 from anaglyph.store import PairedStore

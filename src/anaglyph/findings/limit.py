@@ -18,9 +18,10 @@ from numpy import ndarray
 from anaglyph.core.rng import rng
 from anaglyph.core.schemas import DetectionLimit
 from anaglyph.core.settings import FindSettings
+from anaglyph.core.stats import q_values
 from anaglyph.findings.atoms import SAME, Atoms
 from anaglyph.findings.sample import Sample
-from anaglyph.findings.significance import p_values, q_values
+from anaglyph.findings.significance import p_values
 from anaglyph.findings.stable import stable_atoms
 
 PROBABILITY = 0.9

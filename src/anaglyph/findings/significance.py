@@ -72,12 +72,3 @@ def sign_flip_bound(sums: Float64[ndarray, "sequences tests"]) -> Float64[ndarra
     some = (total > 0) & (squares > 0)
     bound[some] = np.exp(-np.square(total[some]) / (2 * squares[some]))
     return bound
-
-
-def q_values(p: Float64[ndarray, " tests"]) -> Float64[ndarray, " tests"]:
-    """Return the smallest false-discovery rate at which each test is called (step-up)."""
-    order = np.argsort(p, kind="stable")
-    ranked = p[order] * len(p) / np.arange(1, len(p) + 1)
-    q = np.empty(len(p))
-    q[order] = np.minimum.accumulate(ranked[::-1])[::-1].clip(max=1.0)
-    return q
