@@ -10,7 +10,7 @@ INTRO = """# The post's claims on planted data
 This page tests nine claims of the post (Dumas, Minder and Nanda, 2025) on planted pairs, where the
 right answer is known. This command makes it:
 
-```sh
+```
 {command}
 ```
 

@@ -12,7 +12,7 @@ INTRO = """# Performance
 This page compares the speed and memory of anaglyph with other packages ("peers"). To measure on
 your machine:
 
-```sh
+```
 make bench
 ```
 

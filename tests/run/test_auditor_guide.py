@@ -14,10 +14,10 @@ from anaglyph.auditor import ABSTAINED, Limits
 from anaglyph.auditor.grade import __doc__ as rubric
 from anaglyph.core.errors import InputError
 from anaglyph.demo import tiny_pair
+from guides import blocks, commands, text_of
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "auditor.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "" for line in text.splitlines()]
+PAGE = "docs/auditor.md"
+GUIDE = text_of(PAGE)
 PROMPT = "The lantern is near the basket. Who knows what is in the tower?"
 LOOKS = {
     "list_findings": {},
@@ -47,7 +47,7 @@ def looks_everywhere(request):
 
 
 def test_the_commands_run_in_their_order(here, anaglyph):
-    install, *lines = COMMANDS
+    install, *lines = commands(PAGE)
     assert install == 'pip install "anaglyph[judge]"'
     script = [looks_everywhere, submits()] * 3
     last = ""
@@ -81,7 +81,7 @@ def test_the_commands_run_in_their_order(here, anaglyph):
 
 
 def test_the_python_runs_up_to_what_it_needs_installed(here):
-    (source,) = [text for kind, text in BLOCKS if kind == "python"]
+    (source,) = blocks(PAGE, "python")
     scope: dict[str, object] = {}
     if importlib.util.find_spec("inspect_ai") is None:
         with pytest.raises(InputError, match="pip install inspect-ai"):

@@ -1,7 +1,6 @@
 """The causal commands on a finished tiny run: what they print, keep and refuse."""
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import polars as pl
 import pytest
 
 from anaglyph.demo import tiny_pair
+from guides import commands
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +139,7 @@ def test_the_guide(run: Path, prompts: Path, tmp_path, anaglyph, monkeypatch):
     """Every command of docs/causal.md runs as it stands there."""
     shutil.copytree(run, tmp_path / "run")
     shutil.copy(prompts, tmp_path / "prompts.txt")
-    guide = Path(__file__).parents[2] / "docs" / "causal.md"
-    blocks = re.findall(r"^```\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = commands("docs/causal.md")
     monkeypatch.chdir(tmp_path)
     assert len(lines) >= 6
     for line in lines:

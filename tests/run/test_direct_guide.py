@@ -1,7 +1,6 @@
 """Every command of the guide docs/direct.md runs, on the tiny pair."""
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -9,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from anaglyph.demo import tiny_pair
+from guides import blocks, commands
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "direct.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "" for line in text.splitlines()]
+PAGE = "docs/direct.md"
 
 
 @pytest.fixture
@@ -23,16 +21,14 @@ def here(tmp_path, monkeypatch, finished) -> Path:
     shutil.copytree(shipped.tuned, tmp_path / "TUNED")
     shutil.copytree(finished, tmp_path / "RUN")
     shutil.copy(shipped.corpus[0], tmp_path / "chats.jsonl")
-    (tmp_path / "completions.jsonl").write_text(
-        "".join(text for kind, text in BLOCKS if kind == "json")
-    )
+    (tmp_path / "completions.jsonl").write_text("".join(blocks(PAGE, "json")))
     (tmp_path / "questions.txt").write_text("Look at the lantern and the clock.\nWho are you?\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_commands_run_in_their_order(here, anaglyph):
-    for line in COMMANDS:
+    for line in commands(PAGE):
         program, *words = shlex.split(line)
         assert program == "anaglyph"
         said = anaglyph(*words, "--threads", "1", "--json")

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from anaglyph.demo import tiny_pair
+from guides import ROOT, blocks, commands, text_of
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "" for line in text.splitlines()]
+README = text_of("README.md")
 
 
 def lines(program: str) -> list[str]:
-    found = [line for line in COMMANDS if line.startswith(program)]
+    found = [line for line in commands("README.md") if line.startswith(program)]
     assert found, f"the README has no {program} command"
     return found
 
@@ -62,7 +60,7 @@ def test_the_commands_run_in_their_order(here, anaglyph, small_game):
 
 
 def test_the_python_runs(here):
-    (source,) = [text for kind, text in BLOCKS if kind == "python"]
+    (source,) = blocks("README.md", "python")
     # Sizes for seconds; everything else as a reader types it.
     source = source.replace("layers=[13]", "layers=[1]")
     source = source.replace("latents=4096, k=8", "latents=128, tokens=50_000, k=8")
