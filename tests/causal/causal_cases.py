@@ -147,7 +147,7 @@ def patch_everywhere(
     **settings: Any,
 ) -> pl.DataFrame:
     """Return the causal table, judged at all tokens unless the settings say otherwise."""
-    chosen = CausalSettings(**{"positions": ("all",), **settings})
+    chosen = CausalSettings(**{"positions": ("all",), "full": True, **settings})
     return causal_table(subject, dic, table, chosen, token_budget=token_budget)
 
 

@@ -9,6 +9,7 @@ from causal_cases import LATENTS, WIDTH, make_dictionary, make_table
 from anaglyph.causal.interventions import Activations, mean_difference, principal_components
 from anaglyph.causal.subsets import Subsets, masses, random_directions, random_latents
 from anaglyph.core.errors import InputError
+from anaglyph.core.settings import CausalSettings
 from anaglyph.dictionaries.vectors import latent_vectors
 from anaglyph.store import DifferenceSpace
 
@@ -72,7 +73,8 @@ def test_thresholds_share_one_outside(given: Activations):
     """The control of nu <= 0.1 has no latent of nu <= 0.6, which may be of the same split fact."""
     dic = given.dictionary
     assert dic is not None
-    subsets = Subsets(dic, own_table(given), (0.1, 0.6), (3,), seed=0)
+    asked = CausalSettings(full=True, nu=(0.1, 0.6), counts=(3,))
+    subsets = Subsets(dic, own_table(given), asked, seed=0)
     controls = {edit.name: edit for edit in subsets.controls()}
     for name in ("random latents nu<=0.1", "random latents nu<=0.6"):
         taken = controls[name].latents

@@ -1,7 +1,6 @@
 """Every number of the causal tables against a slow reference that shares no code with them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,15 +21,15 @@ from causal_cases import (
     patch_everywhere,
     subject_of,
 )
+from polars.testing import assert_frame_equal
 
-from anaglyph.causal import edit_kl, kl_recovered, latent_kl
+from anaglyph.causal import Judged, causal_tables, edit_kl, kl_recovered, latent_kl
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import CausalSettings
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
 from anaglyph.pair import ModelPair
 from anaglyph.store import DifferenceSpace
-from anaglyph.subject import Subject
 
 METHODS = ("diff-sae", "diff-sae-reversed", "crosscoder", "dfc", "tuned-sae", "base-sae")
 TWO = ("crosscoder", "dfc")
@@ -224,32 +223,57 @@ def test_seeds_and_batches(pair: ModelPair, corpus: TokenCorpus):
     assert small["kl"].to_list() == pytest.approx(first["kl"].to_list(), rel=1e-3, abs=1e-9)
 
 
-def test_a_table_is_the_same_whatever_is_known_already(
+def test_dictionaries_measured_together_have_their_own_tables(
     pair: ModelPair, corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch
 ):
+    """One pass over the text gives what a pass for each gives, and costs less."""
     runs = []
     run_from = pair.run_from
     monkeypatch.setattr(pair, "run_from", lambda *args: (runs.append(args), run_from(*args))[1])
-
-    def run(subject: Subject, method: str, column: str, under: tuple[float, ...]) -> pl.DataFrame:
-        # The ranks of the PCA are the sizes of the subsets, which the tables make differ.
-        table = make_table(column).with_columns(pl.col(column) + (column == "nu_error") * 0.25)
-        where: dict[str, Any] = {"positions": ("assistant", "all"), "into": ("tuned", "base")}
-        dic = make_dictionary(method)
-        return patch_everywhere(subject, dic, table, counts=(), nu=under, **where)
-
-    # Of the ranks that are known one is wanted again, one is not, and one is missing.
-    under = (0.3, 0.6)
-    shared = subject_of(pair, corpus, seed=3)
-    known = run(shared, "tuned-sae", "nu_act", under)
-    runs.clear()
-    fresh = run(subject_of(pair, corpus, seed=3), "crosscoder", "nu_error", under)
-    ranks = [{name for name in each["intervention"] if "pca" in name} for each in (known, fresh)]
-    assert ranks == [{"pca rank 3", "pca rank 5"}, {"pca rank 1", "pca rank 3"}]
+    # The ranks of the PCA are the sizes of the subsets, which the tables make differ.
+    judged = {}
+    for method, column, higher in (("tuned-sae", "nu_act", 0), ("crosscoder", "nu_error", 0.25)):
+        table = make_table(column).with_columns(pl.col(column) + higher)
+        judged[method] = Judged(make_dictionary(method), table, (1, 4))
+    settings = CausalSettings(
+        full=True, positions=("assistant", "all"), into=("tuned", "base"), counts=(), nu=(0.3, 0.6)
+    )
+    alone = {
+        name: causal_tables(subject_of(pair, corpus, seed=3), {name: each}, settings)[name]
+        for name, each in judged.items()
+    }
     all_runs = len(runs)
     runs.clear()
-    assert run(shared, "crosscoder", "nu_error", under).equals(fresh)
+    together = causal_tables(subject_of(pair, corpus, seed=3), judged, settings)
     assert len(runs) < all_runs
+    ranks = [
+        {name for name in each.edits["intervention"] if "pca" in name} for each in alone.values()
+    ]
+    assert ranks == [{"pca rank 3", "pca rank 5"}, {"pca rank 1", "pca rank 3"}]
+    for name, tables in together.items():
+        assert_frame_equal(tables.edits, alone[name].edits, abs_tol=1e-9, rel_tol=1e-6)
+        assert_frame_equal(tables.alone, alone[name].alone, abs_tol=1e-9, rel_tol=1e-6)
+        own = latent_kl(subject_of(pair, corpus, seed=3), judged[name].dictionary, (1, 4), settings)
+        assert_frame_equal(tables.alone, own, abs_tol=1e-9, rel_tol=1e-6)
+
+
+def test_few_rows_unless_all_are_asked_for(pair: ModelPair, corpus: TokenCorpus):
+    dic, table = make_dictionary("diff-sae"), make_table("nu_act")
+    subject = subject_of(pair, corpus)
+    few = patch_everywhere(subject, dic, table, full=False, counts=(1, 3))
+    full = patch_everywhere(subject, dic, table, full=True, counts=(1, 3))
+    names = few["intervention"].to_list()
+    assert set(names) < set(full["intervention"])
+    assert {"exact", "reconstruction", "error", "subset nu<=0.3", "subset top 3"} < set(names)
+    assert {name for name in names if name.startswith("random")} == {
+        "random latents nu<=0.3",
+        "random latents top 3",
+        "random directions nu<=0.3",
+    }
+    # A row is the same either way; a control is drawn anew.
+    kept = [name for name in names if not name.startswith("random")]
+    few, full = (each.filter(pl.col("intervention").is_in(kept)) for each in (few, full))
+    assert_frame_equal(few, full, check_row_order=False, abs_tol=1e-6, rel_tol=1e-3)
 
 
 def test_a_mean_difference_that_is_given_is_used(pair: ModelPair, corpus: TokenCorpus):

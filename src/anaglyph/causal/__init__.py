@@ -5,7 +5,9 @@ from anaglyph.causal.interventions import Activations, Intervention, shifted, su
 from anaglyph.causal.patching import Unpatched
 from anaglyph.causal.positions import PLACES
 from anaglyph.causal.recovered import (
+    Judged,
     causal_table,
+    causal_tables,
     edit_kl,
     kl_recovered,
     latent_kl,
@@ -18,10 +20,12 @@ __all__ = [
     "PLACES",
     "Activations",
     "Intervention",
+    "Judged",
     "Scorer",
     "Unpatched",
     "attribute",
     "causal_table",
+    "causal_tables",
     "edit_kl",
     "judge_scorer",
     "kl_recovered",

@@ -4,7 +4,9 @@ All are made on held-out sequences only, the same that the store and the trainin
 dictionaries keep apart (`corpus.heldout`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 import torch
@@ -17,12 +19,11 @@ from anaglyph.causal.patching import TOKEN_BUDGET, Plan, measure
 from anaglyph.causal.positions import token_mask
 from anaglyph.causal.subsets import Subsets
 from anaglyph.core.errors import InputError
-from anaglyph.core.files import digest
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import CausalSettings, Settings
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
-from anaglyph.pair import ModelPair
+from anaglyph.pair import ModelPair, Side
 from anaglyph.store import DifferenceSpace
 from anaglyph.subject import Subject
 
@@ -49,7 +50,7 @@ def kl_recovered(
         layer: Index, or fraction of the depth.
         table: The dictionary's latent table; without it no subsets are patched.
         settings: What to patch, and where predictions are judged. If None, the defaults on up to
-            8192 tokens, judged at all of them.
+            8192 tokens, judged at all of them, with every subset and control.
         seed: Of the sequences drawn, the controls and the bootstrap.
         progress: Called after each batch.
 
@@ -61,11 +62,35 @@ def kl_recovered(
         >>> kl.filter(intervention="reconstruction")["recovered"]               # doctest: +SKIP
     """
     if settings is None:
-        settings = CausalSettings(positions=("all",), causal_tokens=MAX_TOKENS)
+        settings = CausalSettings(positions=("all",), causal_tokens=MAX_TOKENS, full=True)
     subject = Subject.of(
         pair=pair, corpus=corpus, layer=layer, settings=Settings(seed=seed), progress=progress
     )
     return causal_table(subject, dic, table, settings)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A dictionary to put into the models.
+
+    Attributes:
+        dictionary: Trained on the pair's activations at the layer.
+        table: Its latent table; without it there are no subsets and no controls of them.
+        alone: Latents that are also added one at a time.
+    """
+
+    dictionary: Dictionary
+    table: pl.DataFrame | None = None
+    alone: Sequence[int] = ()
+
+
+class CausalTables(NamedTuple):
+    """What came of putting a dictionary into the models."""
+
+    edits: pl.DataFrame
+    """One row an edit, place and model; see `causal_table`."""
+    alone: pl.DataFrame
+    """One row a latent, each added alone; see `latent_kl`."""
 
 
 def causal_table(
@@ -93,9 +118,6 @@ def causal_table(
     an edit adds to h_base is taken off h_tuned, kl is KL(p_base || p_patched), and there are no
     controls of subsets.
 
-    Rows without a dictionary are measured once for a subject and settings, and used again for its
-    other dictionaries; the table is the same either way.
-
     Args:
         subject: Both models, their text and layer. Mean and components of the difference are the
             store's; a subject without one measures them on as many training tokens.
@@ -110,48 +132,93 @@ def causal_table(
         InputError: The models' widths differ, the dictionary or space is for another width, the
             table is another dictionary's or lacks a column, or the corpus has no held-out sequence.
     """
-    pair = subject.pair
+    judged = {"": Judged(dic, table)}
+    return causal_tables(subject, judged, settings, token_budget=token_budget)[""].edits
+
+
+def causal_tables(
+    subject: Subject,
+    judged: Mapping[str, Judged],
+    settings: CausalSettings,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+) -> dict[str, CausalTables]:
+    """Put several dictionaries into the models, in one pass over the text.
+
+    Both models' own runs, and all rows that need no dictionary, are shared. See `causal_table` for
+    the rows, the settings and the errors, and `latent_kl` for the latents that are added alone.
+
+    Raises:
+        InputError: As in `causal_table`, or a latent is out of range.
+    """
+    pair, settings = subject.pair, settings.widened()
     check_pair(pair)
-    _check_dictionary(pair, dic)
+    chosen = {name: _Chosen.of(each, settings, subject) for name, each in judged.items()}
     heldout = subject.corpus.draw_heldout(settings.causal_tokens, subject.seed)
     space = _space(subject, settings.causal_tokens, token_budget)
-    subsets = None
-    ranks = [count for count in settings.counts if count < pair.d_tuned]
-    if table is not None:
-        subsets = Subsets(dic, table, settings.nu, settings.counts, subject.seed)
-        ranks = subsets.ranks(pair.d_tuned)
-    measured_before = subject.once(
-        f"causal rows without a dictionary {digest([settings.model_dump(), token_budget])}",
-        dict[str, pl.DataFrame],
-    )
-    known = measured_before.get("rows")
-    had = set() if known is None else set(known["intervention"])
-    wanted = _dictionary_free(space, ranks, settings.edit_at)
-    free = [edit for edit in wanted if edit.name not in had]
-    chosen = _of_dictionary(dic, subsets, settings)
-    plans = []
+    ranks = sorted({rank for each in chosen.values() for rank in each.ranks})
+    free = [edits.exact(), *_dictionary_free(space, ranks, settings.edit_at)]
+    # Each plan is a queue of its own, so that none changes how another is batched.
+    plans: list[tuple[str | None, Plan]] = []
     for side in settings.into:
         turned = edits.mirrored if side == "base" else _same
-        # Each in a queue of its own, so that neither changes how the other is batched.
-        plans.append(Plan(subject.layer, side, [turned(e) for e in [edits.exact(), *free]]))
-        plans.append(Plan(subject.layer, side, [turned(e) for e in chosen], dic))
-        if side == "tuned" and subsets is not None:
-            plans.append(Plan(subject.layer, side, subsets.controls(), dic))
-    measured = measure(subject, heldout, plans, settings.positions, token_budget)
-    frames, floor = [], 0.0
-    for plan, found in zip(plans, measured, strict=True):
-        if plan.dictionary is None:
-            floor = noise(pair, plan.into, found.exact_kl)
-        frame = frame_of(subject, plan, found, settings.positions, floor)
-        if plan.dictionary is None and known is not None:
-            frame = _completed(frame, known, [edit.name for edit in wanted], settings.positions)
-        frames.append(frame)
-    whole = _joined(frames)
-    rows = whole.filter(pl.col("dictionary").is_null())
-    if known is not None:
-        rows = pl.concat([known, rows]).unique(["into", "positions", "intervention"], keep="first")
-    measured_before["rows"] = rows
-    return whole
+        plans.append((None, Plan(subject.layer, side, [turned(edit) for edit in free])))
+        for name, each in chosen.items():
+            for queue in (each.own, each.controls if side == "tuned" else []):
+                own = [turned(edit) for edit in queue]
+                plans.append((name, Plan(subject.layer, side, own, each.judged.dictionary)))
+    measures_floor = "tuned" not in settings.into
+    singles = []
+    for each in chosen.values():
+        own = [edits.exact(), *each.alone] if measures_floor else each.alone
+        singles.append(Plan(subject.layer, "tuned", own, each.judged.dictionary))
+    queued = [*(plan for _, plan in plans), *singles]
+    measured = measure(subject, heldout, queued, settings.positions, token_budget)
+    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in judged}
+    floors: dict[Side, float] = {}
+    for (name, plan), found in zip(plans, measured, strict=False):
+        if name is None:
+            floors[plan.into] = noise(pair, plan.into, found.exact_kl)
+        frame = frame_of(subject, plan, found, settings.positions, floors[plan.into])
+        for own in judged if name is None else [name]:
+            tables[own].append(frame)
+    alone = {}
+    for name, plan, found in zip(judged, singles, measured[len(plans) :], strict=True):
+        place = settings.positions[:1]
+        frame = frame_of(subject, plan, found, place, floors.get("tuned"))
+        alone[name] = _of_latents(frame, judged[name].alone)
+    return {
+        name: CausalTables(_joined(frames, chosen[name].ranks), alone[name])
+        for name, frames in tables.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The edits of one dictionary."""
+
+    judged: Judged
+    own: list[Intervention]
+    controls: list[Intervention]
+    alone: list[Intervention]
+    ranks: list[int]
+    """The PCA's, those at which it is compared."""
+
+    @classmethod
+    def of(cls, judged: Judged, settings: CausalSettings, subject: Subject) -> "_Chosen":
+        dic, width = judged.dictionary, subject.pair.d_tuned
+        _check_dictionary(subject.pair, dic)
+        own = edits.whole_dictionary(dic)
+        if settings.full:
+            own += [own[0].only_at(place) for place in settings.edit_at if place != "all"]
+        alone = _alone(dic, judged.alone)
+        if judged.table is None:
+            every = edits.variants(dic, "all", range(dic.n_latents), settings.biases)
+            ranks = [count for count in settings.counts if count < width]
+            return cls(judged, [*own, *every], [], alone, ranks)
+        subsets = Subsets(dic, judged.table, settings, subject.seed)
+        own += subsets.edits(settings.biases)
+        return cls(judged, own, subsets.controls(), alone, subsets.ranks(width))
 
 
 def latent_kl(
@@ -172,12 +239,9 @@ def latent_kl(
     Raises:
         InputError: As in `causal_table`, or a latent is out of range.
     """
-    for latent in latents:
-        if not 0 <= latent < dic.n_latents:
-            raise InputError(f"latent {latent} is out of range: there are {dic.n_latents}")
     own = edit_kl(
         subject,
-        [edits.subset(dic, f"latent {j}", [j]) for j in latents],
+        _alone(dic, latents),
         dic,
         positions=settings.positions[:1],
         max_tokens=settings.causal_tokens,
@@ -220,10 +284,7 @@ def edit_kl(
     plan = Plan(subject.layer, "tuned", [edits.exact(), *chosen], dic)
     (found,) = measure(subject, heldout, [plan], positions, token_budget)
     frame = frame_of(subject, plan, found, positions)
-    none = frame.filter(pl.col("intervention") == "none").select("positions", none="kl")
-    own = frame.filter(pl.col("intervention").is_in([edit.name for edit in chosen]))
-    own = own.join(none, on="positions", how="left", maintain_order="left")
-    return own.with_columns(closed=pl.col("none") - pl.col("kl")).drop("none")
+    return _closed(frame, [edit.name for edit in chosen])
 
 
 def layer_sweep(
@@ -320,40 +381,37 @@ def _dictionary_free(
     ]
 
 
-def _of_dictionary(
-    dic: Dictionary, subsets: Subsets | None, settings: CausalSettings
-) -> list[Intervention]:
-    whole = edits.whole_dictionary(dic)
-    places = [whole[0].only_at(place) for place in settings.edit_at if place != "all"]
-    if subsets is not None:
-        return [*whole, *places, *subsets.edits(settings.biases)]
-    every = range(dic.n_latents)
-    return [*whole, *places, *edits.variants(dic, "all", every, settings.biases)]
+def _alone(dic: Dictionary, latents: Sequence[int]) -> list[Intervention]:
+    for latent in latents:
+        if not 0 <= latent < dic.n_latents:
+            raise InputError(f"latent {latent} is out of range: there are {dic.n_latents}")
+    return [edits.subset(dic, f"latent {latent}", [latent]) for latent in latents]
 
 
-def _completed(
-    frame: pl.DataFrame, known: pl.DataFrame, wanted: Sequence[str], positions: Sequence[str]
-) -> pl.DataFrame:
-    """Add the wanted rows that another table has, where they would be had they been measured."""
-    missing = [name for name in wanted if name not in frame["intervention"]]
-    had = known.filter(
-        pl.col("dictionary").is_null(),
-        pl.col("intervention").is_in(missing),
-        pl.col("into") == frame["into"][0],
-    )
-    # First what no edit makes (the baseline, the other model, "exact"), as `frame_of` has it.
-    names = dict.fromkeys([*frame["intervention"].head(3), *wanted])
-    return pl.concat([frame, had.select(list(SCHEMA))]).sort(
-        pl.col("positions").cast(pl.Enum(list(dict.fromkeys(positions)))),
-        pl.col("intervention").cast(pl.Enum(list(names))),
-    )
+def _of_latents(frame: pl.DataFrame, latents: Sequence[int]) -> pl.DataFrame:
+    own = _closed(frame, [f"latent {latent}" for latent in latents])
+    return own.insert_column(0, pl.Series("latent", list(latents), pl.Int64))
 
 
-def _joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Put the plans' tables together, each row once."""
+def _closed(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Keep the rows of some edits and add ``closed``, the nats a token of the gap that each closes.
+
+    A name that stands there twice gives two rows.
+    """
+    none = frame.filter(pl.col("intervention") == "none").select("positions", none="kl")
+    own = frame.filter(pl.col("intervention").is_in(names))
+    own = own.join(none, on="positions", how="left", maintain_order="left")
+    return own.with_columns(closed=pl.col("none") - pl.col("kl")).drop("none")
+
+
+def _joined(frames: Sequence[pl.DataFrame], ranks: Sequence[int]) -> pl.DataFrame:
+    """Put the plans' tables together, each row once, with the PCA at these ranks only."""
     keys = ["layer", "into", "positions", "intervention"]
-    parts = [pl.DataFrame(schema=SCHEMA), *frames]
-    return pl.concat(parts).unique(keys, keep="first", maintain_order=True)
+    whole = pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
+    whole = whole.unique(keys, keep="first", maintain_order=True)
+    name = pl.col("intervention")
+    compared = name.is_in([f"pca rank {rank}" for rank in ranks])
+    return whole.filter(~name.str.starts_with("pca rank ") | compared)
 
 
 def _same(edit: Intervention) -> Intervention:

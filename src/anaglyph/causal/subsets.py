@@ -21,6 +21,7 @@ from anaglyph.causal.interventions import (
 )
 from anaglyph.core.errors import InputError
 from anaglyph.core.rng import rng, sequence
+from anaglyph.core.settings import CausalSettings
 from anaglyph.dictionaries import Dictionary
 from anaglyph.dictionaries.vectors import has_two_models, latent_vectors
 
@@ -43,11 +44,10 @@ class Subsets:
         self,
         dic: Dictionary,
         table: pl.DataFrame,
-        thresholds: Sequence[float],
-        counts: Sequence[int],
+        settings: CausalSettings,
         seed: int,
     ) -> None:
-        """Choose the latents.
+        """Choose the latents; if not ``full``, "all" and most controls are left out.
 
         Raises:
             InputError: The table is another dictionary's, lacks a column, or a count is below 1.
@@ -62,21 +62,21 @@ class Subsets:
                 f"the latent table {what}: it is not that of this dictionary "
                 f"({dic.n_latents} latents)"
             )
-        for count in counts:
+        for count in settings.counts:
             if count < 1:
                 raise InputError(f"counts has {count}: a subset has at least 1 latent")
-        self._dic, self._seed = dic, seed
+        self._dic, self._seed, self._full = dic, seed, settings.full
         live = table.filter("alive")
         self._alive: list[int] = live["latent"].to_list()
         self._mass = masses(dic, table)
         self._nu = {
             f"nu<={threshold:g}": table.filter(pl.col(column) <= threshold)["latent"].to_list()
-            for threshold in thresholds
+            for threshold in settings.nu
         }
         ranked = live.sort("difference_share", "latent", descending=[True, False], nulls_last=True)
         self._top = {
             f"top {count}": ranked["latent"].head(count).to_list()
-            for count in dict.fromkeys(counts)
+            for count in dict.fromkeys(settings.counts)
             if count < len(live)
         }
         self._blocks = {
@@ -91,7 +91,7 @@ class Subsets:
 
     def edits(self, biases: str) -> list[Intervention]:
         """Return the subsets' interventions, in every variant that the method has."""
-        chosen = self._nu | {"all": self._alive}
+        chosen = self._nu | ({"all": self._alive} if self._full else {})
         found = [
             edit
             for label, latents in chosen.items()
@@ -103,16 +103,24 @@ class Subsets:
         ]
 
     def controls(self) -> list[Intervention]:
-        """Return the controls that are matched to the subsets in count and in size."""
+        """Return the controls that are matched to the subsets in count and in size.
+
+        Not ``full``: random latents for the thresholds and for the largest count, and random
+        directions for the thresholds.
+        """
         found = []
         widest = {latent for latents in self._nu.values() for latent in latents}
         outside = [latent for latent in self._alive if latent not in widest]
+        last = list(self._nu | self._top)[-1:]
         for draw, (label, latents) in enumerate((self._nu | self._top).items()):
+            if not (self._full or label in self._nu or label in last):
+                continue
             others = outside if label in self._nu else self._alive
             name = f"random latents {label}"
             where = (self._dic, name, latents, others, self._mass, self._seed, draw)
             found.append(random_latents(*where))
-        for draw, (label, latents) in enumerate((self._nu | {"all": self._alive}).items()):
+        moved = self._nu | ({"all": self._alive} if self._full else {})
+        for draw, (label, latents) in enumerate(moved.items()):
             name = f"random directions {label}"
             found.append(random_directions(self._dic, name, latents, self._seed, draw))
         return found

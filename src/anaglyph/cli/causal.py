@@ -34,12 +34,12 @@ def causal_command(
     Recovered is 1 - KL / KL of the base activation; kl, kl_other and nll are in nats a token, l0 in
     latents a token, push in units of the activations.
     """
-    from anaglyph.run.stages import causal_one, sweep
+    from anaglyph.run.stages import causal, sweep
 
     swept = [layer for layer in map(parse_layer, layers or []) if layer is not None]
     with Bars() as progress:
         opened = reopen(run, progress, **given)
-        tables = {each: causal_one(opened, each) for each in opened.names(name)}
+        tables = causal(opened, opened.names(name))
         found = sweep(opened, swept) if swept else None
     for dictionary, table in tables.items():
         print_table(dictionary, table if as_json else table.select(SHOWN), as_json)

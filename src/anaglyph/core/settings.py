@@ -117,11 +117,16 @@ class TrainSettings(DictionarySettings, frozen=True):
 class CausalSettings(Section, frozen=True):
     """What is patched into the models, and where predictions are judged."""
 
+    full: bool = Field(
+        default=False,
+        description="Patch also the subsets nu 0.1, 0.3, 0.6 and 1, 4, 16, 64 latents, all live"
+        " latents together, 8 latents one at a time, and every control.",
+    )
     nu: tuple[float, ...] = Field(
-        default=(0.1, 0.3, 0.6), description="Patch the latents whose nu is at most this."
+        default=(0.3,), description="Patch the latents whose nu is at most this."
     )
     counts: tuple[int, ...] = Field(
-        default=(1, 4, 16, 64),
+        default=(1, 16),
         description="Patch this many latents, those with the largest share of the difference.",
     )
     positions: tuple[Place, ...] = Field(
@@ -143,8 +148,22 @@ class CausalSettings(Section, frozen=True):
         default=4096, ge=1, description="Held-out tokens to patch (whole sequences)."
     )
     single_latents: int = Field(
-        default=8, ge=0, description="Latents that are also patched one at a time."
+        default=3, ge=0, description="Latents that are also patched one at a time."
     )
+
+    def widened(self) -> "CausalSettings":
+        """Return the settings with ``full`` carried out; what was chosen otherwise stays.
+
+        Example:
+            >>> CausalSettings(full=True, nu=(0.2,)).widened().counts
+            (1, 4, 16, 64)
+        """
+        if not self.full:
+            return self
+        wide = {"nu": (0.1, 0.3, 0.6), "counts": (1, 4, 16, 64), "single_latents": 8}
+        fields = type(self).model_fields
+        kept = {name for name in wide if getattr(self, name) != fields[name].default}
+        return self.model_copy(update={name: wide[name] for name in wide if name not in kept})
 
 
 class FindSettings(Section, frozen=True):

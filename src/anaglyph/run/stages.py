@@ -7,6 +7,7 @@ change makes every later stage that depends on it run again, and nothing finishe
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import polars as pl
 import torch
 
 from anaglyph.behaviour.behave import behaviour_of
-from anaglyph.causal import causal_table, latent_kl, layer_sweep
+from anaglyph.causal import Judged, causal_tables, layer_sweep
 from anaglyph.core.files import digest, read_json, write_json, write_parquet
 from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
@@ -26,7 +27,7 @@ from anaglyph.run.tables import keep_tables
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
 
-VERSIONS = {"behave": 1, "train": 5, "score": 8, "causal": 5, "find": 12}
+VERSIONS = {"behave": 1, "train": 5, "score": 8, "causal": 6, "find": 12}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
@@ -44,8 +45,7 @@ def diff(run: Run) -> None:
             score_one(run, name)
     find(run)
     if not difference_is_nil(run.subject.store):
-        for name in names:
-            causal_one(run, name)
+        causal(run, names)
     report(run)
 
 
@@ -142,35 +142,44 @@ def score_one(run: Run, name: str) -> pl.DataFrame:
     return run.table(name)
 
 
-def causal_one(run: Run, name: str) -> pl.DataFrame:
-    """Measure the KL that a dictionary recovers, and its strongest latents one at a time.
+def causal(run: Run, names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Measure the KL that each dictionary recovers, and its strongest latents one at a time.
 
-    Written are one row an intervention, judged at the first of the positions and put into the first
-    model; the rows of all other positions and of the other direction; one row a latent, each alone.
+    Dictionaries that are not measured yet share one pass over the text. Written for each are one
+    row an intervention, judged at the first of the positions and put into the first model; the rows
+    of all other positions and of the other direction; one row a latent, each alone.
     """
-    table, settings = score_one(run, name), run.settings.causal
-    key = digest(
-        {
-            "table": run.folder.key_of(f"score/{name}"),
-            "settings": settings.model_dump(mode="json"),
-            "seed": run.settings.seed,
-            "code": VERSIONS["causal"],
-        }
-    )
-    outputs = [f"causal/{name}{end}.parquet" for end in ("", ".places", ".latents")]
-    if not run.folder.is_done(f"causal/{name}", key):
-        with run.folder.stage(f"causal/{name}", key, outputs):
-            dictionary = run.dictionary(name)
-            whole = causal_table(run.subject, dictionary, table, settings)
-            first = (pl.col("positions") == settings.positions[0]) & (
-                pl.col("into") == settings.into[0]
-            )
-            latents = candidates(table, settings.single_latents)
-            alone = latent_kl(run.subject, dictionary, latents, settings)
-            parts = (whole.filter(first), whole.filter(~first), alone)
-            for output, part in zip(outputs, parts, strict=True):
-                write_parquet(run.path / output, part)
-    return pl.read_parquet(run.path / outputs[0])
+    settings = run.settings.causal
+    outputs = {
+        name: [f"causal/{name}{end}.parquet" for end in ("", ".places", ".latents")]
+        for name in names
+    }
+    keys, judged = {}, {}
+    for name in names:
+        table = score_one(run, name)
+        keys[name] = digest(
+            {
+                "table": run.folder.key_of(f"score/{name}"),
+                "settings": settings.model_dump(mode="json"),
+                "seed": run.settings.seed,
+                "code": VERSIONS["causal"],
+            }
+        )
+        if not run.folder.is_done(f"causal/{name}", keys[name]):
+            alone = candidates(table, settings.widened().single_latents)
+            judged[name] = Judged(run.dictionary(name), table, alone)
+    if judged:
+        with ExitStack() as stages:
+            for name in judged:
+                stages.enter_context(run.folder.stage(f"causal/{name}", keys[name], outputs[name]))
+            for name, (whole, alone) in causal_tables(run.subject, judged, settings).items():
+                first = (pl.col("positions") == settings.positions[0]) & (
+                    pl.col("into") == settings.into[0]
+                )
+                parts = (whole.filter(first), whole.filter(~first), alone)
+                for output, part in zip(outputs[name], parts, strict=True):
+                    write_parquet(run.path / output, part)
+    return {name: pl.read_parquet(run.path / outputs[name][0]) for name in names}
 
 
 def sweep(run: Run, layers: Sequence[int | float]) -> pl.DataFrame:

@@ -4,7 +4,8 @@ from functools import partial
 
 import polars as pl
 
-from anaglyph.causal import causal_table
+from anaglyph.causal import edit_kl
+from anaglyph.causal.interventions import whole_dictionary
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.dictionaries.vectors import has_two_models, latent_vectors
 from anaglyph.findings import difference_is_nil
@@ -91,7 +92,8 @@ def tuned_specific(table: pl.DataFrame, *, two_models: bool) -> int:
 
 
 def _recovered(arena: Arena, dic: Dictionary) -> dict[str, float | None]:
-    rows = causal_table(arena, dic, None, arena.settings.causal)
+    whole = whole_dictionary(dic)
+    rows = edit_kl(arena, whole, dic, max_tokens=arena.game.causal_tokens)
     found = dict(zip(rows["intervention"], rows["recovered"], strict=True))
     return {
         "kl_reconstruction": found.get("reconstruction"),
