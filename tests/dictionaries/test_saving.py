@@ -117,7 +117,9 @@ def test_a_bad_field_of_the_config_is_named(
     saved: Path, field: str, value: object, message: str
 ) -> None:
     path = saved / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    edited = json.loads(path.read_text()) | {field: value}
+    del edited["digest"]
+    path.write_text(json.dumps(edited))
     with pytest.raises(StoreError, match=message) as caught:
         Dictionary.load(saved)
     assert "config.json" in str(caught.value)
@@ -154,7 +156,7 @@ def test_weights_of_another_dictionary_are_refused(saved: Path, tmp_path: Path) 
 def test_a_dictionary_from_before_the_digest_is_read_and_its_tensors_checked(saved: Path) -> None:
     path = saved / "config.json"
     config = json.loads(path.read_text())
-    del config["weights_digest"]
+    del config["weights_digest"], config["digest"]
     path.write_text(json.dumps(config))
     dictionary = Dictionary.load(saved)
     dictionary.weights.decoder[0][1, 2] = float("nan")
@@ -163,9 +165,26 @@ def test_a_dictionary_from_before_the_digest_is_read_and_its_tensors_checked(sav
         Dictionary.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("threshold", 0.5), ("k", 1), ("source_weights", [1.0, 2.0]), ("stats", {})],
+)
+def test_a_good_value_that_was_not_written_is_refused(
+    saved: Path, field: str, value: object
+) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    assert config[field] != value
+    path.write_text(json.dumps(config | {field: value}))
+    with pytest.raises(StoreError, match=r"config\.json is damaged: .*digest"):
+        Dictionary.load(saved)
+
+
 def test_an_unknown_method_is_named(saved: Path) -> None:
     path = saved / "config.json"
-    path.write_text(path.read_text().replace('"crosscoder"', '"coder"'))
+    config = json.loads(path.read_text()) | {"method": "coder"}
+    del config["digest"]
+    path.write_text(json.dumps(config))
     with pytest.raises(StoreError, match=r"config\.json: unknown method 'coder'"):
         Dictionary.load(saved)
 

@@ -77,10 +77,106 @@ def test_opening_what_is_no_run_or_damaged_says_so(tmp_path):
     RunFolder.begin(tmp_path / "run", **FACTS)
     record = tmp_path / "run" / "run.json"
     state = json.loads(record.read_text())
-    del state["layer"]
+    record.write_text(json.dumps(state | {"layer": 2}))
+    with pytest.raises(
+        StoreError, match=r"run\.json is damaged: its fields do not have the digest"
+    ):
+        RunFolder.open(tmp_path / "run")
+    del state["layer"], state["digest"]
     record.write_text(json.dumps(state))
     with pytest.raises(StoreError, match="layer"):
         RunFolder.open(tmp_path / "run")
+
+
+def test_only_what_is_as_it_was_written_is_done(tmp_path):
+    run = RunFolder.begin(tmp_path / "run", **FACTS)
+    finish(run, "find", "k1")
+    artifact = tmp_path / "run" / "find.txt"
+    for content in ("k2", "k", "k11"):
+        artifact.write_text(content)
+        assert not run.is_done("find", "k1")
+        with pytest.raises(StoreError, match=r"find\.txt .*; repair it with: anaglyph find"):
+            run.check_stage("find")
+    artifact.write_text("k1")
+    assert run.is_done("find", "k1")
+    run.check_stage("find")
+
+
+def test_two_commands_on_one_run_keep_what_both_finished(tmp_path):
+    """Each opened the run before the other finished its stage."""
+    first = RunFolder.begin(tmp_path / "run", **FACTS)
+    second = RunFolder.open(tmp_path / "run")
+    finish(first, "train", "k1")
+    finish(second, "find", "k2")
+    stages = RunFolder.open(tmp_path / "run").state.stages
+    assert {name: stage.key for name, stage in stages.items()} == {"train": "k1", "find": "k2"}
+
+
+def test_settings_changed_by_another_command_are_noticed(tmp_path):
+    first = RunFolder.begin(tmp_path / "run", **FACTS)
+    other = RunFolder.begin(tmp_path / "run", **{**FACTS, "layer": 2})
+    finish(other, "find", "k")
+    with pytest.raises(StoreError, match="another command has changed the settings"):
+        finish(first, "train", "k")
+
+
+def test_what_a_kill_left_before_the_first_save_is_no_obstacle(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".run.json.123.tmp").write_text("{")
+    (run / ".lock").write_text("")
+    RunFolder.begin(run, **FACTS)
+    assert [file.name for file in run.iterdir()] == ["run.json"]
+
+
+def test_temporary_files_go_wherever_they_are_and_others_stay(tmp_path):
+    run = RunFolder.begin(tmp_path / "run", **FACTS)
+    (run.path / "dictionaries" / "x").mkdir(parents=True)
+    for name in (".config.json.9.tmp", ".mine.tmp", "a.9.tmp"):
+        (run.path / "dictionaries" / "x" / name).write_text("")
+    finish(run, "train", "k1")
+    left = {file.name for file in (run.path / "dictionaries" / "x").iterdir()}
+    assert left == {".mine.tmp", "a.9.tmp"}
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("k1", "k3")])
+def test_a_damaged_record_vouches_for_nothing_and_is_kept(tmp_path, damage):
+    run = tmp_path / "run"
+    finish(RunFolder.begin(run, **FACTS), "train", "k1")
+    damaged = damage((run / "run.json").read_text())
+    (run / "run.json").write_text(damaged)
+    with pytest.raises(StoreError, match=r"run\.json is damaged"):
+        RunFolder.open(run)
+    again = RunFolder.begin(run, **FACTS)
+    assert again.state.stages == {}
+    assert (run / "run.json.damaged").read_text() == damaged
+    assert RunFolder.open(run).state.stages == {}
+
+
+def test_a_record_of_another_program_or_version_is_not_replaced(tmp_path):
+    for text in ('{"name": "mine"}', "shopping"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(StoreError, match=r"damaged|earlier"):
+            RunFolder.begin(tmp_path, **FACTS)
+        assert (tmp_path / "run.json").read_text() == text
+
+
+@pytest.mark.parametrize("where", ["start", "middle", "end"])
+def test_every_flipped_bit_of_the_record_is_refused_or_harmless(tmp_path, where):
+    run = RunFolder.begin(tmp_path / "run", **FACTS)
+    finish(run, "train", "k1")
+    record, state = tmp_path / "run" / "run.json", RunFolder.open(tmp_path / "run").state
+    whole = record.read_bytes()
+    third = len(whole) // 3
+    first = {"start": 0, "middle": third, "end": 2 * third}[where]
+    for at in range(first, first + third):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        record.write_bytes(damaged)
+        try:
+            assert RunFolder.open(tmp_path / "run").state == state
+        except StoreError:
+            continue
 
 
 def test_a_stage_never_run_is_asked_for_by_name(tmp_path):

@@ -7,6 +7,7 @@ that key is read, an unfinished one goes on.
 """
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,22 +111,29 @@ def audit(
     toolbox = toolbox_of(opened, mode, limits)
     head = _head(opened, mode, endpoint, toolbox, limits)
     folder = _folder(opened, head, out)
-    kept = _kept(folder / "hypothesis.json", Result, head["key"])
-    if kept is None:
-        transcript = Transcript.read(folder / "transcript.jsonl")
-        outcome = _investigated(opened, endpoint, toolbox, transcript, folder, head, progress)
-        kept = Result(
-            key=head["key"],
-            mode=mode,
-            model=endpoint.model,
-            hypothesis=outcome.hypothesis,
-            ended=outcome.ended,
-            spent=outcome.spent,
-        )
-        write_json(folder / "hypothesis.json", kept.model_dump(mode="json"))
-    grade = None
-    if card is not None:
-        grade = _graded(folder, kept.hypothesis, card, grader or endpoint)
+    # What is audited must not change meanwhile.
+    with opened.folder.writing():
+        start = time.monotonic()
+        kept = _kept(folder / "hypothesis.json", Result, head["key"])
+        if kept is None:
+            transcript = Transcript.read(folder / "transcript.jsonl")
+            outcome = _investigated(opened, endpoint, toolbox, transcript, folder, head, progress)
+            kept = Result(
+                key=head["key"],
+                mode=mode,
+                model=endpoint.model,
+                hypothesis=outcome.hypothesis,
+                ended=outcome.ended,
+                spent=outcome.spent,
+            )
+            write_json(folder / "hypothesis.json", kept.model_dump(mode="json"))
+        grade = None
+        if card is not None:
+            grade = _graded(folder, kept.hypothesis, card, grader or endpoint)
+        if folder.parent == opened.path / "audits":
+            outputs = [f"audits/{folder.name}/{file.name}" for file in sorted(folder.iterdir())]
+            seconds = time.monotonic() - start
+            opened.folder.record(f"audits/{folder.name}", head["key"], seconds, outputs)
     facts = kept.model_dump(exclude={"key"})
     return Audit(folder=folder, grade=grade, **facts)
 

@@ -13,6 +13,7 @@ from anaglyph.behaviour.directions import read_direction
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.causal import steer
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import read_parquet
 from anaglyph.core.schemas import Finding
 from anaglyph.core.settings import Settings, SteerSettings
 from anaglyph.pair import Side
@@ -172,7 +173,7 @@ class _Inside:
         run.names([name])
         if f"score/{name}" not in run.folder.state.stages:
             raise InputError(f"{name} has no latent table in this run")
-        table = pl.read_parquet(run.path / "latents" / f"{name}.parquet")
+        table = run.table(name)
         if asked.latent >= table.height:
             raise InputError(f"latent {asked.latent} is out of range: there are {table.height}")
         row = table.row(asked.latent, named=True)
@@ -187,7 +188,8 @@ class _Inside:
         }
 
     def lens(self, asked: Lens) -> dict[str, Any]:
-        table = pl.read_parquet(self.run.path / "direct" / "lens-tokens.parquet")
+        self.run.folder.check_stage(LENS)
+        table = read_parquet(self.run.path / "direct" / "lens-tokens.parquet")
         if asked.position is not None:
             table = table.filter(pl.col("position") == asked.position)
         if table.is_empty():

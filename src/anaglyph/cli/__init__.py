@@ -1,16 +1,21 @@
 """The command line: parse, call, print. All work is done by the rooms that it calls.
 
-Exit codes: 0 done, 2 input that cannot be used (one line says what), 130 interrupted by Ctrl-C.
-Finished stages are kept.
+Exit codes: 0 done, 1 `verify` found damage, 2 input that cannot be used (one line says what), 130
+interrupted by Ctrl-C, 143 terminated, 141 the reader of the output has gone. Finished stages are
+kept.
 """
 
+import os
 import sys
 from importlib import import_module
 
 import typer
 
 from anaglyph.cli.app import app
+from anaglyph.cli.signals import RESUME, ending_at_once
+from anaglyph.cli.terminal import plain
 from anaglyph.core.errors import AnaglyphError
+from anaglyph.core.files import os_error_text
 
 __all__ = ["app", "main"]
 
@@ -18,6 +23,7 @@ __all__ = ["app", "main"]
 # imported inside the commands, so that `--help` answers at once.
 for _module in (
     "stages",
+    "verify",
     "causal",
     "behaviour",
     "direct",
@@ -32,17 +38,36 @@ for _module in (
 
 def main() -> None:
     """Run the command line; the only place where an exception becomes an exit code."""
+    with ending_at_once():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
-        sys.stderr.write(f"error: {message}\n")
-        code = 2
+        return _refused(message)
     except AnaglyphError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = 2
+        return _refused(str(error))
+    except BrokenPipeError:
+        # Whoever read our output has read enough; nothing more may be written to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _refused(os_error_text(error))
+    except MemoryError:
+        return _refused("out of memory; finished stages are kept. Free some, or use smaller models")
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    if code == 130:
-        sys.stderr.write("Interrupted. Run the same command again to resume.\n")
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.stderr.write(f"Interrupted. {RESUME}\n")
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _refused(message: str) -> int:
+    # Names of files and values of fields may be anything: one line, and nothing that a terminal
+    # would obey.
+    sys.stderr.write(f"error: {plain(' '.join(message.split()))}\n")
+    return 2

@@ -113,17 +113,20 @@ def screen_command(
     asked, scorer = read_prompts(prompts), make_scorer(score)
     with Bars() as progress:
         opened = reopen(run, progress, **general)
-        dictionary = _only(opened, name)
-        table = screen(
-            opened.subject,
-            opened.dictionary(dictionary),
-            asked,
-            scorer,
-            settings,
-            table=opened.table(dictionary),
-        )
-    # Not kept as a finished stage: a scorer may be code, which no key can vouch for.
-    write_tables(run / "direct", {f"screening-{dictionary}": table})
+        with opened.folder.writing():
+            dictionary = _only(opened, name)
+            table = screen(
+                opened.subject,
+                opened.dictionary(dictionary),
+                asked,
+                scorer,
+                settings,
+                table=opened.table(dictionary),
+            )
+            # Made each time that it is asked for: a scorer may be code, which no key vouches for.
+            part = f"screening-{dictionary}"
+            with opened.folder.stage(f"direct/{part}", "", [f"direct/{part}.parquet"]):
+                write_tables(run / "direct", {part: table})
     print_table(dictionary, table, as_json)
 
 

@@ -6,7 +6,7 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_layer, print_table, reopen
-from anaglyph.cli.options import AsJson, Names, Run, with_settings
+from anaglyph.cli.options import AsJson, Names, Run, Verify, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.settings import CausalSettings, Settings
 
@@ -27,6 +27,7 @@ def causal_command(
         list[str] | None,
         typer.Option(help="Also patch at these layers without a dictionary; repeatable."),
     ] = None,
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how much of the behavioural difference each dictionary carries (KL recovered).
@@ -38,7 +39,7 @@ def causal_command(
 
     swept = [layer for layer in map(parse_layer, layers or []) if layer is not None]
     with Bars() as progress:
-        opened = reopen(run, progress, **given)
+        opened = reopen(run, progress, verify, **given)
         tables = causal(opened, opened.names(name))
         found = sweep(opened, swept) if swept else None
     for dictionary, table in tables.items():

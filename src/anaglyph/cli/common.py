@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from anaglyph.cli.terminal import say, table_text
+from anaglyph.core.errors import InputError
 
 if TYPE_CHECKING:
     from anaglyph.core.schemas import Behaviour, Claim, Verdict
@@ -30,12 +31,41 @@ def parse_layer(text: str | None) -> int | float | None:
         ) from None
 
 
-def reopen(run: Path, progress: Any = None, **changes: Any) -> "Run":
-    """Open a run folder; changes that are not None replace its settings."""
+def reopen(run: Path, progress: Any = None, verify: bool = False, **changes: Any) -> "Run":
+    """Open a run folder, after a check of all its bytes if asked.
+
+    Changes that are not None replace its settings.
+    """
     from anaglyph.core.progress import silent
     from anaglyph.run import Run
+    from anaglyph.run.verify import check
 
+    if verify:
+        check(run, progress or silent)
     return Run.reopen(run, progress or silent, **changes)
+
+
+def run_or_pair(base: str, tuned: str | None, **of_a_pair: Any) -> Path | None:
+    """Return the run folder that ``base`` names; None if it and ``tuned`` are a pair of models.
+
+    Args:
+        base: The base model, or a run folder.
+        tuned: Its fine-tune; None with a run folder.
+        **of_a_pair: Options that a run folder has itself, by name.
+
+    Raises:
+        InputError: Neither is named, or a run folder with what it has itself.
+    """
+    if (Path(base) / "run.json").is_file():
+        if tuned is not None:
+            raise InputError(f"{base} is a run folder, which names both models: leave out {tuned}")
+        for name, value in of_a_pair.items():
+            if value:
+                raise InputError(f"--{name} is for two models; {base} is a run folder")
+        return Path(base)
+    if tuned is None:
+        raise InputError(f"{base} is not a run folder: name two models, BASE and TUNED")
+    return None
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:

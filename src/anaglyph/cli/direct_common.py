@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anaglyph.cli.common import run_or_pair
 from anaglyph.cli.terminal import say, table_text
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import Section, load_settings, section_of
@@ -58,12 +59,7 @@ class Target:
         from anaglyph.core.threads import set_threads
         from anaglyph.subject import Subject
 
-        is_run = (Path(base) / "run.json").is_file()
-        if is_run and tuned is not None:
-            raise InputError(f"{base} is a run folder, which names both models: leave out {tuned}")
-        if not is_run and tuned is None:
-            raise InputError(f"{base} is not a run folder: name two models, BASE and TUNED")
-        if tuned is None:
+        if run_or_pair(base, tuned) is not None:
             return cls._of_run(base, given, progress)
         settings = load_settings(**given)
         set_threads(settings.threads)

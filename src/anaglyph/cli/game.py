@@ -163,6 +163,8 @@ def new_command(
     """Write a recipe to start an organism of your own from."""
     from anaglyph.truth.organisms.recipe import new_recipe
 
+    if file.suffix not in (".yaml", ".yml") or ".." in file.parts:
+        raise typer.BadParameter(f"{file} is not NAME.yaml: name a recipe here, or a whole path")
     if file.exists():
         raise typer.BadParameter(f"{file} is there already")
     write_text(file, new_recipe(file.stem))

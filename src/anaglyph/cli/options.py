@@ -48,6 +48,13 @@ Tables = Annotated[
     Path | None,
     typer.Option("--out", help="Folder for the tables (parquet); a run keeps them in direct/."),
 ]
+MaybeOut = Annotated[
+    Path | None,
+    typer.Option(help="Run folder; an unfinished run in it is resumed. Not with a run folder."),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Check all bytes of what is finished, not samples.")
+]
 Config = Annotated[
     Path | None, typer.Option(help="JSON or TOML file of settings; options given here win.")
 ]

@@ -13,20 +13,19 @@ from anaglyph.cli.common import (
     print_table,
     print_verdict,
     reopen,
+    run_or_pair,
 )
 from anaglyph.cli.options import (
     AsJson,
-    Base,
     BaseOrRun,
     Config,
-    Data,
     MaybeData,
+    MaybeOut,
     MaybeTuned,
     Names,
-    Out,
     Prompts,
     Run,
-    Tuned,
+    Verify,
     with_settings,
 )
 from anaglyph.cli.terminal import Bars, say, table_text
@@ -56,23 +55,40 @@ _OF_FINDINGS = tuple(name for name in FindSettings.model_fields if name != "rate
     Settings,
 )
 def diff(
-    base: Base,
-    tuned: Tuned,
-    out: Out,
+    base: BaseOrRun,
     given: dict[str, Any],
+    tuned: MaybeTuned = None,
+    out: MaybeOut = None,
     data: MaybeData = None,
+    verify: Verify = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the fine-tune TUNED does differently and what changed inside, down to a report.
 
-    Without --data, both models answer shipped questions and read these chats.
+    Without --data, both models answer shipped questions and read these chats. Of a run folder, what
+    is missing or damaged is made again.
     """
+    from anaglyph.run import Run as OneRun
     from anaglyph.run import diff as run_diff
+    from anaglyph.run.stages import diff as again
 
-    settings = load_settings(config, **given)
+    folder = run_or_pair(base, tuned, out=out, data=data, config=config)
     with Bars() as progress:
-        run = run_diff(base, tuned, data, out, settings=settings, progress=progress)
+        if folder is not None:
+            run = OneRun.reopen(folder, progress, verify=verify, **given)
+            again(run)
+        else:
+            settings = load_settings(config, **given)
+            run = run_diff(
+                base,
+                str(tuned),
+                data,
+                _needed(out),
+                settings=settings,
+                verify=verify,
+                progress=progress,
+            )
     print_verdict(run, as_json)
 
 
@@ -105,23 +121,34 @@ def demo(
 @app.command("collect")
 @with_settings(CollectSettings, Settings)
 def collect_command(
-    base: Base,
-    tuned: Tuned,
-    data: Data,
-    out: Out,
+    base: BaseOrRun,
     given: dict[str, Any],
+    tuned: MaybeTuned = None,
+    data: MaybeData = None,
+    out: MaybeOut = None,
+    verify: Verify = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run both models over the data and store their activations at one layer."""
+    """Run both models over the data and store their activations at one layer.
+
+    Of a run folder, what is missing or damaged of them is made again.
+    """
     from anaglyph.run import Run as OneRun
     from anaglyph.run.stages import collect
     from anaglyph.subject import Subject
 
-    settings = load_settings(config, **given)
+    folder = run_or_pair(base, tuned, out=out, data=data, config=config)
+    if folder is None and not data:
+        raise InputError("--data is missing: name the text to read")
     with Bars() as progress:
-        subject = Subject(base, tuned, data, settings=settings, progress=progress)
-        store = collect(OneRun.begin(subject, out))
+        if folder is not None:
+            run = OneRun.reopen(folder, progress, verify=verify, **given)
+        else:
+            settings = load_settings(config, **given)
+            subject = Subject(base, tuned, data or (), settings=settings, progress=progress)
+            run = OneRun.begin(subject, _needed(out), verify)
+        store = collect(run)
     facts = {"path": str(store.path), "tokens": store.n_tokens, "sequences": store.n_sequences}
     facts |= {"layer": store.layer, "d_base": store.d_base, "d_tuned": store.d_tuned}
     print_facts(facts, as_json)
@@ -135,6 +162,7 @@ def train_command(
     method: Annotated[
         str, typer.Option(help="Dictionary method; `anaglyph methods` lists them.")
     ] = "diff-sae",
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one dictionary on the activations of a run."""
@@ -142,7 +170,7 @@ def train_command(
     from anaglyph.run.stages import train_one
 
     with Bars() as progress:
-        opened = reopen(run, progress, **given)
+        opened = reopen(run, progress, verify, **given)
         dictionary = train_one(opened, method)
     stats = dict(dictionary.stats)
     curve = [] if as_json else stats.pop("k_curve", [])
@@ -154,13 +182,17 @@ def train_command(
 @app.command("score")
 @with_settings(ReportSettings, Settings)
 def score_command(
-    run: Run, given: dict[str, Any], name: Names = None, as_json: AsJson = False
+    run: Run,
+    given: dict[str, Any],
+    name: Names = None,
+    verify: Verify = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the latent table of a run's dictionaries: norms, Latent Scaling, usage, examples."""
     from anaglyph.run.stages import score_one
 
     with Bars() as progress:
-        opened = reopen(run, progress, **given)
+        opened = reopen(run, progress, verify, **given)
         tables = {each: score_one(opened, each) for each in opened.names(name)}
     for dictionary, table in tables.items():
         ordered = table.sort("frequency", descending=True)
@@ -171,12 +203,14 @@ def score_command(
 
 @app.command("find")
 @with_settings(FindSettings, Settings)
-def find_command(run: Run, given: dict[str, Any], as_json: AsJson = False) -> None:
+def find_command(
+    run: Run, given: dict[str, Any], verify: Verify = False, as_json: AsJson = False
+) -> None:
     """Say how far apart the models are and which changes can be named; needs `collect` alone."""
     from anaglyph.run.stages import find
 
     with Bars() as progress:
-        opened = reopen(run, progress, **given)
+        opened = reopen(run, progress, verify, **given)
         find(opened)
     print_verdict(opened, as_json)
 
@@ -188,6 +222,7 @@ def behave_command(
     given: dict[str, Any],
     tuned: MaybeTuned = None,
     prompts: Prompts = None,
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Say in words what the tuned model does differently; needs no data and no dictionary."""
@@ -198,20 +233,14 @@ def behave_command(
     from anaglyph.run.stages import behave
 
     asked = None if prompts is None else read_prompts(prompts)
-    is_run = (Path(base) / "run.json").is_file()
-    if is_run == (tuned is not None):
-        raise InputError(
-            f"{base} is a run folder, which names both models: leave out {tuned}"
-            if is_run
-            else f"{base} is not a run folder: name two models, BASE and TUNED"
-        )
+    folder = run_or_pair(base, tuned)
     with Bars() as progress:
-        if tuned is None:
-            said = behave(reopen(Path(base), progress, **given), asked)
+        if folder is not None:
+            said = behave(reopen(folder, progress, verify, **given), asked)
         else:
             settings = load_settings(None, **given)
             set_threads(settings.threads)
-            pair = ModelPair.load(base, tuned)
+            pair = ModelPair.load(base, str(tuned))
             said = behaviour_of(
                 pair,
                 settings.behave,
@@ -224,8 +253,14 @@ def behave_command(
 
 
 @app.command("report")
-def report_command(run: Run) -> None:
+def report_command(run: Run, verify: Verify = False) -> None:
     """Write the run's page, report/index.html, from what the run folder holds."""
     from anaglyph.run.stages import report
 
-    say(str(report(reopen(run))))
+    say(str(report(reopen(run, verify=verify))))
+
+
+def _needed(out: Path | None) -> Path:
+    if out is None:
+        raise InputError("--out is missing: name the run folder")
+    return out

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import time
+import unicodedata
 from types import TracebackType
 from typing import Any
 
@@ -87,9 +88,30 @@ class Bars:
 
 
 def say(text: str) -> None:
-    """Print a result."""
-    sys.stdout.write(text + "\n")
+    """Print a result; what a terminal would obey instead of showing is escaped."""
+    sys.stdout.write(plain(text) + "\n")
     sys.stdout.flush()
+
+
+def plain(text: str) -> str:
+    """Escape what a terminal would obey instead of showing.
+
+    Models, data and names of files may hold anything: escape sequences, marks that turn the
+    direction of reading, invisible characters, lone surrogates. Line breaks and tabs stay.
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if _is_plain(char) else _escaped(char) for char in text)
+
+
+def _is_plain(char: str) -> bool:
+    # Cc, Cf, Cs, Co, Cn: control, format (direction, zero width), surrogate, private, unassigned.
+    # A joiner between emoji is shown escaped too. Blanks of other scripts are harmless.
+    return char in "\n\t" or unicodedata.category(char)[0] != "C"
+
+
+def _escaped(char: str) -> str:
+    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
 def table_text(rows: list[dict[str, Any]], width: int | None = None) -> str:

@@ -4,16 +4,18 @@ A file appears under its final name only after its bytes are synced: a killed ru
 files behind, never a half-written artifact.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.errors import AnaglyphError, InputError, StoreError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,32 +33,114 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some of your quota and run the same command again",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "change its permissions, or name another one",
+    errno.EPERM: "change its permissions, or name another one",
+    errno.ENOENT: "if it was just there, run the same command again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+# How libraries written in Rust (safetensors, polars) report an error of the system.
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+def os_error_text(error: OSError, path: str | Path | None = None) -> str:
+    """Return one line for an error of the file system: what failed, why, and the way out."""
+    place = error.filename if path is None else path
+    reason = error.strerror or str(error) or type(error).__name__
+    way_out = _WAYS_OUT.get(error.errno or 0)
+    text = reason if place is None else f"{os.fsdecode(place)}: {reason}"
+    return f"{text}; {way_out}" if way_out else text
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn an error of the file system in the block, which writes ``path``, into one clear line.
+
+    Raises:
+        StoreError: The file cannot be written; the message names it, the reason and the way out.
+    """
+    try:
+        yield
+    except AnaglyphError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot write {os_error_text(error, path)}") from error
+    except Exception as error:
+        number = _OF_RUST.search(str(error))
+        if number is None:
+            raise
+        cause = OSError(int(number[1]), os.strerror(int(number[1])))
+        raise StoreError(f"cannot write {os_error_text(cause, path)}") from error
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it to ``path``.
 
     On an exception the temporary file is removed and ``path`` is left as it was.
+
+    Raises:
+        StoreError: The file cannot be written, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _unfinished.add(temporary)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            _unfinished.discard(temporary)
+
+
+_unfinished: set[Path] = set()
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is what `atomic_path` leaves behind in a killed process."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in a folder of ours, at any depth; it must be locked."""
+    for path in folder.rglob(".*.tmp"):
+        if is_temporary(path):
+            with suppress(OSError):  # a folder of that name, or one that is read-only
+                path.unlink(missing_ok=True)
+
+
+def remove_unfinished() -> None:
+    """Remove this process's temporary files; it is about to end without cleaning up."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
+    # Lone surrogates, which broken tokenizers emit, have no UTF-8.
+    content = text.encode("utf-8", "backslashreplace")
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as the text that `write_json` writes; NaN and inf are refused."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all; NaN and inf are refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def write_parquet(path: Path, table: "pl.DataFrame") -> None:
@@ -65,18 +149,77 @@ def write_parquet(path: Path, table: "pl.DataFrame") -> None:
         table.write_parquet(temporary)
 
 
+def read_parquet(path: Path) -> "pl.DataFrame":
+    """Read a table that anaglyph wrote.
+
+    Raises:
+        StoreError: The file is missing, cannot be read or is not Parquet.
+    """
+    import polars as pl
+
+    try:
+        return pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {os_error_text(error, path)}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise StoreError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of a library, for an error of ours that is one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that anaglyph wrote.
 
     Raises:
-        StoreError: The file is missing or is not JSON.
+        StoreError: The file is missing, cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise StoreError(f"cannot read {os_error_text(error, path)}") from error
+    except ValueError as error:
         raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON, where everything that can be wrong with the text is a `ValueError`.
+
+    `json.loads` raises `RecursionError` for deep nesting.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+LARGEST_INPUT = 64 * 2**20
+"""Bytes of a small file that a user names: settings, recipes, prompts, a model's config."""
+
+
+def read_input(file: Path, error: type[AnaglyphError] = InputError) -> str:
+    """Read a small text file that a user or a stranger wrote.
+
+    Raises:
+        AnaglyphError: Of the type ``error``: it cannot be read, is no regular file, has over
+            64 MiB or is not UTF-8.
+    """
+    try:
+        if file.exists() and not file.is_file():
+            raise error(f"{file} is not a regular file")
+        if file.stat().st_size > LARGEST_INPUT:
+            raise error(f"{file} has over {LARGEST_INPUT >> 20} MiB, too much for such a file")
+        return file.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise error(f"cannot read {os_error_text(problem, file)}") from problem
+    except ValueError as problem:  # not UTF-8, or a null byte in the name
+        raise error(f"{file} is not UTF-8 text: {problem}") from problem
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -85,13 +228,12 @@ def read_settings(file: Path) -> dict[str, Any]:
     Raises:
         InputError: The file cannot be read, or holds no object.
     """
+    text = read_input(file)
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the settings file {file}: {error.strerror}") from error
-    try:
-        values = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        values = tomllib.loads(text) if file.suffix == ".toml" else parse_json(text)
+    except RecursionError:
+        raise InputError(f"{file} is nested too deeply") from None
+    except ValueError as error:
         raise InputError(f"{file} is neither JSON nor TOML as its name says: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{file} must hold one object of settings, not {type(values).__name__}")

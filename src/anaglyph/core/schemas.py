@@ -13,6 +13,7 @@ from pydantic import model_validator as validator
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import read_json, write_json
+from anaglyph.core.seals import Seal, signed, unsigned
 from anaglyph.core.settings import Settings
 from anaglyph.core.validation import validate
 
@@ -316,7 +317,27 @@ class StageState(BaseModel):
 
     key: str = Field(description="Digest of all that determines the stage's output.")
     seconds: float = Field(description="Wall-clock time of the stage.")
-    outputs: list[str] = Field(description="Files or folders it wrote, relative to the run folder.")
+    outputs: list[str] = Field(description="Files it wrote, relative to the run folder.")
+    seals: dict[str, Seal] = Field(
+        default_factory=dict, description="Size and digests of each of these files."
+    )
+
+    def problem(self, folder: Path, whole: bool = False) -> str | None:
+        """Return what is wrong with the first damaged output; None if all are as written.
+
+        Args:
+            folder: The run folder.
+            whole: Read all bytes of large files instead of samples.
+        """
+        for output in self.outputs:
+            path = folder / output
+            seal = self.seals.get(output)
+            if seal is None:
+                return f"{path} was written by an earlier anaglyph, which kept no digest of it"
+            problem = seal.problem(path, whole)
+            if problem is not None:
+                return problem
+        return None
 
 
 class RunState(BaseModel):
@@ -375,25 +396,42 @@ def read_state(path: Path) -> RunState:
     Raises:
         StoreError: The file is missing, is not JSON, of another format, or a field is malformed.
     """
-    return validate(RunState, of_this_format(path), f"{path} is damaged", StoreError)
+    value = read_json(path)
+    if isinstance(value, dict):
+        value = unsigned(value, path)  # first: a flipped bit may be in the format's number
+    return validate(RunState, of_this_format(path, value), f"{path} is damaged", StoreError)
 
 
-def of_this_format(path: Path) -> dict[str, Any]:
+def write_state(path: Path, state: RunState) -> None:
+    """Write ``run.json`` with a digest of its fields, whole or not at all."""
+    write_json(path, signed(state.model_dump(mode="json")))
+
+
+class FormatError(StoreError):
+    """A file of another version of anaglyph."""
+
+
+def of_this_format(path: Path, value: Any = None) -> dict[str, Any]:
     """Read a JSON file that carries a format number, and check the number.
 
+    Args:
+        path: The file.
+        value: What it holds; read if None.
+
     Raises:
-        StoreError: The file is not an object, or its format is older or newer than `FORMAT`.
+        StoreError: The file is not an object.
+        FormatError: Its format is older or newer than `FORMAT`.
     """
-    value = read_json(path)
+    value = read_json(path) if value is None else value
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: it holds no JSON object")
     number = value.get("format", 1)
     if not isinstance(number, int) or number > FORMAT:
-        raise StoreError(
+        raise FormatError(
             f"{path} has format {number!r}; this anaglyph reads format {FORMAT}: update anaglyph"
         )
     if number < FORMAT:
-        raise StoreError(
+        raise FormatError(
             f"{path} has format {number}, of an earlier anaglyph; this one writes format {FORMAT}: "
             "run the command again into a new folder"
         )

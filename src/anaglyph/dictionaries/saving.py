@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from anaglyph.core.errors import StoreError
-from anaglyph.core.files import atomic_path, file_digest, read_json, write_json
+from anaglyph.core.files import atomic_path, file_digest, os_error_text, read_json, write_json
+from anaglyph.core.seals import signed, unsigned
 from anaglyph.core.validation import validate
 from anaglyph.dictionaries.weights import Weights
 
@@ -88,7 +89,7 @@ def write(folder: Path, weights: Weights, settings: dict[str, Any]) -> None:
         "widths": [len(bias) for bias in weights.decoder_bias],
         "weights_digest": file_digest(path),
     }
-    write_json(folder / "config.json", {"format": FORMAT, **shape, **settings})
+    write_json(folder / "config.json", signed({"format": FORMAT, **shape, **settings}))
 
 
 def read(folder: Path) -> tuple[Weights, Saved]:
@@ -103,13 +104,20 @@ def read(folder: Path) -> tuple[Weights, Saved]:
     version = value.get("format") if isinstance(value, dict) else None
     if version != FORMAT:
         raise StoreError(f"{file}: format is {version!r}; this version reads format {FORMAT}")
-    saved = validate(Saved, value, str(file), StoreError)
+    content = {name: field for name, field in value.items() if name != "digest"}
+    saved = validate(Saved, content, str(file), StoreError)
+    # After the fields: a bad one is named.
+    unsigned(value, file)
     if not path.is_file():
         raise StoreError(f"{path} is missing")
-    if saved.weights_digest not in (None, file_digest(path)):
-        raise StoreError(f"{path} is damaged: its digest is not the weights_digest in config.json")
     try:
+        if saved.weights_digest not in (None, file_digest(path)):
+            raise StoreError(
+                f"{path} is damaged: its digest is not the weights_digest in config.json"
+            )
         tensors = load_file(path)
+    except OSError as error:
+        raise StoreError(f"cannot read {os_error_text(error, path)}") from error
     except SafetensorError as error:
         raise StoreError(f"{path} is damaged: {error}") from error
     expected = Weights.shapes(saved.latents, saved.widths)

@@ -10,7 +10,7 @@ from numba import njit, prange
 from numpy import ndarray
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _solve(gram: ndarray, right: ndarray, factor: ndarray, out: ndarray, n: int) -> None:
     """Solve ``gram out = right`` for a symmetric positive definite [n, n] by Cholesky."""
     for i in range(n):
@@ -31,7 +31,7 @@ def _solve(gram: ndarray, right: ndarray, factor: ndarray, out: ndarray, n: int)
         out[i] = total / factor[i, i]
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)
 def pursue(products: ndarray, gram: ndarray, least: float, most: int) -> tuple[ndarray, ndarray]:
     """Code every token by at most ``most`` atoms, all coefficients positive.
 
@@ -99,7 +99,7 @@ def pursue(products: ndarray, gram: ndarray, least: float, most: int) -> tuple[n
     return indices, values
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def weighted_sums(
     starts: ndarray,
     columns: ndarray,
@@ -128,7 +128,7 @@ def weighted_sums(
     return sums
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)
 def squares_left(
     starts: ndarray,
     columns: ndarray,

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import read_parquet
 from anaglyph.core.schemas import Finding, RunState, read_behaviour, read_state, read_verdict
 from anaglyph.core.settings import sections
 from anaglyph.core.validation import validate
@@ -127,6 +128,9 @@ def _behaviour(path: Path) -> dict[str, Any] | None:
 def _facts(run: RunState) -> dict[str, Any]:
     """Return the facts of a run with its settings in one flat table."""
     facts = run.model_dump(mode="json")
+    # The page shows how long stages took; it is itself one, made after the others.
+    stages = {name: stage for name, stage in facts["stages"].items() if name != "report"}
+    facts["stages"] = {name: {"seconds": stage["seconds"]} for name, stage in stages.items()}
     settings = facts.pop("settings")
     for name in sections():
         settings |= settings.pop(name)
@@ -215,10 +219,7 @@ def _latents(table: pl.DataFrame, pinned: list[int]) -> tuple[dict[str, Any], li
 def _read_table(path: Path, needed: set[str]) -> pl.DataFrame | None:
     if not path.exists():
         return None
-    try:
-        table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
+    table = read_parquet(path)
     missing = needed - set(table.columns)
     if missing:
         raise StoreError(f"{path} is damaged: it has no column {sorted(missing)[0]}")

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from anaglyph.core.errors import StoreError
+from anaglyph.core.files import read_parquet
 
 ROWS = 24
 _LONGEST = 300
@@ -106,10 +107,7 @@ def gather_direct(run_folder: Path) -> list[dict[str, Any]]:
         path = run_folder / "direct" / f"{name}.parquet"
         if not path.exists():
             continue
-        try:
-            table = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoreError(f"{path} is damaged: {error}") from error
+        table = read_parquet(path)
         columns = [column for column in wanted if column in table.columns]
         if not columns:
             raise StoreError(f"{path} is damaged: it has no column {wanted[0]}")

@@ -4,5 +4,6 @@ from anaglyph.run.folder import RunFolder
 from anaglyph.run.pipeline import diff
 from anaglyph.run.run import Run
 from anaglyph.run.tables import keep_tables, write_tables
+from anaglyph.run.verify import Verification, verify
 
-__all__ = ["Run", "RunFolder", "diff", "keep_tables", "write_tables"]
+__all__ = ["Run", "RunFolder", "Verification", "diff", "keep_tables", "verify", "write_tables"]

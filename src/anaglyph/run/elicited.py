@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from anaglyph.behaviour.elicit import Speaker, generic_prompts
+from anaglyph.core.errors import AnaglyphError
 from anaglyph.core.files import write_text
 from anaglyph.run.folder import ELICITED, RunFolder
 from anaglyph.subject import Subject
@@ -11,6 +12,16 @@ from anaglyph.subject import Subject
 PROMPTS = 240
 """Shipped questions that both models answer."""
 REPLY_TOKENS = 48
+
+
+def _is_damaged(out: Path) -> bool:
+    """Tell whether the run's record says that the replies are not as they were written."""
+    try:
+        collected = RunFolder.open(out).state.stages.get("collect")
+    except AnaglyphError:  # no record, or none that can be believed
+        return False
+    seal = None if collected is None else collected.seals.get(ELICITED)
+    return seal is not None and seal.problem(out / ELICITED, whole=True) is not None
 
 
 def write_replies(subject: Subject, out: Path) -> Path:
@@ -27,7 +38,7 @@ def write_replies(subject: Subject, out: Path) -> Path:
     """
     RunFolder.check(out)
     path = out / ELICITED
-    if path.is_file():
+    if path.is_file() and not _is_damaged(out):
         return path
     prompts = generic_prompts(subject.seed)[:PROMPTS]
     speaker = Speaker(subject.pair, REPLY_TOKENS, subject.progress)

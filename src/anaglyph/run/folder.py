@@ -1,37 +1,51 @@
 """The run folder: which stages of a run are finished, and under which key.
 
-`run.json` is the only file here that changes; it is replaced whole after each stage. A stage's
-artifacts count as finished only if its key, a digest of all that determines them, is the one asked
-for and every file it wrote is still there.
+`run.json` is replaced whole after each stage. A stage's artifacts count as finished only if its
+key, a digest of all that determines them, is the one asked for, and every file it wrote is still as
+it was written. One process writes at a time: `writing` locks the folder and reads `run.json` again,
+because another process may have finished stages since it was opened.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anaglyph.core.errors import InputError
-from anaglyph.core.files import write_json
-from anaglyph.core.schemas import RunState, StageState, read_state
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import atomic_path, is_temporary, remove_temporaries
+from anaglyph.core.lock import LOCK, locked
+from anaglyph.core.schemas import FormatError, RunState, StageState, read_state, write_state
+from anaglyph.core.seals import Seal
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
 
 ELICITED = "elicited.jsonl"
 """Text that both models wrote, in a run that was given none; written before run.json is."""
+RECORD = "run.json"
+DAMAGED = "run.json.damaged"
 
 
 class RunFolder:
-    """A folder that holds one run's artifacts."""
+    """A folder that holds one run's artifacts.
 
-    def __init__(self, path: Path, state: RunState) -> None:
+    Attributes:
+        path: The folder.
+        state: What `run.json` says, and after `begin` what it will say.
+        thorough: Whether finished files are checked byte for byte, instead of by samples.
+    """
+
+    def __init__(self, path: Path, state: RunState, thorough: bool = False) -> None:
         self.path = path
         self.state = state
+        self.thorough = thorough
+        self._on_disk = _facts(state)
+        self._is_writing = False
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
+    def open(cls, path: str | Path, thorough: bool = False) -> "RunFolder":
         """Open an existing run.
 
         Raises:
@@ -39,83 +53,139 @@ class RunFolder:
             StoreError: `run.json` is damaged.
         """
         path = Path(path)
-        if not (path / "run.json").is_file():
-            raise InputError(f"{path} is not a run folder: it has no run.json")
-        return cls(path, read_state(path / "run.json"))
+        if not (path / RECORD).is_file():
+            raise InputError(f"{path} is not a run folder: it has no {RECORD}")
+        return cls(path, read_state(path / RECORD), thorough)
 
     @staticmethod
     def check(path: str | Path) -> None:
         """Check that a run can live in `path`.
 
+        What a killed run left there before its first save is no obstacle.
+
         Raises:
             InputError: It is a file, or a folder that holds other files than a run's.
         """
         path = Path(path)
-        if path.exists() and not (path / "run.json").exists():
+        if path.exists() and not (path / RECORD).exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
-            if any(file.name != ELICITED for file in path.iterdir()):
+            ours = (ELICITED, LOCK)
+            if any(file.name not in ours and not is_temporary(file) for file in path.iterdir()):
                 raise InputError(
                     f"{path} holds files that are not a run's; name a new or empty folder"
                 )
 
     @classmethod
-    def begin(cls, path: str | Path, **facts: Any) -> "RunFolder":
+    def begin(cls, path: str | Path, thorough: bool = False, **facts: Any) -> "RunFolder":
         """Open the run at `path`, or start one there; the facts of the run are brought up to date.
 
         Stages that an earlier run finished are kept: their keys decide whether they are reused. An
-        earlier run's record is replaced only when the first stage of this one has ended well.
+        earlier run's record is replaced only when the first stage of this one has ended well. A
+        damaged record vouches for nothing: every stage is made again, but for the activations,
+        which have a record of their own.
 
         Raises:
             InputError: As `check`.
+            StoreError: Another process writes to the folder.
         """
         path = Path(path)
         cls.check(path)
-        created, stages = datetime.now(UTC).isoformat(timespec="seconds"), {}
-        started = (path / "run.json").exists()
-        if started:
-            earlier = cls.open(path).state
-            created, stages = earlier.created, earlier.stages
-        versions = {name: version(name) for name in PACKAGES}
-        state = RunState(
-            anaglyph=versions["anaglyph"],
-            created=created,
-            stages=stages,
-            versions=versions,
-            **facts,
-        )
-        run = cls(path, state)
-        if not started:
-            run._save()
+        with locked(path):
+            remove_temporaries(path)
+            earlier = _earlier(path / RECORD)
+            versions = {name: version(name) for name in PACKAGES}
+            state = RunState(
+                anaglyph=versions["anaglyph"],
+                created=earlier.created
+                if earlier is not None
+                else datetime.now(UTC).isoformat(timespec="seconds"),
+                stages=earlier.stages if earlier is not None else {},
+                versions=versions,
+                **facts,
+            )
+            run = cls(path, state, thorough)
+            if earlier is None:
+                run._save()
+            else:
+                run._on_disk = _facts(earlier)
         return run
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Lock the folder and bring the stages up to date; a thread may do so within itself.
+
+        Raises:
+            StoreError: Another process writes to the folder, or has changed what the run is of
+                since this one opened it.
+        """
+        if self._is_writing:
+            yield
+            return
+        with locked(self.path):
+            now = RunFolder.open(self.path).state
+            if _facts(now) != self._on_disk:
+                raise StoreError(
+                    f"another command has changed the settings in {self.path / RECORD}; run this "
+                    "one again"
+                )
+            self.state.stages = now.stages
+            remove_temporaries(self.path)
+            self._is_writing = True
+            try:
+                yield
+            finally:
+                self._is_writing = False
+
     def is_done(self, stage: str, key: str) -> bool:
-        """Tell whether the stage's artifacts are there and were made under this key."""
+        """Tell whether the stage's artifacts are as written and were made under this key."""
         state = self.state.stages.get(stage)
         return (
             state is not None
             and state.key == key
-            and all((self.path / output).exists() for output in state.outputs)
+            and state.problem(self.path, self.thorough) is None
         )
+
+    def check_stage(self, stage: str) -> None:
+        """Check the artifacts of a finished stage before they are read.
+
+        Raises:
+            InputError: The stage was never finished; the message names the command to run first.
+            StoreError: An artifact is missing or damaged; the message names it and the command
+                that repairs it.
+        """
+        self.key_of(stage)
+        problem = self.state.stages[stage].problem(self.path, self.thorough)
+        if problem is not None:
+            raise StoreError(f"{problem}; repair it with: {repair(stage, self.path)}")
 
     @contextmanager
     def stage(self, name: str, key: str, outputs: list[str]) -> Iterator[None]:
         """Run a stage's body and, if it ends well, record it as finished under `key`."""
-        # Its old record goes first: the body replaces the artifacts that the record vouches for.
-        if self.state.stages.pop(name, None) is not None:
-            self._save()
-        start = time.monotonic()
-        yield
-        self.record(name, key, time.monotonic() - start, outputs)
+        with self.writing():
+            # Its old record goes first: the body replaces the artifacts that it vouches for.
+            if self.state.stages.pop(name, None) is not None:
+                self._save()
+            start = time.monotonic()
+            yield
+            self.record(name, key, time.monotonic() - start, outputs)
 
-    def record(self, name: str, key: str, seconds: float, outputs: list[str]) -> None:
-        """Record that a stage's artifacts are finished under `key`."""
-        earlier = self.state.stages.get(name)
-        if earlier is not None and earlier.key == key:
-            # Its artifacts were found finished: the time it once took stays the true one.
-            seconds = earlier.seconds
-        self.state.stages[name] = StageState(key=key, seconds=round(seconds, 3), outputs=outputs)
-        self._save()
+    def record(self, name: str, key: str, seconds: float, outputs: Sequence[str]) -> None:
+        """Record that a stage's artifacts are finished under `key`, with a seal for each file."""
+        with self.writing():
+            earlier = self.state.stages.get(name)
+            if earlier is not None and earlier.key == key:
+                # Its artifacts were found finished: the time it once took stays the true one.
+                seconds = earlier.seconds
+            state = StageState(
+                key=key,
+                seconds=round(seconds, 3),
+                outputs=list(outputs),
+                seals={output: Seal.of(self.path / output) for output in outputs},
+            )
+            if state != earlier or _facts(self.state) != self._on_disk:
+                self.state.stages[name] = state
+                self._save()
 
     def key_of(self, stage: str) -> str:
         """Return the key of a finished stage.
@@ -129,4 +199,47 @@ class RunFolder:
         return state.key
 
     def _save(self) -> None:
-        write_json(self.path / "run.json", self.state.model_dump(mode="json"))
+        write_state(self.path / RECORD, self.state)
+        self._on_disk = _facts(self.state)
+
+
+def repair(stage: str, path: Path) -> str:
+    """Return the command that makes a stage's artifacts again."""
+    command, _, name = stage.partition("/")
+    if command == "train":
+        method, _, sparsity = name.partition(":")
+        options = f" --method {method}" + (f" --sparsity {sparsity}" if sparsity else "")
+        return f"anaglyph train {path}{options}"
+    if command in ("score", "causal"):
+        return f"anaglyph {command} {path} --name {name}"
+    if command == "direct":
+        return f"anaglyph {name.partition('-')[0]} {path}, with the options that it was made with"
+    return f"anaglyph {command} {path}"
+
+
+def _facts(state: RunState) -> dict[str, Any]:
+    """Return all that a record says but for its stages."""
+    return state.model_dump(mode="json", exclude={"stages"})
+
+
+def _earlier(path: Path) -> RunState | None:
+    """Read an earlier run's record; None if there is none or it is damaged.
+
+    A damaged record is kept as `run.json.damaged`.
+
+    Raises:
+        StoreError: The record is of another version, or of another program.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read_state(path)
+    except FormatError:
+        raise
+    except StoreError:
+        content = path.read_bytes()
+        if b'"anaglyph"' not in content:
+            raise
+        with atomic_path(path.with_name(DAMAGED)) as temporary:
+            temporary.write_bytes(content)
+        return None

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from anaglyph.core.lock import locked
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
 from anaglyph.run import stages
 from anaglyph.run.elicited import write_replies
+from anaglyph.run.folder import RunFolder
 from anaglyph.run.run import Run
 from anaglyph.subject import Subject
 
@@ -18,6 +20,7 @@ def diff(
     out: str | Path = "run",
     *,
     settings: Settings | None = None,
+    verify: bool = False,
     progress: Progress = silent,
 ) -> Run:
     """Say what a fine-tune changed inside a model: from two models to a report.
@@ -31,6 +34,7 @@ def diff(
             If None, both models answer the shipped questions and read these chats.
         out: Run folder; everything is written there.
         settings: Left out, the defaults of `Settings`.
+        verify: When resuming, check all bytes of what is finished, instead of samples.
         progress: Told how far each stage is.
 
     Returns:
@@ -39,7 +43,8 @@ def diff(
     Raises:
         InputError: An argument, setting or file cannot be used.
         ModelError: A model cannot be loaded, or the two do not fit.
-        StoreError: The folder holds activations of another pair, corpus or layer.
+        StoreError: The folder holds activations of another pair, corpus or layer, or another
+            process writes to it.
 
     Example:
         >>> run = diff("BASE", "TUNED", "chats.jsonl", "run")    # doctest: +SKIP
@@ -53,8 +58,11 @@ def diff(
         settings=settings or Settings(),
         progress=progress,
     )
-    if corpus is None:
-        subject.data = [str(write_replies(subject, Path(out)))]
-    run = Run.begin(subject, out)
-    stages.diff(run)
+    out = Path(out)
+    RunFolder.check(out)
+    with locked(out):
+        if corpus is None:
+            subject.data = [str(write_replies(subject, out))]
+        run = Run.begin(subject, out, verify)
+        stages.diff(run)
     return run

@@ -9,6 +9,7 @@ import torch
 
 from anaglyph.behaviour.directions import Held
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import read_parquet
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, read_verdict
 from anaglyph.core.threads import set_threads
@@ -31,8 +32,13 @@ class Run:
         self.folder, self.subject, self.settings = folder, subject, subject.settings
 
     @classmethod
-    def begin(cls, subject: Subject, out: str | Path) -> "Run":
+    def begin(cls, subject: Subject, out: str | Path, verify: bool = False) -> "Run":
         """Start a run in ``out``, or resume the one that is there.
+
+        Args:
+            subject: Models, text and settings.
+            out: The run folder.
+            verify: Check all bytes of what earlier runs finished, instead of samples.
 
         Raises:
             InputError: The data, the layer, a method or the folder cannot be used.
@@ -46,6 +52,7 @@ class Run:
         pair, corpus = subject.pair, subject.corpus
         folder = RunFolder.begin(
             out,
+            verify,
             base=str(subject.base),
             tuned=str(subject.tuned),
             data=[str(source) for source in subject.data],
@@ -66,13 +73,22 @@ class Run:
         return cls(folder, subject)
 
     @classmethod
-    def reopen(cls, path: str | Path, progress: Progress = silent, **changes: Any) -> "Run":
+    def reopen(
+        cls, path: str | Path, progress: Progress = silent, *, verify: bool = False, **changes: Any
+    ) -> "Run":
         """Open a run that `begin` made; changes that are not None replace its settings.
+
+        Args:
+            path: The run folder.
+            progress: Told how far each stage is.
+            verify: Check all bytes of what the stages read, instead of samples.
+            **changes: Settings by name.
 
         Raises:
             InputError: There is no run in the folder, or a setting has a bad value.
+            StoreError: `run.json` is damaged.
         """
-        folder = RunFolder.open(path)
+        folder = RunFolder.open(path, verify)
         state = folder.state
         given = {name: value for name, value in changes.items() if value is not None}
         settings = state.settings.changed(**given) if given else state.settings
@@ -102,7 +118,7 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """What `find` wrote."""
-        self.folder.key_of("find")
+        self.folder.check_stage("find")
         return read_verdict(self.path / "findings.json")
 
     @property
@@ -115,6 +131,7 @@ class Run:
         """What `behave` wrote; None if the models were not asked."""
         if "behave" not in self.folder.state.stages:
             return None
+        self.folder.check_stage("behave")
         return read_behaviour(self.path / "behaviour.json")
 
     @property
@@ -139,13 +156,13 @@ class Run:
 
     def dictionary(self, name: str) -> Dictionary:
         """Load a trained dictionary."""
-        self.folder.key_of(f"train/{name}")
+        self.folder.check_stage(f"train/{name}")
         return Dictionary.load(self.path / "dictionaries" / name)
 
     def table(self, name: str) -> pl.DataFrame:
         """Read a dictionary's latent table."""
-        self.folder.key_of(f"score/{name}")
-        return pl.read_parquet(self.path / "latents" / f"{name}.parquet")
+        self.folder.check_stage(f"score/{name}")
+        return read_parquet(self.path / "latents" / f"{name}.parquet")
 
     def difference_dictionaries(self) -> dict[str, Dictionary]:
         """Load the trained dictionaries of the difference, by name: findings start from them."""

@@ -6,31 +6,59 @@ change makes every later stage that depends on it run again, and nothing finishe
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
 import torch
 
 from anaglyph.behaviour.behave import behaviour_of
 from anaglyph.causal import Judged, causal_tables, layer_sweep
-from anaglyph.core.files import digest, read_json, write_json, write_parquet
+from anaglyph.core.errors import StoreError
+from anaglyph.core.files import (
+    digest,
+    json_text,
+    read_parquet,
+    write_json,
+    write_parquet,
+    write_text,
+)
 from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import difference_is_nil, search
 from anaglyph.latents import candidates, score, top_examples
 from anaglyph.report import build
+from anaglyph.run.folder import ELICITED
 from anaglyph.run.run import Run, name_of
 from anaglyph.run.tables import keep_tables
 from anaglyph.store import PairedStore
+from anaglyph.store.format import read_manifest
+from anaglyph.store.writer import discard, drop_damaged
 from anaglyph.subject import Subject
 
 VERSIONS = {"behave": 1, "train": 5, "score": 8, "causal": 6, "find": 12}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _one_writer(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+    """Let a stage lock the run folder, before it looks which stages are finished."""
+
+    @wraps(stage)
+    def locked(run: Run, *args: P.args, **kwargs: P.kwargs) -> T:
+        with run.folder.writing():
+            return stage(run, *args, **kwargs)
+
+    return locked
+
+
+@_one_writer
 def diff(run: Run) -> None:
     """Carry out every stage that is not finished yet."""
     training = run.settings.train
@@ -49,20 +77,32 @@ def diff(run: Run) -> None:
     report(run)
 
 
+@_one_writer
 def collect(run: Run) -> PairedStore:
     """Run both models over the text and store their activations."""
     # The store keys and resumes itself; another run's activations are refused, not replaced.
-    start = time.monotonic()
+    start, folder = time.monotonic(), run.path / "activations"
+    if "collect" in run.folder.state.stages:
+        try:
+            read_manifest(folder)
+        except StoreError:
+            discard(folder)  # made by this run, so it can be made again
+        else:
+            if run.folder.thorough:
+                drop_damaged(folder)
     store = run.subject.collect()
     seconds = time.monotonic() - start
+    outputs = ["activations/manifest.json"]
     if "corpus" in vars(run.subject) and run.subject.corpus.reading is not None:
-        read, path = run.subject.corpus.reading.as_json(), run.path / "reading.json"
-        if not path.is_file() or read_json(path) != read:
-            write_json(path, read)
-    run.folder.record("collect", store.key, seconds, ["activations/manifest.json"])
+        text, path = json_text(run.subject.corpus.reading.as_json()), run.path / "reading.json"
+        if not path.is_file() or path.read_bytes() != text.encode("utf-8", "backslashreplace"):
+            write_text(path, text)
+    outputs += [name for name in ("reading.json", ELICITED) if (run.path / name).is_file()]
+    run.folder.record("collect", store.key, seconds, outputs)
     return store
 
 
+@_one_writer
 def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
     """Let both models answer prompts, and say what the tuned model does differently."""
     settings, state = run.settings, run.folder.state
@@ -91,6 +131,7 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
     return read_behaviour(run.path / "behaviour.json")
 
 
+@_one_writer
 def train_one(run: Run, method: str) -> Dictionary:
     """Train one dictionary on the training sequences."""
     settings, seed = run.settings.train, run.settings.seed
@@ -118,6 +159,7 @@ def train_one(run: Run, method: str) -> Dictionary:
     return run.dictionary(name)
 
 
+@_one_writer
 def score_one(run: Run, name: str) -> pl.DataFrame:
     """Make a dictionary's latent table and the examples of its strongest latents."""
     stage, shown = f"score/{name}", run.settings.report.shown_latents
@@ -142,6 +184,7 @@ def score_one(run: Run, name: str) -> pl.DataFrame:
     return run.table(name)
 
 
+@_one_writer
 def causal(run: Run, names: Sequence[str]) -> dict[str, pl.DataFrame]:
     """Measure the KL that each dictionary recovers, and its strongest latents one at a time.
 
@@ -179,9 +222,10 @@ def causal(run: Run, names: Sequence[str]) -> dict[str, pl.DataFrame]:
                 parts = (whole.filter(first), whole.filter(~first), alone)
                 for output, part in zip(outputs[name], parts, strict=True):
                     write_parquet(run.path / output, part)
-    return {name: pl.read_parquet(run.path / outputs[name][0]) for name in names}
+    return {name: read_parquet(run.path / outputs[name][0]) for name in names}
 
 
+@_one_writer
 def sweep(run: Run, layers: Sequence[int | float]) -> pl.DataFrame:
     """Put edits that need no dictionary in at several layers; kept as `direct/layers.parquet`."""
     subject, settings = run.subject, run.settings.causal
@@ -196,6 +240,7 @@ def sweep(run: Run, layers: Sequence[int | float]) -> pl.DataFrame:
     return tables["layers"]
 
 
+@_one_writer
 def find(run: Run) -> Verdict:
     """Say what differs, from the activations, the difference dictionaries and the models."""
     starts = run.difference_dictionaries()
@@ -216,9 +261,22 @@ def find(run: Run) -> Verdict:
     return run.verdict
 
 
+@_one_writer
 def report(run: Run) -> Path:
-    """Write the page from what the run folder holds."""
-    return build(run.path)
+    """Write the page from what the run folder holds, after a check of it.
+
+    Raises:
+        StoreError: A file is damaged; the message names it and the command that repairs it.
+    """
+    start, stages = time.monotonic(), run.folder.state.stages
+    read = [name for name in stages if name != "report"]
+    for name in read:
+        run.folder.check_stage(name)
+    page = build(run.path)
+    key = digest({name: stages[name].model_dump(mode="json") for name in read})
+    output = page.relative_to(run.path).as_posix()
+    run.folder.record("report", key, time.monotonic() - start, [output])
+    return page
 
 
 def latent_examples(

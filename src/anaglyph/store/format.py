@@ -16,20 +16,22 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import read_json, write_json
+from anaglyph.core.files import os_error_text, parse_json, read_json, write_json
+from anaglyph.core.seals import Seal, signed, unsigned
 from anaglyph.core.validation import validate
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+HEADER_BYTES = 100 * 2**20  # the limit of the safetensors library
 SHARD_TOKENS = 65_536
 SHARD_BYTES = 512 * 2**20  # a shard is built in memory: many layers make for fewer tokens
 
@@ -49,6 +51,10 @@ _NAMES = {
 _VIEWS = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "BF16": "<u2", "U8": "u1"}
 
 
+_Count = Annotated[int, Field(ge=0, lt=2**62)]
+_Width = Annotated[int, Field(ge=1, lt=2**31)]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
@@ -63,19 +69,30 @@ class Shard(_Record):
         sequences: Sequences it holds.
         bytes: Size of the file.
         checksum: ``anaglyph.core.files.file_digest`` of the file.
+        sample: Digest of its sample (``anaglyph.core.seals``); None in stores of earlier versions.
     """
 
-    name: str
-    first_sequence: int
-    tokens: int
-    sequences: int
-    bytes: int
+    name: str = Field(pattern=r"^shard-\d{5,}\.safetensors$")
+    first_sequence: _Count
+    tokens: _Count
+    sequences: _Count
+    bytes: _Count
     checksum: str
+    sample: str | None = None
 
-    def whole(self, folder: Path) -> bool:
-        """Tell whether the file is there at its full size."""
+    def problem(self, folder: Path, whole: bool = False) -> str | None:
+        """Return what is wrong with the file; None if it is as it was written.
+
+        Args:
+            folder: The store's folder.
+            whole: Compare all bytes with the checksum, instead of size and sample.
+        """
         path = folder / self.name
-        return path.is_file() and path.stat().st_size == self.bytes
+        if self.sample is None and not whole:
+            size = path.stat().st_size if path.is_file() else None
+            return None if size == self.bytes else f"{path} is missing or truncated"
+        seal = Seal(size=self.bytes, digest=self.checksum, sample=self.sample or "")
+        return seal.problem(path, whole)
 
 
 class Manifest(_Record):
@@ -96,10 +113,10 @@ class Manifest(_Record):
     format: int = FORMAT
     key: str
     dtype: DType
-    layers: tuple[int, ...]
-    widths: tuple[int, int]
-    tokens: int
-    sequences: int
+    layers: tuple[_Count, ...] = Field(min_length=1)
+    widths: tuple[_Width, _Width]
+    tokens: _Count
+    sequences: _Count
     shards: tuple[Shard, ...] = ()
     complete: bool = False
 
@@ -117,6 +134,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     value = read_json(path)
+    if isinstance(value, dict):
+        value = unsigned(value, path)
     version = value.get("format") if isinstance(value, dict) else None
     if isinstance(version, int) and version != FORMAT:
         raise StoreError(f"{path} is of format {version}; this version reads format {FORMAT}")
@@ -130,7 +149,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, whole or not at all."""
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST, signed(manifest.model_dump(mode="json")))
 
 
 def plan_shards(
@@ -198,23 +217,32 @@ def read_places(path: Path) -> dict[str, Place]:
     Raises:
         StoreError: The header is damaged, or a tensor reaches past the end of the file.
     """
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > size:
+            if length > min(size - 8, HEADER_BYTES):
                 raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         places = {}
         for name, entry in header.items():
-            start, end = (8 + length + offset for offset in entry["data_offsets"])
-            place = Place(np.dtype(_VIEWS[entry["dtype"]]), tuple(entry["shape"]), start)
+            start, end = (8 + length + _number(offset) for offset in entry["data_offsets"])
+            shape = tuple(map(_number, entry["shape"]))
+            place = Place(np.dtype(_VIEWS[entry["dtype"]]), shape, start)
             if end > size or end - start != math.prod(place.shape) * place.dtype.itemsize:
                 raise ValueError(f"tensor {name} does not fit")
             places[name] = place
+    except OSError as error:
+        raise StoreError(f"cannot read shard {os_error_text(error, path)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"shard {path} is damaged: {error}") from error
     return places
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a size")
+    return value
 
 
 def map_tensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from anaglyph.core.errors import StoreError
-from anaglyph.core.files import file_digest
 from anaglyph.core.progress import Progress
 from anaglyph.store.format import (
     MANIFEST,
@@ -24,6 +23,7 @@ from anaglyph.store.format import (
 from anaglyph.store.moments import Moments
 
 _OPEN_MAPS = 256
+_RESTORE = "run collect (or from_arrays) again with the same arguments to restore it"
 
 # Activations of base and of tuned as stored: float32, or the bits of bfloat16.
 Room = tuple[Shaped[np.ndarray, "rows d_base"], Shaped[np.ndarray, "rows d_tuned"]]
@@ -49,12 +49,9 @@ class ShardReader:
                 "with the same arguments to finish it"
             )
         for shard in self.manifest.shards:
-            if not shard.whole(folder):
-                raise StoreError(
-                    f"shard {folder / shard.name} is missing or truncated ({shard.bytes} bytes "
-                    "expected): run collect (or from_arrays) again with the same arguments to "
-                    "restore it"
-                )
+            problem = shard.problem(folder)
+            if problem is not None:
+                raise StoreError(f"shard {problem}: {_RESTORE}")
         self._ends = np.cumsum([shard.tokens for shard in self.manifest.shards])
         self._map = lru_cache(_OPEN_MAPS)(self._open)
 
@@ -169,8 +166,8 @@ class ShardReader:
         done = 0
         for shard in self.manifest.shards:
             progress("verify", done, total, "bytes")
-            path = self.folder / shard.name
-            if file_digest(path) != shard.checksum:
-                raise StoreError(f"shard {path} is damaged: its checksum differs")
+            problem = shard.problem(self.folder, whole=True)
+            if problem is not None:
+                raise StoreError(f"shard {problem}: {_RESTORE}")
             done += shard.bytes
         progress("verify", done, total, "bytes")

@@ -5,10 +5,8 @@ So there is always a manifest, the shards it lists, and leftovers that the next 
 bytes depend only on the contents: a resumed store equals one written without interruption.
 """
 
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +17,9 @@ from jaxtyping import Float, Int32, Int64, UInt8
 from torch import Tensor
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import atomic_path
+from anaglyph.core.files import atomic_path, remove_temporaries, told
+from anaglyph.core.lock import locked
+from anaglyph.core.seals import sample_digest
 from anaglyph.store.format import (
     MANIFEST,
     SHARD_BYTES,
@@ -31,9 +31,6 @@ from anaglyph.store.format import (
     write_tensors,
 )
 from anaglyph.store.moments import Moments
-
-if sys.platform != "win32":
-    import fcntl
 
 _SHARDS = "shard-*.safetensors"
 
@@ -97,9 +94,8 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         self._done: dict[int, Shard] = {}
 
     def __enter__(self) -> "StoreWriter":
-        with _told(self.folder), ExitStack() as stack:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(self.folder))
+        with told(self.folder), ExitStack() as stack:
+            stack.enter_context(locked(self.folder))
             self._adopt()
             self._open = stack.pop_all()
         return self
@@ -109,18 +105,19 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
 
     def _adopt(self) -> None:
         """Keep complete shards of an earlier run of the same store; delete the rest."""
-        for name in (_SHARDS, MANIFEST):
-            for leftover in self.folder.glob(f".{name}.*.tmp"):
-                leftover.unlink()
+        remove_temporaries(self.folder)
         if (self.folder / MANIFEST).exists():
             found = _read_own(self.folder, self._manifest.key)
             planned = {part.entry: part.index for part in self.parts}
             for shard in found.shards:
                 entry = (shard.name, shard.first_sequence, shard.sequences, shard.tokens)
-                if entry in planned and shard.whole(self.folder):
+                if entry in planned and shard.problem(self.folder) is None:
                     self._done[planned[entry]] = shard
         elif any(self.folder.glob(_SHARDS)):
-            raise StoreError(f"{self.folder} holds shards without a manifest: not touched")
+            raise StoreError(
+                f"{self.folder} holds shards without a {MANIFEST}, which says what they are: put "
+                "it back, or delete the folder and run the same command again"
+            )
         self._save()
         kept = {shard.name for shard in self._done.values()}
         for path in self.folder.glob(_SHARDS):
@@ -167,19 +164,21 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
                 tensors[f"moments.{name}.{layer}.mean"] = torch.from_numpy(moments.mean)
                 tensors[f"moments.{name}.{layer}.m2"] = torch.from_numpy(moments.m2)
         path = self.folder / part.name
-        with _told(path):
-            with atomic_path(path) as temporary:
-                size, checksum = write_tensors(temporary, tensors)
-            name, first, sequences, count = part.entry
-            self._done[part.index] = Shard(
-                name=name,
-                first_sequence=first,
-                sequences=sequences,
-                tokens=count,
-                bytes=size,
-                checksum=checksum,
-            )
-            self._save()
+        with atomic_path(path) as temporary:
+            size, checksum = write_tensors(temporary, tensors)
+        with told(path):
+            sample = sample_digest(path, checksum)
+        name, first, sequences, count = part.entry
+        self._done[part.index] = Shard(
+            name=name,
+            first_sequence=first,
+            sequences=sequences,
+            tokens=count,
+            bytes=size,
+            checksum=checksum,
+            sample=sample,
+        )
+        self._save()
 
 
 def is_finished(folder: Path, key: str) -> bool:
@@ -191,7 +190,7 @@ def is_finished(folder: Path, key: str) -> bool:
     if not (folder / MANIFEST).exists():
         return False
     found = _read_own(folder, key)
-    return found.complete and all(shard.whole(folder) for shard in found.shards)
+    return found.complete and all(shard.problem(folder) is None for shard in found.shards)
 
 
 def _read_own(folder: Path, key: str) -> Manifest:
@@ -204,29 +203,22 @@ def _read_own(folder: Path, key: str) -> Manifest:
     return found
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing here; the lock ends with the process and leaves no file."""
-    if sys.platform == "win32":
-        yield
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise StoreError(f"another process is writing to {folder}") from error
-    finally:
-        os.close(opened)
+def discard(folder: Path) -> None:
+    """Delete a store whose manifest is damaged or lost, so that it can be made again."""
+    with locked(folder):
+        for path in (folder / MANIFEST, *folder.glob(_SHARDS)):
+            with told(path):
+                path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+def drop_damaged(folder: Path) -> None:
+    """Compare every byte of a store with its checksums, and delete the damaged shards."""
+    if (folder / MANIFEST).exists():
+        with locked(folder):
+            for shard in read_manifest(folder).shards:
+                if shard.problem(folder, whole=True) is not None:
+                    with told(folder):
+                        (folder / shard.name).unlink(missing_ok=True)
 
 
 def _moments(base: Tensor, tuned: Tensor) -> dict[str, Moments]:

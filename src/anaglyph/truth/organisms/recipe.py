@@ -235,6 +235,15 @@ class Organism(_Strict):
         return [probe for test in self.kept for probe in test.filled()]
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases: a few lines of them can stand for terabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not read:{self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+
 def load_recipe(source: str | Path) -> Organism:
     """Read a recipe: a YAML file, or the name of one of ours.
 
@@ -249,12 +258,14 @@ def load_recipe(source: str | Path) -> Organism:
                 f"no organism {str(source)!r}: name a YAML file or one of"
                 f" {', '.join(builtin_organisms())}"
             )
+    text = read_input(path)
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        fields = yaml.load(text, _Loader)
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply") from None
+    # A date or number that YAML recognises may still not be one: ValueError and its kind.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path} must hold one recipe, not {type(fields).__name__}")
     return validate(Organism, fields, str(path))
@@ -266,7 +277,13 @@ def builtin_organisms() -> list[str]:
 
 
 def new_recipe(name: str) -> str:
-    """Return the text of a recipe to start from."""
+    """Return the text of a recipe to start from.
+
+    Raises:
+        InputError: The name cannot be an organism's: it names a folder.
+    """
+    if not re.fullmatch(NAME, name):
+        raise InputError(f"{name!r} cannot be an organism's name: use a-z, 0-9 and -")
     text = Path(__file__).with_name("new.yaml").read_text(encoding="utf-8")
     return text.replace("NAME", name)
 

@@ -1,0 +1,195 @@
+"""Any flipped bit in a run folder is found, refused where it is read, and repaired by a command."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anaglyph.core.seals import Seal
+from anaglyph.run.folder import repair
+
+
+def flip(path: Path, seed: int = 0) -> None:
+    """Flip one bit of a file, anywhere."""
+    data, draw = bytearray(path.read_bytes()), random.Random(f"{path.name} {seed}")
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    path.write_bytes(data)
+
+
+def artifacts(run: Path) -> list[str]:
+    return sorted(file.relative_to(run).as_posix() for file in run.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_finished_run_is_intact_and_every_file_is_vouched_for(finished: Path, anaglyph):
+    said = anaglyph("verify", finished, "--json")
+    assert said.code == 0, said.out
+    assert said.json["intact"]
+    assert said.json["damage"] == []
+    assert said.json["unknown"] == []
+    assert said.json["files"] == len(artifacts(finished))
+    assert said.json["bytes"] == sum(file.stat().st_size for file in finished.rglob("*.*"))
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_its_repair_named(run: Path, anaglyph):
+    for name in artifacts(run):
+        for seed in range(2):
+            whole = (run / name).read_bytes()
+            flip(run / name, seed)
+            said = anaglyph("verify", run, "--json")
+            assert said.code == 1, name
+            named = {each["file"]: each for each in said.json["damage"]}
+            assert name in named, name
+            assert "anaglyph " in named[name]["repair"]
+            (run / name).write_bytes(whole)
+        said = anaglyph("verify", run)
+        assert said.code == 0, said.out
+
+
+def test_the_words_name_file_and_command(run: Path, anaglyph):
+    flip(run / "latents" / "crosscoder.parquet")
+    (run / "notes.txt").write_text("mine")
+    said = anaglyph("verify", run)
+    assert said.code == 1
+    assert "latents/crosscoder.parquet: " in said.out
+    assert f"repair: anaglyph score {run} --name crosscoder" in said.out
+    assert "not checked: notes.txt" in said.out
+    assert "1 damaged" in said.out
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("findings.json", ["report"]),
+        ("findings.json", ["find"]),
+        ("behaviour.json", ["report"]),
+        ("dictionaries/diff-sae/config.json", ["score", "--name", "diff-sae", "--seed", "5"]),
+        (
+            "dictionaries/diff-sae/weights.safetensors",
+            ["score", "--name", "diff-sae", "--seed", "5"],
+        ),
+        ("latents/diff-sae.parquet", ["report"]),
+        ("causal/diff-sae.parquet", ["report"]),
+        ("examples/diff-sae.json", ["report"]),
+        ("activations/manifest.json", ["pca"]),
+        ("activations/shard-00000.safetensors", ["train", "--method", "base-sae"]),
+        ("run.json", ["report"]),
+    ],
+)
+def test_a_stage_refuses_what_is_damaged_or_makes_it_again(run, anaglyph, quick, file, command):
+    whole = (run / file).read_bytes()
+    flip(run / file, 7)
+    words = quick if command[0] == "train" else []
+    said = anaglyph(command[0], run, *command[1:], *words)
+    if command[0] == file.partition("s.")[0].removesuffix("ing"):
+        assert said.code == 0, said.err
+        assert (run / file).read_bytes() == whole
+    else:
+        assert said.code == 2, said.out
+        assert file in said.err
+        assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["findings.json", "latents/tuned-sae.parquet"])
+def test_the_named_command_repairs(run: Path, anaglyph, name):
+    whole = (run / name).read_bytes()
+    flip(run / name)
+    (damage,) = anaglyph("verify", run, "--json").json["damage"]
+    assert anaglyph(*damage["repair"].split()[1:]).code == 0
+    assert (run / name).read_bytes() == whole
+    said = anaglyph("verify", run, "--json")
+    assert said.code == 0, said.out
+
+
+@pytest.mark.slow
+def test_diff_repairs_everything(run: Path, anaglyph, tiny_arguments, quick, few):
+    for name in artifacts(run):
+        flip(run / name)
+    (run / "activations" / "manifest.json").unlink()
+    said = anaglyph("verify", run, "--json")
+    assert [each["file"] for each in said.json["damage"]] == ["run.json"]
+    said = anaglyph("diff", *tiny_arguments, "--out", run, "--layer", "1", *quick, *few)
+    assert said.code == 2
+    assert "put it back, or delete" in said.err
+    shutil.rmtree(run / "activations")
+    said = anaglyph("diff", *tiny_arguments, "--out", run, "--layer", "1", *quick, *few)
+    assert said.code == 0, said.err
+    said = anaglyph("verify", run, "--json")
+    assert said.code == 0
+    assert said.json["unknown"] == ["run.json.damaged"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "deleted"])
+def test_a_lost_manifest_of_the_run_is_made_again(run: Path, anaglyph, damage):
+    manifest = run / "activations" / "manifest.json"
+    whole = {file.name: file.read_bytes() for file in manifest.parent.iterdir()}
+    if damage == "deleted":
+        manifest.unlink()
+    else:
+        flip(manifest)
+    (found,) = anaglyph("verify", run, "--json").json["damage"]
+    assert found["repair"] == f"anaglyph collect {run}"
+    said = anaglyph("collect", run)
+    assert said.code == 0, said.err
+    assert {file.name: file.read_bytes() for file in manifest.parent.iterdir()} == whole
+    assert anaglyph("verify", run).code == 0
+
+
+def test_all_bytes_are_checked_only_where_asked(run: Path, anaglyph, monkeypatch):
+    """A byte between the samples of a large file."""
+    monkeypatch.setattr(Seal, "_sample", lambda seal, _: seal.sample)
+    shard = run / "activations" / "shard-00000.safetensors"
+    whole = shard.read_bytes()
+    flip(shard)
+    assert anaglyph("report", run).code == 0
+    (found,) = anaglyph("verify", run, "--json").json["damage"]
+    assert found["repair"] == f"anaglyph collect {run} --verify"
+    said = anaglyph("train", run, "--verify")
+    assert said.code == 2
+    assert shard.name in said.err
+    assert anaglyph("collect", run, "--verify").code == 0
+    assert shard.read_bytes() == whole
+
+
+def test_a_folder_that_is_being_written_is_not_judged(run: Path, anaglyph):
+    hold = (
+        "import sys; from pathlib import Path; from anaglyph.core.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        for words in (["verify"], ["train", "--seed", "3"], ["find"], ["report"], ["collect"]):
+            said = anaglyph(words[0], run, *words[1:])
+            assert said.code == 2, words
+            assert f"process {writer.pid} on this host is writing to {run}" in said.err
+        assert writer.stdin is not None
+        writer.stdin.close()
+    assert anaglyph("verify", run).code == 0
+
+
+def test_a_run_folder_has_its_own_models_and_text(run: Path, anaglyph, tiny_arguments):
+    for words in (["--data", "x.txt"], ["--out", "elsewhere"]):
+        said = anaglyph("diff", run, *words)
+        assert said.code == 2
+        assert words[0] in said.err
+    assert anaglyph("diff", run, tiny_arguments[1]).code == 2
+    assert anaglyph("diff", "no-run").code == 2
+    said = anaglyph("diff", run, "--json")
+    assert said.code == 0, said.err
+    assert json.loads((run / "findings.json").read_text())["findings"] == said.json["findings"]
+
+
+def test_commands_that_repair_are_commands(anaglyph):
+    for stage in ("collect", "behave", "train/x:l1", "score/x", "causal/x", "find", "report"):
+        name = repair(stage, Path("run")).split()[1]
+        assert anaglyph(name, "--help").code == 0
