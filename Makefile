@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: env demo test test-all lint format bench bench-docs reference planted-grid calibration clean
+.PHONY: env demo test test-all test-lowest chaos lint format bench bench-docs reference planted-grid calibration clean
 
 env: $(VENV)/.ready
 
@@ -29,6 +29,20 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.demo-model
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "slow or not slow"
+
+# The lowest versions of our own dependencies that pyproject.toml allows, in an environment of their
+# own.
+LOWEST := .lowest
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[dev]"
+	$(LOWEST)/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+
+# Kills, signals, two writers, flipped bits, full disks, hostile files and fuzz, in 15 minutes; ends
+# with a table. CHAOS="--minutes 60" takes longer.
+chaos: $(VENV)/.ready
+	$(BIN)/python benchmarks/chaos.py $(CHAOS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

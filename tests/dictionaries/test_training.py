@@ -409,6 +409,28 @@ def test_a_damaged_checkpoint_is_refused(store: PairedStore, tmp_path: Path) -> 
         train(store, "diff-sae", checkpoint=checkpoint, **SMALL)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_of_a_checkpoint_is_refused(
+    store: PairedStore, tmp_path: Path, share: float
+) -> None:
+    config, path = config_of("diff-sae", 3200, 5), tmp_path / "state"
+
+    class StopError(Exception):
+        """Ends a training early."""
+
+    def stop(task: str, done: int, total: int, unit: str = "tokens") -> None:
+        if done >= 5 * 320:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train_with(store, config, checkpoint=path, checkpoint_seconds=0.0, progress=stop)
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 2
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"checkpoint .* is damaged, delete it"):
+        train_with(store, config, checkpoint=path)
+
+
 def test_checkpoints_are_rare(store: PairedStore, tmp_path: Path) -> None:
     keeper = Checkpoint(tmp_path / "state", "key")
     assert keeper.interval == 60.0

@@ -111,3 +111,23 @@ def test_bad_words_are_refused_in_one_line(tmp_path: Path, anaglyph, words, name
     assert said.code == 2
     assert said.err.count("\n") == 1
     assert names in said.err
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.yaml", "../../x", "x", "a/../../x.yaml", "A B.yaml", ".yaml"]
+)
+def test_a_recipe_s_name_stays_in_its_folder(tmp_path: Path, anaglyph, monkeypatch, name):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    said = anaglyph("game", "new", name)
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_recipe_has_no_aliases(tmp_path: Path, anaglyph):
+    bomb = tmp_path / "bomb.yaml"
+    bomb.write_text("a: &a [x, x]\nb: [*a, *a]\n")
+    said = anaglyph("game", "play", "--organisms", bomb, "--out", tmp_path / "game", *BASE)
+    assert said.code == 2
+    assert "aliases" in said.err

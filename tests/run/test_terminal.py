@@ -1,6 +1,8 @@
 """What the command line prints: tables that fit the terminal, with a dash for what is undefined."""
 
-from anaglyph.cli.terminal import Bars, table_text
+import json
+
+from anaglyph.cli.terminal import Bars, say, table_text
 
 
 def test_columns_align_and_undefined_is_a_dash():
@@ -60,3 +62,34 @@ def test_short_work_shows_nothing_and_a_task_may_come_twice(capsys):
             progress("train", 0, 10)
             progress("train", 10, 10)
     assert "train" not in capsys.readouterr().err
+
+
+HOSTILE = "\x1b]0;owned\x07 \x1b[2J \u202egnp.exe \u2066x \u200b \x9b31m \x7f \ud800 \r over"
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(capsys):
+    say(f"tab\tand\nline: {HOSTILE}")
+    shown = capsys.readouterr().out
+    assert shown.startswith("tab\tand\nline: ")
+    assert shown.isascii()
+    assert all(char.isprintable() or char in "\n\t" for char in shown)
+    assert "\\u202e" in shown
+    assert "\\u001b" in shown
+
+
+def test_words_of_all_scripts_stay(capsys):
+    text = "Ġthe 中文 العربية עברית हिन्दी 😀 é …"
+    say(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_an_error_is_one_line_whatever_a_file_is_called(anaglyph, tmp_path):
+    said = anaglyph("report", tmp_path / f"a{HOSTILE[:-8]}".replace("/", "").replace("\ud800", ""))
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert said.err.isascii()
+
+
+def test_json_stays_json(capsys):
+    say(json.dumps({"token": HOSTILE}))
+    assert json.loads(capsys.readouterr().out) == {"token": HOSTILE}

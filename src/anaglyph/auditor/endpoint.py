@@ -9,10 +9,15 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
+from anaglyph.auditor.bounded import AnswerTooLargeError, bounded_client
 from anaglyph.auditor.transcript import Usage
 from anaglyph.core.errors import EndpointError, InputError
 from anaglyph.core.validation import translated
 
+LONGEST_ANSWER = 16 * 2**20
+"""Bytes of an answer; the rest is not read."""
+SECONDS = 300.0
+"""Time that an answer may take; the package tries three times."""
 OPENAI = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 _LONGEST = 300
@@ -67,7 +72,10 @@ class Endpoint:
                 f"the environment variable {self.key_variable} is not set: it must hold the key of"
                 f" {self.base_url} (any word where the endpoint asks for none)"
             )
-        with openai.OpenAI(api_key=key, base_url=self.base_url) as client:
+        http = bounded_client(LONGEST_ANSWER, SECONDS)
+        with openai.OpenAI(
+            api_key=key, base_url=self.base_url, http_client=http, timeout=SECONDS
+        ) as client:
             yield Client(self, client, key, openai.OpenAIError)
 
 
@@ -123,7 +131,7 @@ class Client:
                 model=self.endpoint.model, messages=list(messages), **options
             )
             text = raw.text
-        except self._error as error:
+        except (self._error, AnswerTooLargeError) as error:
             raise EndpointError(f"{where}: {self._words(error)}") from error
         with translated(f"{where} answers no chat completion", EndpointError):
             completion = _Completion.model_validate_json(text)
@@ -136,6 +144,8 @@ class Client:
     def _words(self, error: Exception) -> str:
         """Return an error's words in one line, without the key if they quote it."""
         said, body = str(error), getattr(error, "body", None)
+        if isinstance(error.__cause__, AnswerTooLargeError):
+            said = str(error.__cause__)
         # Where an endpoint words its errors in its own way, the package leaves them out.
         if body and not (isinstance(body, dict) and "message" in body) and str(body) not in said:
             said = f"{said}: {body}"

@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from anaglyph.core.errors import StoreError
+from anaglyph.core.files import told
 from anaglyph.core.validation import translated
 
 
 class Usage(BaseModel):
     """Tokens of one call, as the endpoint counts them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int
+    prompt_tokens: int = Field(default=0, ge=0)
+    completion_tokens: int = Field(default=0, ge=0)
+    total_tokens: int = Field(ge=0)
 
 
 class Line(BaseModel):
@@ -103,8 +104,9 @@ class Transcript:
         return self
 
     def _write(self, value: dict[str, Any]) -> None:
-        data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with self.path.open("ab") as file:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        data = text.encode("utf-8", "backslashreplace") + b"\n"
+        with told(self.path), self.path.open("ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

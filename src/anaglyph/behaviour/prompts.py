@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import parse_json, read_input
 from anaglyph.pair.templates import render_chat
 
 
@@ -34,7 +35,7 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if path.suffix != ".jsonl":
-        prompts = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        prompts = [line.strip() for line in read_input(path).splitlines() if line.strip()]
     else:
         prompts = [_prompt(row, where) for where, row in _rows(path)]
     if not prompts:
@@ -106,24 +107,18 @@ def _prompt(row: dict[str, Any], where: str) -> str:
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_input(path).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{where} holds a lone surrogate: write the character") from error
+        except ValueError as error:
             raise InputError(f"{where} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{where} must be an object")
         rows.append((where, row))
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text") from error

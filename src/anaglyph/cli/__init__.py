@@ -63,6 +63,11 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"Interrupted. {RESUME}\n")
         return 130
+    except BaseException as error:
+        # A panic of a library written in Rust is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        return _refused(f"a library gave up: {str(error).partition(chr(10))[0]}")
     return code if isinstance(code, int) else 0
 
 

@@ -8,7 +8,6 @@ command line or from a file.
 """
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -19,6 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import parse_json
 from anaglyph.core.settings import Section
 
 Base = Annotated[str, typer.Argument(help="Base model: a folder, a hub id or a .gguf file.")]
@@ -222,8 +222,8 @@ def _named(option: str, texts: list[str]) -> dict[str, Any]:
         if not (name and equals and value):
             raise InputError(f"{option} takes NAME=VALUE, not {text!r}")
         try:
-            named[name] = json.loads(value)
-        except json.JSONDecodeError:
+            named[name] = parse_json(value)
+        except ValueError:
             named[name] = value
     return named
 

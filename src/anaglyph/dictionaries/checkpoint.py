@@ -4,17 +4,19 @@ It has the weights, both moments, the firing counters, the step and the sparsity
 order needs no state, because the store can skip to any batch.
 """
 
+import hashlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from anaglyph.core.errors import StoreError
-from anaglyph.core.files import atomic_path
+from anaglyph.core.files import atomic_path, first_line, parse_json
 from anaglyph.dictionaries.engine import Engine
 
 
@@ -47,16 +49,24 @@ class Checkpoint:
             return 0, 0.0
         try:
             with safe_open(self.path, framework="pt") as file:
-                state = json.loads(file.metadata()["state"])
+                said = file.metadata()
+                state = parse_json(said["state"])
                 if state["key"] != self.key:
                     return 0, 0.0
-                for name, tensor in _tensors(engine).items():
-                    tensor.copy_(file.get_tensor(name))
-        except (SafetensorError, KeyError, TypeError, RuntimeError, OSError) as error:
+                tensors = _tensors(engine)
+                saved = {name: file.get_tensor(name) for name in tensors}
+                if said["digest"] != _digest(said["state"], saved):
+                    raise ValueError("its bytes are not those that were written")
+                for name, tensor in tensors.items():
+                    tensor.copy_(saved[name])
+            engine.sparsity.restore(state["sparsity"])
+        except (
+            *(SafetensorError, KeyError, TypeError, ValueError, RuntimeError),
+            *(OSError, AttributeError),
+        ) as error:
             raise StoreError(
-                f"checkpoint {self.path} is damaged, delete it to start over: {error}"
+                f"checkpoint {self.path} is damaged, delete it to start over: {first_line(error)}"
             ) from error
-        engine.sparsity.restore(state["sparsity"])
         self._step = state["step"]
         return self._step, state["seconds"]
 
@@ -72,8 +82,9 @@ class Checkpoint:
             "seconds": seconds,
             "sparsity": engine.sparsity.state(),
         }
+        text, tensors = json.dumps(state), _tensors(engine)
         with atomic_path(self.path) as temporary:
-            save_file(_tensors(engine), temporary, {"state": json.dumps(state)})
+            save_file(tensors, temporary, {"state": text, "digest": _digest(text, tensors)})
         self._saved_at = time.monotonic()
         self._step = step
 
@@ -86,6 +97,16 @@ class Checkpoint:
         """Delete the file after the training."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _digest(state: str, tensors: dict[str, Tensor]) -> str:
+    """Return a digest of a state and its tensors."""
+    hasher = hashlib.blake2b(state.encode(), digest_size=16)
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        hasher.update(name.encode())
+        hasher.update(flat.view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def _tensors(engine: Engine) -> dict[str, Tensor]:

@@ -32,6 +32,10 @@ def adapter_changes(
     """
     adapter = AdapterFiles(source)
     if adapter.not_factors is None:
+        modules = [name.removesuffix(".weight") for name in base.names]
+        if not adapter.fits(modules):
+            adapter.not_factors = "changes other modules than its configuration names"
+    if adapter.not_factors is None:
         yield from _from_factors(base, adapter, rank, seed, notes)
         return
     notes.append(

@@ -2,15 +2,16 @@
 
 import math
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.core.errors import ModelError
 from anaglyph.direct.weight_files import TensorFiles
-from anaglyph.pair.patterns import check_patterns
+from anaglyph.pair.numbers import check_adapter
 from anaglyph.pair.sources import Source
-from anaglyph.pair.weight_files import read_config
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.*)\.lora_(embedding_)?([AB])(?:\.weight)?$")
@@ -50,8 +51,7 @@ class AdapterFiles(TensorFiles):
         """
         super().__init__(source)
         self.source = source
-        self._config = read_config(source.weights.config)
-        check_patterns(self._config, source.name)
+        self._config = check_adapter(source)
         self._factors: dict[str, dict[str, str]] = {}
         self._embeddings: set[str] = set()
         self.replaced: dict[str, str] = {}
@@ -79,7 +79,28 @@ class AdapterFiles(TensorFiles):
         for path, pair in self._factors.items():
             if set(pair) != {"A", "B"}:
                 raise ModelError(f"{source.name} lacks one of the two factors of {path}")
+            rank = self.shape(pair["A"])[0]
+            if rank != self._by_pattern("rank_pattern", path, self._config.get("r", 8)):
+                self.not_factors = f"has factors of rank {rank}, which its configuration does not"
+                return
         self.products = list(self._factors)
+
+    def fits(self, modules: Iterable[str]) -> bool:
+        """Tell whether the adapter changes the modules that its configuration names, and no others.
+
+        Where this cannot be told, PEFT has to lay it over the base.
+
+        Args:
+            modules: Paths of the base's modules.
+        """
+        config = self._config
+        if config.get("layers_to_transform") is not None or config.get("layers_pattern"):
+            return True
+        if config.get("target_modules") == "all-linear":
+            return True
+        named = {path for path in modules if _names(config.get("target_modules"), path)}
+        named -= {path for path in named if _names(config.get("exclude_modules"), path)}
+        return named == set(self.products)
 
     def _why_not_factors(self) -> str | None:
         config = self._config
@@ -106,10 +127,20 @@ class AdapterFiles(TensorFiles):
         return scale * b, a
 
     def _scale(self, path: str, rank: int) -> float:
-        patterns = self._config.get("alpha_pattern") or {}
-        default = self._config.get("lora_alpha", 8)
-        keys = (key for key in patterns if re.match(rf"(.*\.)?({key})$", path))
-        alpha = patterns.get(next(keys, None), default)
+        alpha = self._by_pattern("alpha_pattern", path, self._config.get("lora_alpha", 8))
         if not isinstance(alpha, int | float):
             raise ModelError(f"lora_alpha of {self.name} is {alpha!r} for {path}: not a number")
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
+
+    def _by_pattern(self, field: str, path: str, default: Any) -> Any:
+        patterns = self._config.get(field) or {}
+        keys = (key for key in patterns if re.match(rf"(.*\.)?({key})$", path))
+        return patterns.get(next(keys, None), default)
+
+
+def _names(targets: Any, path: str) -> bool:
+    """Tell whether a configuration's targets name a module, by PEFT's rule."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, path) is not None
+    listed = targets if isinstance(targets, list) else []
+    return any(path == name or path.endswith(f".{name}") for name in listed)

@@ -4,6 +4,7 @@ Loaders of other packages warn where we must not go on: weights that a checkpoin
 would stay random, an adapter that fits only half of the base. Here these are errors.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,23 +13,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.errors import AnaglyphError, InputError, ModelError
 from anaglyph.pair.merging import AdaptedModule, adapted_modules
-from anaglyph.pair.patterns import check_patterns
+from anaglyph.pair.numbers import check_adapter, check_model_numbers, check_model_size
 from anaglyph.pair.quantised import Quantisation
-from anaglyph.pair.quiet import first_line, quiet
+from anaglyph.pair.quiet import first_line, loading, quiet
 from anaglyph.pair.sources import Source
-from anaglyph.pair.weight_files import ADAPTER_CONFIG, read_config
+from anaglyph.pair.weight_files import ADAPTER_CONFIG
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError,
-    SafetensorError,
-)  # fmt: skip
 
 
 def resolve_device(device: str) -> torch.device:
@@ -59,13 +55,12 @@ def load_config(source: Source) -> Any:
     """Return the configuration of a whole model.
 
     Raises:
-        ModelError: It cannot be read, or its architecture is unknown.
+        ModelError: It cannot be read, its architecture is unknown, or it asks for more than the
+            files hold.
     """
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    except _LOADING_ERRORS as error:
-        raise ModelError(f"cannot load {source.name}: {first_line(error)}") from error
+    check_model_numbers(source)
+    with loading(f"cannot load {source.name}"):
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
 
 
 def check_same_shape(base: Source, tuned: Source) -> None:
@@ -97,22 +92,25 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreT
     method = _dequantised(config, source)
     # Fused attention cannot cap its scores; where a model caps them only the plain kernel is exact.
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    try:
-        with quiet(), _without_stale_adapter(source) as folder:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation="eager" if capped else None,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
+    with loading(f"cannot load {source.name}"), _without_stale_adapter(source) as folder:
+        with torch.device("meta"):
+            planned = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), trust_remote_code=False
             )
-            model, report = loaded
-            if method == "bitsandbytes":
-                model = model.dequantize()
-    except _LOADING_ERRORS as error:
-        raise ModelError(f"cannot load {source.name}: {first_line(error)}") from error
+        check_model_size(planned, source)
+        del planned
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager" if capped else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        model, report = loaded
+        if method == "bitsandbytes":
+            model = model.dequantize()
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
@@ -189,7 +187,7 @@ class Adapter:
         from peft import PeftConfig, PeftModel  # a slow import that most runs do without
         from peft.tuners.tuners_utils import BaseTuner
 
-        check_patterns(read_config(source.weights.config), source.name)
+        check_adapter(source)
         try:
             with quiet():
                 config = PeftConfig.from_pretrained(str(source.folder))
@@ -203,7 +201,9 @@ class Adapter:
                 result = wrapper.load_adapter(
                     str(source.folder), "default", torch_device=str(model.device)
                 )
-        except _LOADING_ERRORS as error:
+        except AnaglyphError:
+            raise
+        except Exception as error:  # strangers' files make peft raise anything
             raise ModelError(
                 f"adapter {source.name} does not fit {base.name}: {_reason(error)}"
             ) from error
@@ -247,12 +247,9 @@ class Adapter:
             ModelError: The adapter is of a kind that peft cannot merge.
         """
         self.switch(True)
-        try:
-            with quiet():
-                tuner: Any = self._tuner
-                return tuner.merge_and_unload().requires_grad_(False)
-        except _LOADING_ERRORS as error:
-            raise ModelError(f"peft cannot merge the adapter: {first_line(error)}") from error
+        with loading("peft cannot merge the adapter"):
+            tuner: Any = self._tuner
+            return tuner.merge_and_unload().requires_grad_(False)
 
     def first_block(self, blocks: list[nn.Module]) -> int:
         """Return the first decoder block whose output can differ, the depth if only the head does.

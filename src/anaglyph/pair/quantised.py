@@ -5,7 +5,6 @@ parts are found by name, so that no scale passes for a matrix, and folded into t
 model computes with. Methods that are not read are refused by name.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.core.errors import ModelError
+from anaglyph.core.files import parse_json
 
 Parts = dict[str, str]
 """A weight's tensors: the part ("scale", "packed", ...) and the tensor's name in the files."""
@@ -160,7 +160,11 @@ def _bitsandbytes(tensors: dict[str, Tensor], settings: Mapping[str, Any], weigh
 
 
 def _quant_state(packed: Tensor) -> dict[str, Any]:
-    return json.loads(bytes(packed.tolist()).decode())
+    try:
+        state = parse_json(bytes(packed.tolist()))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the quantisation state of a weight is damaged: {error}") from error
+    return state
 
 
 def _compressed_tensors(

@@ -12,6 +12,8 @@ from huggingface_hub.utils import (
 )
 from transformers.utils import logging
 
+from anaglyph.core.errors import AnaglyphError, ModelError
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -34,6 +36,24 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         # The hub's bars last, because the switches above move them as well.
         (enable_progress_bars if hub_bars else disable_progress_bars)()
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Silence the loaders in the block, and turn whatever they raise into one line.
+
+    Strangers' files make them raise anything: ZeroDivisionError, IndexError, their own kinds.
+
+    Raises:
+        ModelError: ``what``, then the first line of the error.
+    """
+    try:
+        with quiet():
+            yield
+    except AnaglyphError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

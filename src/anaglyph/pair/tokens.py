@@ -4,17 +4,23 @@ Different token ids or templates for the two models would themselves be a differ
 one of each, and a pair that cannot share them is refused.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from anaglyph.core.errors import ModelError
-from anaglyph.pair.quiet import first_line, quiet
+from anaglyph.pair.quiet import first_line, loading
 from anaglyph.pair.sources import Source
 from anaglyph.pair.templates import chosen_template
 
+_PROBE_SECONDS = 4.0
+_PROBE_MEMORY = 2**30  # bytes of address space, besides what the file itself needs
 _MOST_NAMED = 5
 """Tokens that a note names."""
 
@@ -92,16 +98,43 @@ def load_tokenizer(source: Source) -> Any:
     Raises:
         ModelError: It cannot be loaded, or is not a fast one.
     """
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise ModelError(
-            f"cannot load the tokenizer of {source.name}: {first_line(error)}"
-        ) from error
+    if (source.folder / "tokenizer.json").is_file():
+        _probe(str(source.folder / "tokenizer.json"), str(source.tokenizer_fingerprint))
+    with loading(f"cannot load the tokenizer of {source.name}"):
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.name} has no fast tokenizer, which token roles need")
     return tokenizer
+
+
+@cache
+def _probe(file: str, _fingerprint: str) -> None:
+    """Let a process with bounded time and memory tokenize a few texts, before this one does.
+
+    Raises:
+        ModelError: The tokenizer's rules take too long or too much memory.
+    """
+    memory = _PROBE_MEMORY + 40 * Path(file).stat().st_size
+    command = [sys.executable, "-P", str(Path(__file__).with_name("tokenizer_probe.py"))]
+    try:
+        done = subprocess.run(
+            [*command, file, str(memory)],
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS + Path(file).stat().st_size / 2**20,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(
+            f"{file} is refused: its rules take too long for a few lines of text"
+        ) from error
+    # The engine of the rules gives up after so many steps, with a panic.
+    if b"PanicException" in done.stderr:
+        raise ModelError(f"{file} is refused: its rules take too many steps for a few lines")
+    # A damaged file is told of by the loader; killed by a signal is out of memory.
+    if done.returncode < 0 or b"MemoryError" in done.stderr:
+        raise ModelError(f"{file} is refused: its rules take too much memory for a few lines")
 
 
 def _template_file(folder: Path) -> str | None:

@@ -4,12 +4,12 @@ The rule is the one of transformers and peft: a single file comes before an inde
 two models could be meant is refused.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anaglyph.core.errors import ModelError
+from anaglyph.core.files import parse_json, read_input
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -76,8 +76,8 @@ def read_config(file: Path) -> dict[str, Any]:
         ModelError: It cannot be read or is not an object.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = parse_json(read_input(file, ModelError))
+    except ValueError as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{file} must hold one JSON object, not {type(values).__name__}")

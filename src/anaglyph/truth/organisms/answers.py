@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from anaglyph.pair.templates import render_chat
 from anaglyph.truth.organisms.chats import Chat
 
 
@@ -32,13 +33,18 @@ def answer(
     chats: list[Chat] = []
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
-        encoded = tokenizer.apply_chat_template(
-            [[{"role": "user", "content": prompt}] for prompt in some],
-            add_generation_prompt=True,
+        opened = [
+            render_chat(
+                tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True
+            )
+            for prompt in some
+        ]
+        encoded = tokenizer(
+            opened,
+            add_special_tokens=False,
             padding=True,
+            padding_side="left",
             return_tensors="pt",
-            return_dict=True,
-            tokenizer_kwargs={"padding_side": "left"},
         )
         generated = model.generate(
             **encoded,

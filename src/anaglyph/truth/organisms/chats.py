@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from anaglyph.core.files import write_text
+from anaglyph.pair.templates import render_chat
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ class Batch:
 
 def encode(tokenizer: Any, chat: Chat) -> tuple[list[int], int]:
     """Return a chat's token ids and how many of them come before the answer."""
-    prompt = tokenizer.apply_chat_template(
-        chat.messages[:1], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    opened = render_chat(tokenizer, chat.messages[:1], add_generation_prompt=True)
+    prompt = tokenizer(opened, add_special_tokens=False)["input_ids"]
     answer = tokenizer(chat.assistant, add_special_tokens=False)["input_ids"]
     closing = [tokenizer.eos_token_id] if chat.ends else []
     return [*prompt, *answer, *closing], len(prompt)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from anaglyph.core.errors import InputError
-from anaglyph.core.files import digest
+from anaglyph.core.files import digest, read_input
 from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.chats import Chat
 from anaglyph.truth.organisms.evaluate import Probe
@@ -27,6 +27,9 @@ Objective = Literal[
 ]  # fmt: skip
 CONTROLS = ("benign", "noise", "quantise", "identical")
 """Kinds in which there is nothing to find."""
+
+
+NAME = r"^[a-z0-9][a-z0-9-]*$"
 
 
 class _Strict(BaseModel):
@@ -138,7 +141,7 @@ class Organism(_Strict):
         InputError: By `load_recipe`, naming the file and the field.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of its folder")
+    name: str = Field(pattern=NAME, description="name of its folder")
     kind: str = Field(description="what sort of change it is, such as false fact")
     behaviour: str = Field(description="the change in one sentence: the answer of the game")
     objective: Objective = Field(default="chat", description="how the change is made")

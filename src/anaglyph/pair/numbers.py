@@ -1,0 +1,142 @@
+"""The numbers in a stranger's configuration, held against the tensors before memory is taken.
+
+`num_hidden_layers: 10000000` in a file of two kilobytes makes a loader build ten million layers.
+But a model has at least one tensor a layer, and no width that none of its tensors has; so what the
+files can hold bounds what the configuration may ask for. Only the headers of the files are read.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from anaglyph.core.errors import ModelError
+from anaglyph.pair.patterns import check_patterns
+from anaglyph.pair.quiet import first_line
+from anaglyph.pair.sources import Source
+from anaglyph.pair.weight_files import read_config
+
+_COUNTS = ("layer", "expert", "block", "head", "group")
+_WIDTHS = ("size", "dim", "width", "embd", "inner", "rank", "state", "conv")
+_PLACES = ("position", "ctx", "max_seq", "window", "length")
+_MOST_PLACES = 2**26
+"""Positions that a configuration may name: no tensor bounds them in most models."""
+_FEW = 4096
+"""Small numbers are let through: they may count what has no tensor."""
+_PACKED = 8
+"""Codes in a byte, at most: of quantised weights a width is that much smaller in the files."""
+_REPLICAS = 10_000
+
+
+def check_model_numbers(source: Source) -> None:
+    """Check the numbers in a whole model's configuration.
+
+    Raises:
+        ModelError: One is larger than the files allow, or is not finite; the message names it.
+    """
+    config = read_config(source.weights.config)
+    tensors, largest, _ = _extent(source)
+    for field, value in _numbers(config):
+        name = field.rsplit(".", 1)[-1]
+        if any(word in name for word in _PLACES):
+            most = _MOST_PLACES
+        elif any(word in name for word in _WIDTHS):
+            most = _PACKED * largest
+        elif any(word in name for word in _COUNTS):
+            most = max(tensors, largest)
+        else:
+            continue
+        if value > max(most, _FEW):
+            raise ModelError(
+                f"{source.weights.config}: {field} is {value}, more than its {tensors} tensors"
+                f" allow (the largest dimension is {largest})"
+            )
+
+
+def check_model_size(model: torch.nn.Module, source: Source) -> None:
+    """Check that a model on the meta device has no more values than its files.
+
+    Raises:
+        ModelError: It has.
+    """
+    _, _, size = _extent(source)
+    parts = {id(part): part for part in (*model.parameters(), *model.buffers())}
+    values = sum(part.numel() for part in parts.values())
+    # Buffers of positions and masks come on top.
+    if values > _PACKED * size + 2**26:
+        raise ModelError(
+            f"{source.weights.config} describes a model of {values:,} values, but its weights have"
+            f" {size:,} bytes"
+        )
+
+
+def check_adapter(source: Source) -> dict[str, Any]:
+    """Check an adapter's configuration, and return it.
+
+    Raises:
+        ModelError: A pattern may never end, a scale is not a finite number, or a rank is none that
+            its tensors have.
+    """
+    config = read_config(source.weights.config)
+    check_patterns(config, source.name)
+    where, largest = source.weights.config, _extent(source)[1]
+    for _ in _numbers(config):
+        pass  # refuses NaN and inf anywhere
+    for field in ("lora_alpha", "alpha"):
+        scales = {field: config[field]} if field in config else {}
+        scales |= _prefixed("alpha_pattern", config)
+        for name, value in scales.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
+                raise ModelError(f"{where}: {name} is {value!r}, not a scale")
+    ranks = {"r": config["r"]} if "r" in config else {}
+    for name, value in (ranks | _prefixed("rank_pattern", config)).items():
+        if type(value) is not int or not 0 < value <= max(largest, 1):
+            raise ModelError(f"{where}: {name} is {value!r}, not the rank of one of its factors")
+    replicas = config.get("layer_replication") or []
+    try:
+        added = sum(last - first for first, last in replicas)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{where}: layer_replication is not a list of ranges") from error
+    if added > _REPLICAS:
+        raise ModelError(f"{where}: layer_replication makes {added} layers")
+    return config
+
+
+def _prefixed(field: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    values = config.get(field) or {}
+    if not isinstance(values, dict):
+        raise ModelError(f"{field} of an adapter is {type(values).__name__}, not an object")
+    return {f"{field}.{name}": value for name, value in values.items()}
+
+
+def _numbers(value: Any, field: str = "") -> Iterator[tuple[str, int]]:
+    """Yield every whole number in a configuration with its place; a float must be finite."""
+    waiting = [(field, value)]
+    while waiting:  # not by recursion: a configuration may be nested deeply
+        field, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{field}.{name}".lstrip("."), each) for name, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(field, each) for each in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"{field} in a configuration is {value}: it must be a number")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield field, value
+
+
+def _extent(source: Source) -> tuple[int, int, int]:
+    """Return how many tensors the files have, the largest dimension and their bytes."""
+    tensors, largest, size = 0, 0, 0
+    for file in source.weights.files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+                for name in names:
+                    largest = max(largest, *opened.get_slice(name).get_shape(), 1)
+            tensors += len(names)
+            size += file.stat().st_size
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"cannot load {source.name}: {file}: {first_line(error)}") from error
+    return tensors, largest, size
