@@ -1,6 +1,7 @@
 """Activations at the edge of what numbers can hold: measured, or refused with the place."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from anaglyph.dictionaries import Dictionary, train
 from anaglyph.latents import score
 from anaglyph.store import PairedStore
 
-SMALL = {"latents": 16, "k": 2, "tokens": 4096, "batch": 256, "threads": 1}
+SMALL: dict[str, Any] = {"latents": 16, "k": 2, "tokens": 4096, "batch": 256, "threads": 1}
 
 
 def sides(tokens: int = 1200, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
