@@ -111,7 +111,7 @@ def call(words: list[str], **options: object) -> "subprocess.CompletedProcess[st
         text=True,
         errors="replace",
         env=environment,
-        timeout=300,
+        timeout=900,
         check=False,
         **options,  # pyright: ignore
     )
@@ -156,7 +156,7 @@ def interrupted(bench: Bench, number: signal.Signals, tally: Tally) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         start = time.monotonic()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         took = time.monotonic() - start
     # Before the command line stands, Python itself ends: -2 or -15 is no traceback of ours.
     expected = {0, -number, 128 + number}
