@@ -59,9 +59,7 @@ def test_the_commands_run(page: str, here: Path, anaglyph):
         if f".venv/bin/{line}" in commands("README.md"):  # test_readme.py runs it
             continue
         if program == "anaglyph":
-            small = SMALLER.get(words[0], [])
-            sizes = few if words[0] == "diff" else []
-            said = anaglyph(*words, *small, *sizes)
+            said = anaglyph(*words, *SMALLER.get(words[0], []))
             assert said.code == 0, f"{line}: {said.err}"
             assert said.out
         elif program == "make":
