@@ -27,11 +27,11 @@ def main() -> None:
     from transformers import AutoModelForCausalLM
 
     import anaglyph as ag
+    from anaglyph.core.devices import TOKEN_BUDGETS
     from anaglyph.core.threads import set_threads
     from anaglyph.corpus import load_corpus, padded_batches
     from anaglyph.demo import ASSETS, demo_pair
     from anaglyph.pair.quiet import quiet
-    from anaglyph.store.collecting import TOKEN_BUDGETS
 
     set_threads(args.threads)
     base = demo_pair().base

@@ -32,10 +32,10 @@ def main() -> None:
     import torch
 
     import anaglyph as ag
+    from anaglyph.core.devices import TOKEN_BUDGETS
     from anaglyph.core.threads import set_threads
     from anaglyph.corpus import load_corpus, padded_batches
     from anaglyph.demo import demo_pair
-    from anaglyph.store.collecting import TOKEN_BUDGETS
 
     set_threads(args.threads)
     demo = demo_pair()

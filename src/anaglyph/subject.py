@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anaglyph.core.devices import numbers_of, resolve_device, resolve_dtype
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
-from anaglyph.corpus import TokenCorpus, load_corpus
+from anaglyph.corpus import TokenCorpus, load_corpus, sample_of
 from anaglyph.pair import ModelPair
+from anaglyph.pair.sources import stay_local
 from anaglyph.store import DifferenceSpace, PairedStore, collect
 
 T = TypeVar("T")
@@ -55,6 +57,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         self._made: dict[str, Any] = {}
+        if self.settings.local_files_only:
+            stay_local()
 
     @classmethod
     def of(
@@ -102,6 +106,12 @@ class Subject:
         return self.settings.seed
 
     @property
+    def computed(self) -> str:
+        """What of the device determines what the models compute: its type and number format."""
+        settings = self.settings
+        return numbers_of(resolve_device(settings.device), resolve_dtype(settings.model_dtype))
+
+    @property
     def has_models(self) -> bool:
         """Whether both models and their text are at hand or can be loaded."""
         has_pair = "pair" in vars(self) or self.tuned is not None
@@ -122,7 +132,10 @@ class Subject:
         """
         if self.base is None or self.tuned is None:
             raise InputError("this step runs the models, and none were given: name BASE and TUNED")
-        pair = ModelPair.load(self.base, self.tuned)
+        settings = self.settings
+        pair = ModelPair.load(
+            self.base, self.tuned, device=settings.device, dtype=settings.model_dtype
+        )
         for name, digest in pair.fingerprints.items():
             if self.expected.get(name, digest) != digest:
                 raise InputError(f"{name} ({self.base}, {self.tuned}) has changed since the run")
@@ -130,15 +143,29 @@ class Subject:
 
     @cached_property
     def corpus(self) -> TokenCorpus:
-        """What the models read.
+        """What the models read and activations are kept of: the text, or a stream's sample of it.
 
         Raises:
             InputError: No data were named, they cannot be read, or have changed since the run.
         """
+        corpus, collecting = self.text, self.settings.collect
+        if collecting.store == "stream":
+            corpus = sample_of(corpus, collecting.sample_tokens)
+        if self.expected.get("corpus", corpus.fingerprint) != corpus.fingerprint:
+            raise InputError(f"the data ({', '.join(self.data)}) have changed since the run")
+        return corpus
+
+    @cached_property
+    def text(self) -> TokenCorpus:
+        """The whole text.
+
+        Raises:
+            InputError: No data were named, or they cannot be read.
+        """
         if not self.data:
             raise InputError("--data is missing: name the text to read")
         collecting = self.settings.collect
-        corpus = load_corpus(
+        return load_corpus(
             self.data,
             self.pair.tokenizer,
             context=collecting.context,
@@ -147,9 +174,6 @@ class Subject:
             column=collecting.column,
             skip_bad=collecting.skip_bad,
         )
-        if self.expected.get("corpus", corpus.fingerprint) != corpus.fingerprint:
-            raise InputError(f"the data ({', '.join(self.data)}) have changed since the run")
-        return corpus
 
     @cached_property
     def layer(self) -> int:

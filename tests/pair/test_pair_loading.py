@@ -103,7 +103,7 @@ def test_dtype_and_device(base_folder: Path, batch: Batch):
 
 def test_an_absent_gpu_is_named(base_folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="cuda is not available"):
+    with pytest.raises(InputError, match="device cuda is not here"):
         ModelPair.load(base_folder, base_folder, device="cuda")
 
 
@@ -238,6 +238,28 @@ def test_a_hub_id_is_found_in_the_local_cache(
         ModelPair.load("someone/else", base_folder)
     with pytest.raises(ModelError, match=r"some--one is no folder here and cannot be had from"):
         ModelPair.load("some--one", base_folder)
+
+
+def test_a_revision_of_a_hub_model(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--tiny-llama"
+    (repository / "refs" / "pr").mkdir(parents=True)
+    for seed, name in enumerate(("main", "v2", "pr/1")):
+        save(repository / "snapshots" / (str(seed) * 40), make_model(seed=seed), make_tokenizer())
+        (repository / "refs" / name).write_text(str(seed) * 40)
+
+    def prints(name: str) -> dict[str, str]:
+        return ModelPair.load(base_folder, name, local_files_only=True).fingerprints
+
+    main = prints("someone/tiny-llama")
+    assert prints("someone/tiny-llama@main") == main
+    assert prints("someone/tiny-llama@v2")["tuned"] != main["tuned"]
+    assert prints("someone/tiny-llama@pr/1")["tuned"] != prints("someone/tiny-llama@v2")["tuned"]
+    assert prints(f"someone/tiny-llama@{'2' * 40}") == prints("someone/tiny-llama@pr/1")
+    with pytest.raises(ModelError, match="someone/tiny-llama@v3 is neither a folder here nor in"):
+        prints("someone/tiny-llama@v3")
 
 
 def test_loading_is_silent(

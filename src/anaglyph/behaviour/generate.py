@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
+from anaglyph.core.devices import Fitting
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
@@ -295,10 +296,17 @@ def write(
     generator = rng(sampling.seed, "sampled replies")
     chances = torch.from_numpy(generator.random((len(prompts), sampling.new_tokens)))
     written, done = [Written() for _ in prompts], 0
+    fitting = Fitting()
     for rows in _batches([len(prompt) for prompt in prompts], sampling):
-        step = make_stepper()
-        with step.during():
-            _write_batch(step, prompts, rows, sampling, steering, chances, written)
+
+        def run(part: slice, rows: list[int] = rows) -> None:
+            for row in rows[part]:
+                written[row] = Written()
+            step = make_stepper()
+            with step.during():
+                _write_batch(step, prompts, rows[part], sampling, steering, chances, written)
+
+        fitting.run(run, len(rows), max(len(prompts[row]) for row in rows) + sampling.new_tokens)
         done += len(rows)
         progress("write", done, len(prompts), "replies")
     return written

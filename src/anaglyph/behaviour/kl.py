@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from anaglyph.core.devices import with_float64
 from anaglyph.core.errors import InputError
 
 _SLICE = 2**20
@@ -26,6 +27,7 @@ def token_kl(
         InputError: A logit is NaN or infinite, so that the divergence is undefined.
     """
     rows = max(1, _SLICE // reference.shape[1])
+    reference, other = with_float64(reference), with_float64(other)
     kl = torch.empty(len(reference), dtype=torch.float64, device=reference.device)
     for start in range(0, len(reference), rows):
         chunk = slice(start, start + rows)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from anaglyph.core.devices import with_float64
 from anaglyph.core.errors import InputError
 
 MEASURES = ("kl", "kl_other", "nll", "top1")
@@ -41,11 +42,14 @@ class Predictions:
     @classmethod
     def of(cls, logits: Float[Tensor, "tokens vocab"]) -> "Predictions":
         """Take them from a model's logits."""
+        logits = with_float64(logits)
+        device = logits.device
         probabilities = torch.empty_like(logits, dtype=torch.float32)
-        totals, expected, normalisers = torch.empty(3, len(logits), dtype=torch.float64)
-        likeliest = torch.empty(len(logits), dtype=torch.int64)
+        sums = torch.empty(3, len(logits), dtype=torch.float64, device=device)
+        totals, expected, normalisers = sums
+        likeliest = torch.empty(len(logits), dtype=torch.int64, device=device)
         for part in _slices(logits):
-            z = logits[part].cpu().double()
+            z = logits[part].double()
             normalisers[part], likeliest[part] = z.logsumexp(-1), z.argmax(-1)
             probabilities[part] = (z - normalisers[part][:, None]).exp_()
             totals[part] = probabilities[part].double().sum(-1)
@@ -76,7 +80,9 @@ def token_measures(
     Raises:
         InputError: A logit is NaN or infinite.
     """
-    found = torch.zeros(4, len(patched), dtype=torch.float64)
+    device = own.totals.device
+    patched, following = patched.to(device), following.to(device)
+    found = torch.zeros(4, len(patched), dtype=torch.float64, device=device)
     for part in _slices(patched):
         y = patched[part].double()
         highest, likeliest = y.max(-1)

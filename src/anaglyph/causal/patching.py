@@ -275,10 +275,10 @@ class _Batch:
             values = token_measures(
                 own.at(chosen + row * length),
                 other.at(chosen + row * length),
-                patched[chosen + place * length].cpu(),
+                patched[chosen + place * length],
                 self.following[row][chosen],
             )
-            found[:, :, place] = (values @ counted[:, chosen].T).numpy()
+            found[:, :, place] = (values.cpu() @ counted[:, chosen].T).numpy()
         return found
 
     def _run(

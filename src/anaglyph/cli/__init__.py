@@ -24,6 +24,7 @@ __all__ = ["app", "main"]
 for _module in (
     "stages",
     "verify",
+    "plan",
     "causal",
     "behaviour",
     "direct",
@@ -60,6 +61,11 @@ def _run() -> int:
         return _refused(os_error_text(error))
     except MemoryError:
         return _refused("out of memory; finished stages are kept. Free some, or use smaller models")
+    except RuntimeError as error:
+        # By its name: importing torch here would make every command slow to start.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        return _refused(f"out of memory: {str(error).partition('. ')[0]}")
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"Interrupted. {RESUME}\n")
         return 130

@@ -8,7 +8,7 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_layer
 from anaglyph.cli.direct_common import Target, file_key, print_heads, print_json, split
-from anaglyph.cli.options import AsJson, BaseOrRun, MaybeTuned, Tables, with_settings
+from anaglyph.cli.options import GENERAL, AsJson, BaseOrRun, MaybeTuned, Tables, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @app.command("amplify")
-@with_settings(AmplifySettings, Settings, only=(*AmplifySettings.model_fields, "seed", "threads"))
+@with_settings(AmplifySettings, Settings, only=(*AmplifySettings.model_fields, *GENERAL))
 def amplify_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,

@@ -7,7 +7,7 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.common import print_table, reopen
-from anaglyph.cli.options import AsJson, OneName, Prompts, Run, with_settings
+from anaglyph.cli.options import GENERAL, AsJson, OneName, Prompts, Run, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import (
@@ -49,6 +49,7 @@ def attribute_command(
         key = settings.model_dump() | {
             "dictionary": opened.folder.key_of(f"train/{dictionary}"),
             "seed": opened.settings.seed,
+            "computed": opened.subject.computed,
             "max_tokens": tokens,
         }
         (table,) = keep_tables(opened.folder, f"attribution-{dictionary}", key, make).values()
@@ -131,8 +132,8 @@ def screen_command(
 
 
 def _split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the command's own options and those of the run, seed and threads."""
-    general = {name: given[name] for name in ("seed", "threads") if name in given}
+    """Return the command's own options and those of the run, such as the seed."""
+    general = {name: given[name] for name in GENERAL if name in given}
     return {name: value for name, value in given.items() if name not in general}, general
 
 

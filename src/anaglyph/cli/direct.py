@@ -15,6 +15,8 @@ from anaglyph.cli.direct_common import (
     with_text,
 )
 from anaglyph.cli.options import (
+    GENERAL,
+    UNSEEDED,
     AsJson,
     BaseOrRun,
     MaybeData,
@@ -45,7 +47,7 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Read at most this many toke
 
 
 @app.command("tokens")
-@with_settings(TokensSettings, CollectSettings, Settings, only=("top", "layer", "threads"))
+@with_settings(TokensSettings, CollectSettings, Settings, only=("top", "layer", *UNSEEDED))
 def tokens_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,
@@ -117,7 +119,7 @@ def tokens_command(
     LensSettings,
     CollectSettings,
     Settings,
-    only=(*LensSettings.model_fields, "layer", "seed", "threads"),
+    only=(*LensSettings.model_fields, "layer", *GENERAL),
 )
 def lens_command(
     base: BaseOrRun,
@@ -165,7 +167,7 @@ def lens_command(
 
 
 @app.command("pca")
-@with_settings(PcaSettings, Settings, only=(*PcaSettings.model_fields, "threads"))
+@with_settings(PcaSettings, Settings, only=(*PcaSettings.model_fields, *UNSEEDED))
 def pca_command(
     run: Run, out: Tables = None, as_json: AsJson = False, *, given: dict[str, Any]
 ) -> None:
@@ -204,7 +206,7 @@ def pca_command(
 
 
 @app.command("weights")
-@with_settings(WeightsSettings, Settings, only=(*WeightsSettings.model_fields, "seed", "threads"))
+@with_settings(WeightsSettings, Settings, only=(*WeightsSettings.model_fields, *GENERAL))
 def weights_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,
@@ -272,7 +274,7 @@ def weights_command(
 
 
 @app.command("stitch")
-@with_settings(StitchSettings, Settings, only=(*StitchSettings.model_fields, "seed", "threads"))
+@with_settings(StitchSettings, Settings, only=(*StitchSettings.model_fields, *GENERAL))
 def stitch_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,

@@ -121,7 +121,7 @@ class Target:
         """Make the tables, or take them from the run if they were made before."""
         from anaglyph.run import keep_tables, write_tables
 
-        folder = self.folder
+        folder, settings = self.folder, settings | {"computed": self.subject.computed}
         tables = make() if folder is None else keep_tables(folder, name, settings, make)
         if out is not None:
             write_tables(out, tables)

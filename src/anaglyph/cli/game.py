@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.options import AsJson
+from anaglyph.cli.options import AsJson, with_settings
 from anaglyph.cli.terminal import Bars, say, table_text
 from anaglyph.core.files import write_json, write_parquet, write_text
+from anaglyph.core.settings import GameSettings
 
 game = typer.Typer(help="Play against fine-tunes whose change is known.", no_args_is_help=True)
 app.add_typer(game, name="game")
@@ -34,6 +35,7 @@ Organisms = Annotated[
 
 
 @game.command("play")
+@with_settings(GameSettings, only=("device", "model_dtype"))
 def play_command(
     out: Annotated[Path, typer.Option(help="Folder of the game; an unfinished game is resumed.")],
     organisms: Organisms = ["all"],  # noqa: B006 - typer copies defaults
@@ -66,6 +68,8 @@ def play_command(
         bool, typer.Option("--quick", help="Play four organisms with eight players.")
     ] = False,
     as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
 ) -> None:
     """Let every method say what changed in models whose change is known, and score the answers."""
     from anaglyph.report.game import build_game
@@ -76,7 +80,7 @@ def play_command(
     recipes = _recipes(names)
     games = matches(recipes, [0] if quick else _numbers(dilutions))
     players = player_names(methods or (QUICK_PLAYERS if quick else ["all"]))
-    chosen = game_settings(settings)
+    chosen = game_settings(settings, **given)
     with Bars() as progress:
         plays = play(
             games,

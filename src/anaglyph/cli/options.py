@@ -21,7 +21,9 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.files import parse_json
 from anaglyph.core.settings import Section
 
-Base = Annotated[str, typer.Argument(help="Base model: a folder, a hub id or a .gguf file.")]
+Base = Annotated[
+    str, typer.Argument(help="Base model: a folder, a hub id (NAME@REVISION) or a .gguf file.")
+]
 Tuned = Annotated[str, typer.Argument(help="Its fine-tune: the same, or a PEFT adapter folder.")]
 BaseOrRun = Annotated[
     str, typer.Argument(help="Base model (a folder, a hub id or a .gguf file), or a run folder.")
@@ -106,6 +108,9 @@ Name = Annotated[
 ]
 
 
+UNSEEDED = ("threads", "device", "model_dtype", "local_files_only")
+GENERAL = ("seed", *UNSEEDED)
+"""Fields of `Settings` itself that a command without stages takes."""
 SINGULAR = {"methods": "method", "options": "option", "counts": "count", "strengths": "strength"}
 """Options that are repeated are named for one of them."""
 

@@ -1,6 +1,7 @@
 """The whole way from models to a report, and each stage of it alone."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,7 @@ def diff(
     """
     from anaglyph.run import Run as OneRun
     from anaglyph.run import diff as run_diff
+    from anaglyph.run.plan import before_running, rows
     from anaglyph.run.stages import diff as again
 
     folder = run_or_pair(base, tuned, out=out, data=data, config=config)
@@ -80,6 +82,9 @@ def diff(
             again(run)
         else:
             settings = load_settings(config, **given)
+            expected = before_running(base, str(tuned), data or [], _needed(out), settings)
+            if expected is not None:
+                sys.stderr.write(f"{table_text(rows(expected))}\n")
             run = run_diff(
                 base,
                 str(tuned),
@@ -240,7 +245,13 @@ def behave_command(
         else:
             settings = load_settings(None, **given)
             set_threads(settings.threads)
-            pair = ModelPair.load(base, str(tuned))
+            pair = ModelPair.load(
+                base,
+                str(tuned),
+                device=settings.device,
+                dtype=settings.model_dtype,
+                local_files_only=settings.local_files_only,
+            )
             said = behaviour_of(
                 pair,
                 settings.behave,

@@ -30,6 +30,8 @@ STREAMS = {
     "sample of findings": 0x73616D70,
     "Shapley orders": 0x54A9,
     "starting tokens": 0x64726177,
+    "stream order": 0x73747265,
+    "stream sample": 0x73616D32,
     "thirds of the tokens": 0x70617274,
     "training order": 0x0D3,
     "typical activation": 0xCE27,

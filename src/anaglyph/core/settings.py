@@ -23,6 +23,17 @@ DIRECTIONS = "latent:NAME/7, mean, pca:0, finding:1, FILE.npy or FILE.parquet:RO
 """How a direction of the residual stream is named; `behaviour.directions` reads the names."""
 
 
+ModelDtype = Literal["float32", "bfloat16"]
+DEVICE: Any = Field(
+    default="auto",
+    pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+    description="Where to compute: auto (a CUDA GPU if there is one), cpu, cuda, cuda:N or mps.",
+)
+MODEL_DTYPE: Any = Field(
+    default="float32", description="Number format in which the models compute."
+)
+
+
 class Section(BaseModel, frozen=True, extra="forbid"):
     """A group of settings that one stage or command reads."""
 
@@ -51,6 +62,21 @@ class CollectSettings(Section, frozen=True):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Number format of the stored activations."
+    )
+    store: Literal["disk", "stream"] = Field(
+        default="disk",
+        description="Keep all activations on disk, or train while the models run and keep a "
+        "sample (stream).",
+    )
+    sample_tokens: int = Field(
+        default=2_000_000,
+        ge=2,
+        description="Tokens of the sample that a stream keeps on disk, in whole sequences.",
+    )
+    window: int = Field(
+        default=262_144,
+        ge=1,
+        description="Tokens of a stream that are shuffled together in memory.",
     )
 
 
@@ -231,6 +257,11 @@ class Settings(Section, frozen=True):
     report: ReportSettings = ReportSettings()
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     threads: int | None = Field(default=None, ge=1, description="Processor threads (default: all).")
+    device: str = DEVICE
+    model_dtype: ModelDtype = MODEL_DTYPE
+    local_files_only: bool = Field(
+        default=False, description="Take hub models from the local cache only."
+    )
 
     def changed(self, **changes: Any) -> "Settings":
         """Return these settings with some replaced, by the names of their fields.
@@ -280,6 +311,8 @@ class GameSettings(Section, frozen=True):
     span: int = Field(
         default=5, ge=1, description="First directions of a player that are tested together."
     )
+    device: str = DEVICE
+    model_dtype: ModelDtype = MODEL_DTYPE
 
 
 class TokensSettings(Section, frozen=True):

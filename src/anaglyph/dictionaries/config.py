@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import DictionarySettings
 from anaglyph.core.validation import validate
@@ -12,7 +13,6 @@ from anaglyph.dictionaries.initial import training_tokens
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import default_rate
 from anaglyph.dictionaries.sparsity import SPARSITIES, default_mu
-from anaglyph.pair.loading import resolve_device
 from anaglyph.store import PairedStore
 
 
@@ -105,7 +105,7 @@ def resolve(
     method: str,
     settings: DictionarySettings,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> TrainConfig:
     """Fill in what the settings leave open, from the method and the store.
 
@@ -114,18 +114,18 @@ def resolve(
         method: Name of a registered method.
         settings: How to train; k, mu, tokens and lr may be None.
         seed: Seed of the initial weights and of the order of the data.
-        device: Where to train, such as "cpu" or "cuda".
+        device: Where to train: see `core.devices.resolve_device`.
 
     Raises:
         InputError: A setting is out of range, the method does not fit the store, or the device is
             not there.
     """
-    resolve_device(device)
     spec, kind = get_method(method, settings.options), SPARSITIES.get(settings.sparsity)
     widths = spec.widths(store.d_base, store.d_tuned)
     tokens = settings.tokens or default_tokens(training_tokens(store))
     fields = {name: getattr(settings, name) for name in DictionarySettings.model_fields}
-    fields |= {"method": method, "seed": seed, "device": device, "tokens": tokens}
+    fields |= {"method": method, "seed": seed, "tokens": tokens}
+    fields["device"] = str(resolve_device(device))
     if settings.lr is None:
         fields["lr"] = default_rate(max(widths), steps_of(tokens, settings.batch))
     if kind.takes_mu and settings.mu is None:

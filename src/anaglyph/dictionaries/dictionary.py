@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from anaglyph.core.arrays import Array, floats
+from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries import saving
@@ -69,18 +70,33 @@ class Dictionary:
         self.config = config or {}
         self.stats = stats or {}
         _check(method, weights)
-        self._norms = weights.norms(self.source_weights)
-        prices = method.prices(self.n_latents)
+        self._place(torch.device("cpu"))
+        if self._select.learns_threshold and weights.threshold is None:
+            raise InputError(f"{self.sparsity} needs a threshold for each latent")
+
+    def on(self, device: str | torch.device) -> "Dictionary":
+        """Let this dictionary encode and reconstruct on a device, and return it.
+
+        Its weights, and what goes in and comes out, stay on the CPU.
+
+        Raises:
+            InputError: There is no such device here.
+        """
+        self._place(resolve_device(device) if isinstance(device, str) else device)
+        return self
+
+    def _place(self, device: torch.device) -> None:
+        self._placed = self.weights.to(device)
+        self._norms = self._placed.norms(self.source_weights)
+        prices = self._method.prices(self.n_latents)
         if prices is not None:
-            self._norms /= prices
-        self._kernels = choose_kernels()
-        budgets = None if self.k is None else method.budgets(self.k, self.n_latents)
+            self._norms /= prices.to(device)
+        self._kernels = choose_kernels(device=str(device))
+        budgets = None if self.k is None else self._method.budgets(self.k, self.n_latents)
         # Checked already; a dictionary without latents is allowed here.
         settings = DictionarySettings.model_construct(sparsity=self.sparsity, k=self.k)
         self._select = make_sparsity(settings, self._kernels, budgets=budgets)
         self._select.threshold = self.threshold
-        if self._select.learns_threshold and weights.threshold is None:
-            raise InputError(f"{self.sparsity} needs a threshold for each latent")
 
     @property
     def method(self) -> str:
@@ -157,26 +173,29 @@ class Dictionary:
         Raises:
             InputError: As ``encode``.
         """
-        inputs = self._checked(inputs)
+        inputs, placed = self._checked(inputs), self._placed
+        device = placed.encoder_bias.device
         block = max(1, BLOCK_BYTES // (4 * self.n_latents))
-        pre = torch.empty(min(block, len(inputs[0])), self.n_latents)
+        pre = torch.empty(min(block, len(inputs[0])), self.n_latents, device=device)
         parts = []
         for start in range(0, len(inputs[0]), block):
             rows = tuple(values[start : start + block].float() for values in inputs)
             factors = self.pull_factors(rows)
             rows = pull_in(rows, self.decoder_bias, factors)
+            rows = tuple(values.to(device) for values in rows)
             out = pre[: len(rows[0])]
             for source, values in enumerate(rows):
                 if self._method.centred:
-                    values = values - self.decoder_bias[source]
+                    values = values - placed.decoder_bias[source]
                 if source == 0:
-                    torch.mm(values, self.encoder[source].T, out=out)
+                    torch.mm(values, placed.encoder[source].T, out=out)
                 else:
-                    out.addmm_(values, self.encoder[source].T)
-            if self.weights.threshold is None:
-                active = self._select.infer(out, self.encoder_bias, self._norms)
+                    out.addmm_(values, placed.encoder[source].T)
+            if placed.threshold is None:
+                active = self._select.infer(out, placed.encoder_bias, self._norms)
             else:
-                active = self._kernels.above(out, self.encoder_bias, self.weights.threshold)
+                active = self._kernels.above(out, placed.encoder_bias, placed.threshold)
+            active = Active(*(part.cpu() for part in active))
             tokens = torch.repeat_interleave(active.offsets.diff())
             values = active.values / factors[tokens]
             parts.append(Codes(active.indices.numpy(), values.numpy(), active.offsets.numpy()))
@@ -200,12 +219,14 @@ class Dictionary:
             self.n_latents
         ):
             raise InputError(f"codes name latents outside 0..{self.n_latents - 1}")
-        active = Active(*map(torch.from_numpy, (codes.indices, codes.values, codes.offsets)))
+        placed = self._placed
+        parts = map(torch.from_numpy, (codes.indices, codes.values, codes.offsets))
+        active = Active(*(part.to(placed.encoder_bias.device) for part in parts))
         rebuilt = []
-        for matrix, bias in zip(self.decoder, self.decoder_bias, strict=True):
+        for matrix, bias in zip(placed.decoder, placed.decoder_bias, strict=True):
             out = bias.repeat(codes.n_tokens, 1)
             self._kernels.decode(active, matrix, out)
-            rebuilt.append(out)
+            rebuilt.append(out.cpu())
         return tuple(rebuilt)
 
     def decode(self, codes: Codes) -> Tensor | tuple[Tensor, ...]:

@@ -1,19 +1,22 @@
 """The trainer, one for all methods: data in, a dictionary out.
 
-Activations are scaled (``initial.py``), batches come shuffled from the store, ``engine.py`` does
-the step, and the scale is folded into the saved weights. A run is bit-reproducible for its seed
-and number of threads, also when it is killed and resumed.
+Activations are scaled (``initial.py``), batches come shuffled from the store or from the running
+models (``stream.py``), ``engine.py`` does the step, and the scale is folded into the saved weights.
+A run is bit-reproducible for its seed and number of threads, also when it is killed and resumed.
 """
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from anaglyph.core.devices import ahead, numbers_of, sent
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
 from anaglyph.core.progress import Progress, silent
@@ -27,7 +30,6 @@ from anaglyph.dictionaries.dictionary import Dictionary
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.evaluation import heldout_stats
 from anaglyph.dictionaries.initial import (
-    Survey,
     fold_scales,
     initial_weights,
     survey,
@@ -57,7 +59,7 @@ def train(
     anneal: float = 0.0,
     options: Mapping[str, Any] | None = None,
     lr: float | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
@@ -81,7 +83,7 @@ def train(
         options: Options of the method, such as ``{"norm": "unsquared"}``.
         lr: Peak learning rate of Adam, for activations scaled to unit variance a dimension; None
             fits width and length of the run (``optimiser.default_rate``).
-        device: Where to train: "cpu" or "cuda". The dictionary is returned on the CPU.
+        device: Where to train: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:N", "mps".
         threads: CPU threads; None leaves them as they are.
         checkpoint: File in which to keep the unfinished state; removed at the end.
         progress: Told of tokens seen.
@@ -123,116 +125,197 @@ def train_with(
     progress: Progress = silent,
 ) -> Dictionary:
     """Train with settings that ``resolve`` completed; see :func:`train`."""
-    chosen = {}
-    if config.choose:
-        started = time.perf_counter()
-        choice = choose_k(store, config, lambda pilot: _fit(store, pilot)[0], progress)
-        chosen = {"k_curve": choice.curve, "k_seconds": time.perf_counter() - started}
-        config = config.changed(k=choice.k)
-    key = digest({"config": config.as_dict(), "store": store.key, "layer": store.layer})
-    keeper = Checkpoint(None if checkpoint is None else Path(checkpoint), key, checkpoint_seconds)
-    dictionary, silent_for, steps, seconds = _fit(store, config, keeper, progress)
-    stats, fires = heldout_stats(dictionary, store)
-    seen = steps * config.batch
-    unused = silent_for >= min(config.dead_after, seen)
-    dictionary.stats = stats | {
-        "dead_share": float((unused & ~fires).mean()),
-        "k": config.k,
-        "threshold": dictionary.threshold,
-        "steps": steps,
-        "tokens": seen,
-        "seconds": seconds,
-        "tokens_per_second": seen / seconds if seen else None,
-        **chosen,
-    }
-    keeper.remove()
-    return dictionary
+    config, chosen = with_k(store, config, progress)
+    training = Training(store, config, checkpoint, checkpoint_seconds=checkpoint_seconds)
+    training.run(progress)
+    return training.finish(chosen)
 
 
-def _fit(
-    store: PairedStore,
-    config: TrainConfig,
-    keeper: Checkpoint | None = None,
-    progress: Progress = silent,
-) -> tuple[Dictionary, Int64[np.ndarray, " latents"], int, float]:
-    """Train; return the dictionary, for how many tokens latents were silent, steps and seconds."""
-    spec = get_method(config.method, config.options)
-    spec.widths(store.d_base, store.d_tuned)
-    if training_tokens(store) == 0:
-        raise InputError(f"the store at {store.path} has no training tokens")
-    known = survey(store, spec, config.seed)
-    weights = initial_weights(spec, known, config.latents, config.seed, config.device)
-    kernels = choose_kernels(config.kernels, config.device)
-    engine = Engine(
-        spec,
-        weights,
-        make_sparsity(config, kernels, config.steps, config.budgets),
-        kernels,
-        batch=config.batch,
-        dead_after=config.dead_after,
-        screened=is_worthwhile(config.device),
-    )
-    # Where nothing varies there is nothing to learn: a model compared with itself.
-    steps = config.steps if known.varies else 0
-    keeper = keeper or Checkpoint(None, "")
-    seconds = _run(store, config, engine, known, steps, keeper, progress)
+def with_k(
+    store: PairedStore, config: TrainConfig, progress: Progress = silent
+) -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the settings with k chosen, if that is left to the data, and how it was chosen."""
+    if not config.choose:
+        return config, {}
 
-    if weights.threshold is None:
-        weights.threshold = engine.sparsity.bounds(engine.scores)
-    mean_scale = sum(known.scales) / len(known.scales)
-    threshold = engine.sparsity.threshold
-    dictionary = Dictionary(
-        spec,
-        fold_scales(weights, known.scales),
-        Selection(
-            k=config.k,
-            sparsity=config.sparsity,
-            threshold=None if threshold is None else threshold / mean_scale,
-            source_weights=tuple(scale / mean_scale for scale in known.scales),
-            radii=known.radii,
-        ),
-        config={**config.as_dict(), "store": store.key, "layer": store.layer},
-    )
-    return dictionary, engine.silent.cpu().numpy(), steps, seconds
+    def fit(pilot: TrainConfig) -> Dictionary:
+        training = Training(store, pilot)
+        training.run()
+        return training.dictionary()
+
+    started = time.perf_counter()
+    choice = choose_k(store, config, fit, progress)
+    seconds = time.perf_counter() - started
+    return config.changed(k=choice.k), {"k_curve": choice.curve, "k_seconds": seconds}
 
 
-def _run(
-    store: PairedStore,
-    config: TrainConfig,
-    engine: Engine,
-    known: Survey,
-    steps: int,
-    keeper: Checkpoint,
-    progress: Progress,
-) -> float:
-    radii = known.radii and tuple(
-        radius * scale for radius, scale in zip(known.radii, known.scales, strict=True)
-    )
-    done, seconds_before = keeper.restore(engine)
-    start = time.perf_counter()
-    seconds = seconds_before
-    batches = store.batches(config.batch, config.seed, skip=done)
-    for step, (base, tuned) in zip(range(done, steps), batches, strict=False):
-        targets = tuple(
-            (values * scale).to(config.device)
-            for values, scale in zip(engine.method.inputs(base, tuned), known.scales, strict=True)
-        )
-        if radii is not None:
-            centres = engine.weights.decoder_bias
-            targets = pull_in(targets, centres, pull_factors(targets, centres, radii))
-        rate = learning_rate(step, config.steps, config.lr)
-        result = engine.step(targets, step, rate)
+class Training:
+    """One dictionary in training: batches in, at the end a dictionary out.
+
+    Args:
+        store: Tells scales, outliers and, at the end, how good the dictionary is. ``run`` also
+            takes the batches from it.
+        config: Settings that ``resolve`` completed, k chosen.
+        checkpoint: File in which to keep the unfinished state; what it has is taken up.
+        text: Digest of what the batches come from, if not from the store.
+        checkpoint_seconds: Minimum seconds between two saves.
+
+    Attributes:
+        steps: Steps to do.
+        done: Steps done.
+
+    Raises:
+        InputError: The store has no training tokens, or memory is too small.
+        StoreError: The checkpoint is damaged.
+    """
+
+    def __init__(
+        self,
+        store: PairedStore,
+        config: TrainConfig,
+        checkpoint: str | Path | None = None,
+        *,
+        text: str | None = None,
+        checkpoint_seconds: float = 60.0,
+    ) -> None:
+        self._store, self.config = store, config
+        self._spec = get_method(config.method, config.options)
+        self._spec.widths(store.d_base, store.d_tuned)
+        if training_tokens(store) == 0:
+            raise InputError(f"the store at {store.path} has no training tokens")
+        self._known = survey(store, self._spec, config.seed)
+        self._device = torch.device(config.device)
+        # Where nothing varies there is nothing to learn: a model compared with itself.
+        self.steps = config.steps if self._known.varies else 0
+        settings = config.as_dict() | {"device": numbers_of(self._device)}
+        facts = {"config": settings, "store": store.key, "layer": store.layer}
+        key = digest(facts if text is None else facts | {"text": text})
+        path = None if checkpoint is None else Path(checkpoint)
+        self._keeper = Checkpoint(path, key, checkpoint_seconds)
+        with self._in_memory():
+            weights = initial_weights(
+                self._spec, self._known, config.latents, config.seed, config.device
+            )
+            kernels = choose_kernels(config.kernels, config.device)
+            self.engine = Engine(
+                self._spec,
+                weights,
+                make_sparsity(config, kernels, config.steps, config.budgets),
+                kernels,
+                batch=config.batch,
+                dead_after=config.dead_after,
+                screened=is_worthwhile(config.device),
+            )
+        self.done, seconds = self._keeper.restore(self.engine)
+        self._started = time.perf_counter() - seconds
+
+    def run(self, progress: Progress = silent) -> None:
+        """Do all steps that are left, on batches of the store."""
+        config = self.config
+        batches = self._store.batches(config.batch, config.seed, skip=self.done)
+        if self._device.type != "cpu":
+            batches = ahead(batches)
+        for _, (base, tuned) in zip(range(self.done, self.steps), batches, strict=False):
+            self.step(base, tuned)
+            progress(f"train {config.method}", self.done * config.batch, self.steps * config.batch)
+
+    def step(
+        self, base: Float[Tensor, "batch d_base"], tuned: Float[Tensor, "batch d_tuned"]
+    ) -> None:
+        """Do one step on raw activations.
+
+        Raises:
+            InputError: An activation is not finite, the training diverged, or memory is too small.
+        """
+        known, config, engine = self._known, self.config, self.engine
+        with self._in_memory():
+            targets = tuple(
+                sent(values, self._device) * scale
+                for values, scale in zip(
+                    engine.method.inputs(base, tuned), known.scales, strict=True
+                )
+            )
+            if known.radii is not None:
+                radii = tuple(r * s for r, s in zip(known.radii, known.scales, strict=True))
+                centres = engine.weights.decoder_bias
+                targets = pull_in(targets, centres, pull_factors(targets, centres, radii))
+            rate = learning_rate(self.done, config.steps, config.lr)
+            result = engine.step(targets, self.done, rate)
         if not math.isfinite(result.loss):
             if not all(bool(values.isfinite().all()) for values in targets):
-                raise _not_finite(store)
+                raise _not_finite(self._store)
             raise InputError(
-                f"training diverged at step {step} of {steps}: lr={config.lr:g} is too high"
-                f"{keeper.kept}"
+                f"training diverged at step {self.done} of {self.steps}: lr={config.lr:g} is too "
+                f"high{self._keeper.kept}"
             )
-        seconds = seconds_before + time.perf_counter() - start
-        progress(f"train {config.method}", (step + 1) * config.batch, steps * config.batch)
-        keeper.save_if_due(engine, step + 1, seconds)
-    return seconds
+        self.done += 1
+        self._keeper.save_if_due(engine, self.done, self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start, that of an earlier process included."""
+        return time.perf_counter() - self._started
+
+    def dictionary(self) -> Dictionary:
+        """Return the dictionary as it is now, for raw activations."""
+        engine, known, config = self.engine, self._known, self.config
+        weights = engine.weights
+        if weights.threshold is None:
+            weights.threshold = engine.sparsity.bounds(engine.scores)
+        mean_scale = sum(known.scales) / len(known.scales)
+        threshold = engine.sparsity.threshold
+        return Dictionary(
+            self._spec,
+            fold_scales(weights, known.scales),
+            Selection(
+                k=config.k,
+                sparsity=config.sparsity,
+                threshold=None if threshold is None else threshold / mean_scale,
+                source_weights=tuple(scale / mean_scale for scale in known.scales),
+                radii=known.radii,
+            ),
+            config={**config.as_dict(), "store": self._store.key, "layer": self._store.layer},
+        )
+
+    def finish(
+        self, chosen: Mapping[str, Any] | None = None, folder: Path | None = None
+    ) -> Dictionary:
+        """Return the dictionary with its statistics, and remove the checkpoint.
+
+        Args:
+            chosen: Further statistics: how k was chosen.
+            folder: Where to save the dictionary, before its checkpoint goes.
+        """
+        seconds, config = self.seconds, self.config
+        dictionary = self.dictionary().on(self._device)
+        stats, fires = heldout_stats(dictionary, self._store)
+        seen = self.steps * config.batch
+        unused = self.engine.silent.cpu().numpy() >= min(config.dead_after, seen)
+        dictionary.stats = stats | {
+            "dead_share": float((unused & ~fires).mean()),
+            "k": config.k,
+            "threshold": dictionary.threshold,
+            "steps": self.steps,
+            "tokens": seen,
+            "seconds": seconds,
+            "tokens_per_second": seen / seconds if seen else None,
+            **(chosen or {}),
+        }
+        if folder is not None:
+            dictionary.save(folder)
+        self._keeper.remove()
+        return dictionary
+
+    @contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            config = self.config
+            raise InputError(
+                f"out of memory on {config.device}: {config.latents} latents and batches of "
+                f"{config.batch} tokens do not fit. Use fewer --latents or a smaller --batch"
+            ) from None
 
 
 def _not_finite(store: PairedStore) -> InputError:

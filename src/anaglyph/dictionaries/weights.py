@@ -44,6 +44,16 @@ class Weights:
             None if self.threshold is None else torch.zeros_like(self.threshold),
         )
 
+    def to(self, device: torch.device) -> "Weights":
+        """Return the weights on a device; those that are there already are shared."""
+        return Weights(
+            tuple(matrix.to(device) for matrix in self.encoder),
+            self.encoder_bias.to(device),
+            tuple(matrix.to(device) for matrix in self.decoder),
+            tuple(bias.to(device) for bias in self.decoder_bias),
+            None if self.threshold is None else self.threshold.to(device),
+        )
+
     @staticmethod
     def shapes(latents: int, widths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor but the threshold, under the names of ``named``."""

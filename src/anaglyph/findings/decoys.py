@@ -27,6 +27,7 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from anaglyph.behaviour.null_pair import matched_null_pair
+from anaglyph.core.devices import token_budget
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
@@ -39,7 +40,6 @@ from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.sample import is_ordinary
 from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
-from anaglyph.store.collecting import TOKEN_BUDGETS
 from anaglyph.subject import Subject
 
 MOST_TOKENS = 100_000
@@ -227,7 +227,7 @@ def _read(
     starts = np.cumsum(corpus.lengths[sequences]) - corpus.lengths[sequences]
     out = np.empty((int(corpus.lengths[sequences].sum()), null.d_tuned), np.float32)
     with null.side("tuned") as model:
-        budget = TOKEN_BUDGETS[model.device.type]
+        budget = token_budget(model.device)
     done = 0
     for rows, input_ids, mask in padded_batches(corpus, sequences, budget):
         stream = null.run_to("tuned", input_ids, mask, [layer])[layer]

@@ -191,6 +191,7 @@ def _trained(store: PairedStore, seed: int, progress: Progress = silent) -> Dict
         tokens=min(TOKENS, READINGS * store.n_tokens),
         batch=BATCH,
         seed=seed,
+        device="cpu",  # small, and the rest of the search is on the CPU
         progress=progress,
     )
 

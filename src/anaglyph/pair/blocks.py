@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from anaglyph.core.devices import Fitting
 from anaglyph.core.errors import ModelError
 
 _PROBE_LENGTH = 4
@@ -73,6 +74,7 @@ class BlockModel:
         self.vocabulary = int(config.vocab_size)
         self.blocks = find_blocks(model.get_decoder(), self.depth)
         self._tuple_length: int | None = None
+        self._fitting = Fitting()
         self._prove()
 
     @property
@@ -92,8 +94,26 @@ class BlockModel:
         """Return the outputs of blocks ``layers``; later blocks and the logits are not computed.
 
         ``start`` is a block and its output: then no block up to it is computed, and ``layers`` must
-        come after it.
+        come after it. Where memory is too small for the batch, it runs in halves.
         """
+        parts = self._fitting.run(
+            lambda part: self._run_to(
+                input_ids[part],
+                attention_mask[part],
+                layers,
+                None if start is None else (start[0], start[1][part]),
+            ),
+            *input_ids.shape,
+        )
+        return {layer: _joined([each[layer] for each in parts]) for layer in parts[0]}
+
+    def _run_to(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        layers: Sequence[int],
+        start: tuple[int, Tensor] | None,
+    ) -> dict[int, Tensor]:
         reached: dict[int, Tensor] = {}
         last = max(layers)
 
@@ -131,9 +151,13 @@ class BlockModel:
         """
         edited = edited.to(device=self.device, dtype=self.model.dtype)
 
-        with ExitStack() as stack, torch.set_grad_enabled(edited.requires_grad):
-            self._skip(stack, layer, edited)
-            return self._forward(input_ids, attention_mask)
+        def run(part: slice) -> Tensor:
+            with ExitStack() as stack:
+                self._skip(stack, layer, edited[part])
+                return self._forward(input_ids[part], attention_mask[part])
+
+        with torch.set_grad_enabled(edited.requires_grad):
+            return _joined(self._fitting.run(run, *input_ids.shape))
 
     def _skip(self, stack: ExitStack, layer: int, output: Tensor) -> None:
         """Replace blocks 0 to ``layer``; the last of them returns ``output``."""
@@ -155,7 +179,11 @@ class BlockModel:
         attention_mask: Int64[Tensor, "batch length"],
     ) -> Float[Tensor, "batch length vocab"]:
         """Return the whole model's logits."""
-        return self._forward(input_ids, attention_mask)
+
+        def run(part: slice) -> Tensor:
+            return self._forward(input_ids[part], attention_mask[part])
+
+        return _joined(self._fitting.run(run, *input_ids.shape))
 
     def probe_logits(self) -> Float[Tensor, "one length vocab"]:
         """Return the logits on a few fixed tokens, to compare the model with itself."""
@@ -199,6 +227,10 @@ class BlockModel:
                 f"{type(self.model).__name__} cannot be resumed from layer {middle}: its later"
                 " blocks depend on more than the residual stream"
             )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _hidden(output: Any) -> Tensor:

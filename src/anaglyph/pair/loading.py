@@ -16,39 +16,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from anaglyph.core.errors import AnaglyphError, InputError, ModelError
+from anaglyph.core.errors import AnaglyphError, ModelError
 from anaglyph.pair.merging import AdaptedModule, adapted_modules
 from anaglyph.pair.numbers import check_adapter, check_model_numbers, check_model_size
 from anaglyph.pair.quantised import Quantisation
 from anaglyph.pair.quiet import first_line, loading, quiet
 from anaglyph.pair.sources import Source
 from anaglyph.pair.weight_files import ADAPTER_CONFIG
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the torch device called ``device``: "cpu" or "cuda".
-
-    Raises:
-        InputError: The name is unknown, or there is no such device here.
-    """
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r} is unknown: use cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda is not available here: use cpu")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str) -> torch.dtype:
-    """Return the torch dtype called ``dtype``: "float32" or "bfloat16".
-
-    Raises:
-        InputError: The name is unknown.
-    """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown: use {' or '.join(_DTYPES)}")
-    return _DTYPES[dtype]
 
 
 def load_config(source: Source) -> Any:
@@ -198,9 +172,7 @@ class Adapter:
                     )
                 config.inference_mode = True
                 wrapper = PeftModel(model, config)
-                result = wrapper.load_adapter(
-                    str(source.folder), "default", torch_device=str(model.device)
-                )
+                result = wrapper.load_adapter(str(source.folder), "default", torch_device="cpu")
         except AnaglyphError:
             raise
         except Exception as error:  # strangers' files make peft raise anything

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from anaglyph.core.arrays import Array, floats, integers
+from anaglyph.core.devices import resolve_device, resolve_dtype
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.files import digest
 from anaglyph.pair.blocks import BlockModel
@@ -18,8 +19,6 @@ from anaglyph.pair.loading import (
     Adapter,
     check_same_shape,
     load_model,
-    resolve_device,
-    resolve_dtype,
 )
 from anaglyph.pair.sources import Source, locate, pair_notes
 from anaglyph.pair.tokens import shared_tokenizer, token_strings
@@ -93,24 +92,29 @@ class ModelPair:
         base: str | Path,
         tuned: str | Path,
         *,
-        device: str = "cpu",
+        device: str = "auto",
         dtype: str = "float32",
+        local_files_only: bool = False,
     ) -> "ModelPair":
         """Load a base model and its fine-tune.
 
         Args:
-            base: Hugging Face folder, hub id or ``.gguf`` file. A GGUF file is converted once to
-                float32 in ``$ANAGLYPH_CACHE`` (default ``~/.cache/anaglyph``).
+            base: Hugging Face folder, hub id (``NAME@REVISION``) or ``.gguf`` file. A GGUF file is
+                converted once to float32 in ``$ANAGLYPH_CACHE`` (default ``~/.cache/anaglyph``).
             tuned: The same, or a PEFT adapter's folder or hub id.
-            device: "cpu" or "cuda".
+            device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:N" or "mps".
             dtype: "float32" or "bfloat16".
+            local_files_only: Do not ask the hub for what is not in its local cache.
 
         Raises:
             ModelError: A model is missing, damaged or does not fit its partner.
             InputError: ``device`` or ``dtype`` is unknown or not available.
         """
         where, kind = resolve_device(device), resolve_dtype(dtype)
-        sources = (locate(base), locate(tuned))
+        sources = (
+            locate(base, local_files_only=local_files_only),
+            locate(tuned, local_files_only=local_files_only),
+        )
         if sources[0].is_adapter:
             raise ModelError(f"{base} is an adapter; base must be a whole model")
         if not sources[1].is_adapter:

@@ -18,7 +18,7 @@ from anaglyph.pair.gguf import converted
 from anaglyph.pair.quiet import first_line
 from anaglyph.pair.weight_files import WeightFiles, read_config, weight_files
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -56,8 +56,18 @@ class Source:
         return self.weights.is_adapter
 
 
-def locate(name: str | Path) -> Source:
+def stay_local() -> None:
+    """Take hub models from the local cache only, from here on in this process."""
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+
+
+def locate(name: str | Path, *, local_files_only: bool = False) -> Source:
     """Find a model's files and identify them by content.
+
+    Args:
+        name: A folder, a ``.gguf`` file or a hub id; the id may name a branch, tag or commit after
+            an ``@``.
+        local_files_only: Do not ask the hub for what is not in its local cache.
 
     Raises:
         ModelError: Nothing is there under that name, or it lacks a configuration or safetensors
@@ -71,7 +81,7 @@ def locate(name: str | Path) -> Source:
         print_of_file, folder = digest({"gguf": key}), converted(path, key)
         weights = weight_files(folder, str(name))
         return Source(str(name), folder, print_of_file, print_of_file, weights)
-    folder = path if path.is_dir() else _from_hub(name)
+    folder = path if path.is_dir() else _from_hub(name, local_files_only)
     weights = weight_files(folder, str(name))
     return Source(
         name=str(name),
@@ -112,15 +122,17 @@ def _letters(text: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(text).lower())
 
 
-def _from_hub(name: str | Path) -> Path:
-    is_id = isinstance(name, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf")
-    if not is_id or str(name).startswith("."):
+def _from_hub(name: str | Path, local_files_only: bool) -> Path:
+    found = _HUB_ID.fullmatch(name) if isinstance(name, str) else None
+    if found is None or str(name).endswith(".gguf") or str(name).startswith("."):
         raise ModelError(f"{name} does not exist")
     try:
         # Subfolders hold other formats of the same weights (ONNX, original checkpoints).
         return Path(
             huggingface_hub.snapshot_download(
-                str(name),
+                found["id"],
+                revision=found["revision"],
+                local_files_only=local_files_only,
                 allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
                 ignore_patterns=["*/*"],
             )

@@ -60,7 +60,8 @@ class Run:
             n_layers=pair.n_layers,
             settings=settings,
             fingerprints=pair.fingerprints,
-            corpus={
+            corpus=_text_facts(subject)
+            | {
                 "fingerprint": corpus.fingerprint,
                 "sequences": corpus.n_sequences,
                 "heldout_sequences": int(corpus.heldout.sum()),
@@ -157,7 +158,8 @@ class Run:
     def dictionary(self, name: str) -> Dictionary:
         """Load a trained dictionary."""
         self.folder.check_stage(f"train/{name}")
-        return Dictionary.load(self.path / "dictionaries" / name)
+        dictionary = Dictionary.load(self.path / "dictionaries" / name)
+        return dictionary.on(self.settings.device)
 
     def table(self, name: str) -> pl.DataFrame:
         """Read a dictionary's latent table."""
@@ -168,6 +170,13 @@ class Run:
         """Load the trained dictionaries of the difference, by name: findings start from them."""
         loaded = {name: self.dictionary(name) for name in self.trained}
         return {name: d for name, d in loaded.items() if d.spec.sources == ("difference",)}
+
+
+def _text_facts(subject: Subject) -> dict[str, Any]:
+    """Return the facts of the whole text, of which a stream's corpus is a sample."""
+    if subject.settings.collect.store == "disk":
+        return {}
+    return {"text": subject.text.fingerprint, "text_tokens": subject.text.n_tokens}
 
 
 def name_of(method: str, sparsity: str) -> str:

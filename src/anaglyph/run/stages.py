@@ -17,6 +17,7 @@ import torch
 
 from anaglyph.behaviour.behave import behaviour_of
 from anaglyph.causal import Judged, causal_tables, layer_sweep
+from anaglyph.core.devices import numbers_of, resolve_device
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import (
     digest,
@@ -33,6 +34,7 @@ from anaglyph.latents import candidates, score, top_examples
 from anaglyph.report import build
 from anaglyph.run.folder import ELICITED
 from anaglyph.run.run import Run, name_of
+from anaglyph.run.streaming import outputs_of, train_streamed
 from anaglyph.run.tables import keep_tables
 from anaglyph.store import PairedStore
 from anaglyph.store.format import read_manifest
@@ -67,8 +69,7 @@ def diff(run: Run) -> None:
     if run.settings.behave.behaviour:
         behave(run)
     if not difference_is_nil(run.subject.store):
-        for method in training.methods:
-            train_one(run, method)
+        train_all(run, training.methods)
         for name in names:
             score_one(run, name)
     find(run)
@@ -114,6 +115,7 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
             "rate": settings.find.rate,
             "seed": settings.seed,
             "threads": torch.get_num_threads(),
+            "computed": run.subject.computed,
             "code": VERSIONS["behave"],
         }
     )
@@ -134,29 +136,50 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
 @_one_writer
 def train_one(run: Run, method: str) -> Dictionary:
     """Train one dictionary on the training sequences."""
-    settings, seed = run.settings.train, run.settings.seed
-    name = name_of(method, settings.sparsity)
-    given = settings.model_dump(exclude={"methods"}) | {"method": method, "seed": seed}
-    key = digest(
-        {
-            "store": run.folder.key_of("collect"),
-            "settings": given,
-            "threads": torch.get_num_threads(),
-            "code": VERSIONS["train"],
-        }
-    )
-    folder = run.path / "dictionaries" / name
-    if not run.folder.is_done(f"train/{name}", key):
-        files = ("config.json", "weights.safetensors")
-        with run.folder.stage(f"train/{name}", key, [f"dictionaries/{name}/{f}" for f in files]):
+    train_all(run, [method])
+    return run.dictionary(name_of(method, run.settings.train.sparsity))
+
+
+def train_all(run: Run, methods: Sequence[str]) -> None:
+    """Train dictionaries: one after the other from the store, or all at once from a stream."""
+    settings, collecting, seed = run.settings.train, run.settings.collect, run.settings.seed
+    streamed = collecting.store == "stream"
+    made_of: dict[str, Any] = {"store": run.folder.key_of("collect")}
+    if streamed:
+        made_of |= {"text": run.folder.state.corpus["text"], "window": collecting.window}
+    open_ones: dict[str, tuple[str, str]] = {}
+    for method in methods:
+        key = digest(
+            made_of
+            | {
+                "settings": settings.model_dump(exclude={"methods"}),
+                "method": method,
+                "seed": seed,
+                "threads": torch.get_num_threads(),
+                "computed": numbers_of(resolve_device(run.settings.device)),
+                "models": run.subject.computed if streamed else None,
+                "code": VERSIONS["train"],
+            }
+        )
+        name = name_of(method, settings.sparsity)
+        if not run.folder.is_done(f"train/{name}", key):
+            open_ones[name] = (method, key)
+    if streamed:
+        train_streamed(run, open_ones)
+        return
+    for name, (method, key) in open_ones.items():
+        folder = run.path / "dictionaries" / name
+        with run.folder.stage(f"train/{name}", key, outputs_of(name)):
             dictionary = train(
                 run.subject.store,
-                **given,
+                method,
+                **settings.model_dump(exclude={"methods"}),
+                seed=seed,
+                device=run.settings.device,
                 checkpoint=folder / "checkpoint",
                 progress=run.subject.progress,
             )
             dictionary.save(folder)
-    return run.dictionary(name)
 
 
 @_one_writer
@@ -167,6 +190,7 @@ def score_one(run: Run, name: str) -> pl.DataFrame:
         {
             "dictionary": run.folder.key_of(f"train/{name}"),
             "seed": run.settings.seed,
+            "computed": numbers_of(resolve_device(run.settings.device)),
             "shown": shown,
             "code": VERSIONS["score"],
         }
@@ -205,6 +229,7 @@ def causal(run: Run, names: Sequence[str]) -> dict[str, pl.DataFrame]:
                 "table": run.folder.key_of(f"score/{name}"),
                 "settings": settings.model_dump(mode="json"),
                 "seed": run.settings.seed,
+                "computed": run.subject.computed,
                 "code": VERSIONS["causal"],
             }
         )
@@ -231,6 +256,7 @@ def sweep(run: Run, layers: Sequence[int | float]) -> pl.DataFrame:
     subject, settings = run.subject, run.settings.causal
     resolved = [subject.pair.resolve_layer(layer) for layer in layers]
     key = settings.model_dump(mode="json") | {"layers": resolved, "seed": run.settings.seed}
+    key["computed"] = run.subject.computed
     tables = keep_tables(
         run.folder,
         "layers",
@@ -251,6 +277,7 @@ def find(run: Run) -> Verdict:
             "settings": run.settings.find.model_dump(mode="json"),
             "seed": run.settings.seed,
             "threads": torch.get_num_threads(),
+            "computed": run.subject.computed,
             "code": VERSIONS["find"],
         }
     )

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from anaglyph.core.devices import numbers_of
+from anaglyph.core.devices import token_budget as budget_of
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.files import digest
 from anaglyph.core.progress import Progress, silent
@@ -23,6 +25,7 @@ from anaglyph.store.format import (
     FORMAT,
     SHARD_TOKENS,
     TORCH_DTYPES,
+    DType,
     Manifest,
     Side,
     check_dtype,
@@ -30,10 +33,6 @@ from anaglyph.store.format import (
 )
 from anaglyph.store.paired_store import PairedStore
 from anaglyph.store.writer import Part, StoreWriter, Tokens, is_finished
-
-TOKEN_BUDGETS = {"cpu": 1024, "cuda": 16_384}
-"""Tokens per forward pass: enough to keep the device busy, few enough for a CPU's cache
-(SmolLM2-135M is a third faster with 512 to 1024 than with 4096)."""
 
 
 def collect(
@@ -84,8 +83,8 @@ def collect(
     wanted = tuple(sorted({pair.resolve_layer(layer) for layer in layers}))
     tokens = load_corpus(corpus, pair.tokenizer, context=context, pack=pack, max_tokens=max_tokens)
     with pair.side("base") as model:
-        computed_in, device = str(model.dtype), model.device.type
-    budget = TOKEN_BUDGETS[device] if token_budget is None else token_budget
+        computed_in, budget = numbers_of(model.device, model.dtype), budget_of(model.device)
+    budget = budget if token_budget is None else token_budget
     manifest = Manifest(
         key=digest(
             {
@@ -114,7 +113,7 @@ def collect(
             done = tokens.n_tokens - sum(part.n_tokens for part in missing)
             writing: Future[None] | None = None
             for part in missing:
-                shard = _Shard(pair, tokens, manifest, part)
+                shard = Window(pair, tokens, wanted, kind, part)
                 for rows in padded_batches(tokens, shard.sequences, budget):
                     progress("collect activations", done, tokens.n_tokens)
                     done += shard.run(*rows)
@@ -131,24 +130,39 @@ def collect(
     return PairedStore.open(folder)
 
 
-class _Shard:
-    """One shard in the making: both sides of its tokens, filled batch by batch."""
+class Window:
+    """The activations of some consecutive sequences in the making, filled batch by batch.
+
+    Args:
+        pair: The two models.
+        corpus: What they read.
+        layers: Which layers.
+        dtype: Number type to hold activations in.
+        part: Which sequences.
+
+    Attributes:
+        sides: Layer to activations, for base and tuned.
+    """
 
     def __init__(
-        self, pair: ModelPair, corpus: TokenCorpus, manifest: Manifest, part: Part
+        self,
+        pair: ModelPair,
+        corpus: TokenCorpus,
+        layers: Sequence[int],
+        dtype: DType,
+        part: Part,
     ) -> None:
-        self._pair, self._corpus, self._manifest, self._part = pair, corpus, manifest, part
+        self._pair, self._corpus, self._layers = pair, corpus, layers
+        self._dtype: DType = dtype
+        self._part = part
         self.sequences = np.arange(part.sequences.start, part.sequences.stop)
-        self.sides = {"base": self._room(manifest.widths[0])}
-        self.sides["tuned"] = (
-            self.sides["base"] if pair.same_weights else self._room(manifest.widths[1])
-        )
+        self.sides = {"base": self._room(pair.d_base)}
+        self.sides["tuned"] = self.sides["base"] if pair.same_weights else self._room(pair.d_tuned)
 
     def _room(self, width: int) -> dict[int, Tensor]:
-        kind = TORCH_DTYPES[self._manifest.dtype]
+        kind = TORCH_DTYPES[self._dtype]
         return {
-            layer: torch.empty(self._part.n_tokens, width, dtype=kind)
-            for layer in self._manifest.layers
+            layer: torch.empty(self._part.n_tokens, width, dtype=kind) for layer in self._layers
         }
 
     def run(
@@ -161,7 +175,7 @@ class _Shard:
         offsets = self._corpus.offsets
         spans = [np.arange(int(offsets[i]), int(offsets[i + 1])) for i in sequences]
         rows = torch.from_numpy(np.concatenate(spans) - self._part.tokens.start)
-        layers = self._manifest.layers
+        layers = self._layers
         if self._pair.same_weights:
             streams = self._pair.run_to("base", input_ids, attention_mask, layers)
             found: dict[Side, dict[int, Tensor]] = {"base": streams}
@@ -169,9 +183,7 @@ class _Shard:
             found = self._pair.run_both_to(input_ids, attention_mask, layers)
         for side, streams in found.items():
             for layer, stream in streams.items():
-                kept = to_stored(
-                    stream[attention_mask.bool().to(stream.device)], self._manifest.dtype
-                )
+                kept = to_stored(stream[attention_mask.bool().to(stream.device)], self._dtype)
                 self._check(side, layer, kept, sequences, spans)
                 self.sides[side][layer][rows] = kept
         return len(rows)
@@ -191,5 +203,5 @@ class _Shard:
         at = int(np.searchsorted(np.cumsum([len(span) for span in spans]), row, side="right"))
         raise ModelError(
             f"the {side} model gives NaN or inf at layer {layer} in sequence {sequences[at]} "
-            f"(stored as {self._manifest.dtype}); whole shards before it are kept"
+            f"(stored as {self._dtype}); whole shards before it are kept"
         )

@@ -28,15 +28,15 @@ from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Reader
 from anaglyph.truth.organisms.build import Built
 
 
-def game_settings(file: Path | None) -> GameSettings:
-    """Read the game's settings from a JSON or TOML file; None gives the defaults.
+def game_settings(file: Path | None, **given: Any) -> GameSettings:
+    """Read the game's settings from a JSON or TOML file; what is given by name wins.
 
     Raises:
         InputError: The file cannot be read, or a field is unknown or has a bad value.
     """
     if file is None:
-        return GameSettings()
-    return validate(GameSettings, read_settings(file), str(file))
+        return validate(GameSettings, given)
+    return validate(GameSettings, read_settings(file) | given, str(file))
 
 
 class Arena(Subject):
@@ -71,6 +71,8 @@ class Arena(Subject):
             find_tokens=game.causal_tokens,
             trials=0,
             seed=seed,
+            device=game.device,
+            model_dtype=game.model_dtype,
         )
         super().__init__(
             str(built.base),

@@ -184,7 +184,8 @@ def _play_once(arena: Arena, name: str, cell: Path, seed: int) -> dict[str, Any]
     key = digest(
         {
             "card": card.key,
-            "settings": arena.game.model_dump(mode="json"),
+            "settings": arena.game.model_dump(mode="json", exclude={"device", "model_dtype"}),
+            "computed": arena.computed,
             "player": name,
             "seed": seed,
             "code": player_version(name),

@@ -48,6 +48,7 @@ def play(entrant: Entrant, arena: Arena) -> Answer:
         tokens=game.tokens,
         seed=arena.seed,
         sparsity=entrant.sparsity,
+        device=game.device,
         progress=arena.progress,
     )
     table = score(dic, arena.store, seed=arena.seed, progress=arena.progress)
