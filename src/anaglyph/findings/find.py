@@ -24,6 +24,7 @@ from anaglyph.findings.alone import closed_alone, order_by_effect
 from anaglyph.findings.baselines import with_baselines
 from anaglyph.findings.decoys import compared_with_noise
 from anaglyph.findings.discovery import Discovery, discover
+from anaglyph.findings.groups import as_evidence, joined
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
 from anaglyph.latents import top_examples
 from anaglyph.pair import ModelPair
@@ -105,19 +106,28 @@ def search(
         progress=subject.progress,
     )
     recovered: dict[int, float] = {}
+    alone = None
     if subject.has_models:
-        closed = closed_alone(subject, found, settings)
-        recovered = {i: each.share for i, each in closed.items()}
-        found = with_baselines(
-            subject, compared_with_noise(subject, found, closed, settings), settings
-        )
+        alone = closed_alone(subject, found, settings)
+        closed = {} if alone is None else alone.closed
+        recovered = {i: each.share for i, each in closed.items() if each.measured}
+        found = compared_with_noise(subject, found, closed, settings)
+        texts = None if alone is None else alone.bench.texts
+        found = with_baselines(subject, found, settings, texts)
         skipped = [each for each in (found.unasked, found.unread) if each is not None]
     else:
         skipped.append(
             "findings are not compared with weight noise and not ordered by what they do to the "
             "predictions: the models were not given"
         )
-    order = order_by_effect(found, recovered)[: settings.most_findings]
+    order = order_by_effect(found, recovered)
+    if alone is not None:
+        named = [i for i in order if i not in found.like_noise]
+        groups = joined(alone, found, named)
+        found = as_evidence(found, groups)
+        inside = {i for members in groups.values() for i in members}
+        order = [i for i in order if i not in inside]
+    order = order[: settings.most_findings]
     verdict = _named(subject, found, order, recovered, settings)
     verdict = verdict.model_copy(update={"skipped": tuple(skipped)})
     return _with_predictions(subject, settings, verdict)
@@ -170,7 +180,7 @@ def _named(
             update["examples"] = tuple(_with_tokens(subject, each) for each in along)
         of_kind = like_noise if i in found.like_noise else findings
         of_kind.append(found.findings[i].model_copy(update=update))
-    called = len(found.findings) - len(found.like_noise)
+    called = len(findings)
     return Verdict(
         verdict=DIFFERENCE,
         reason=_reason(store, found, called, settings.rate),
