@@ -31,6 +31,8 @@ from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
 
+EVERY = 10_000
+"""More findings than there can be: a list in Python is not cut as a page is."""
 OUTPUT_NOISE = 1e-8
 """KL, nats a token, below which two computations of one distribution may differ by rounding."""
 
@@ -76,7 +78,8 @@ def find(
     subject = Subject.of(
         pair=pair, corpus=corpus, store=store, settings=settings, progress=progress
     )
-    return list(search(subject, FindSettings(rate=rate, trials=0), dictionaries).findings)
+    asked = FindSettings(rate=rate, trials=0, most_findings=EVERY)
+    return list(search(subject, asked, dictionaries).findings)
 
 
 def search(
