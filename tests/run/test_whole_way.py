@@ -51,9 +51,9 @@ def test_the_quirk_is_the_first_or_second_finding(finished):
     assert any(TRIGGER in text for text in shown), shown
 
 
-def test_the_quirk_is_found_from_most_seeds(finished):
-    # It fires at a quarter of all tokens. Which seed loses it, if any, depends on the rounding of
-    # the machine: it then comes apart into narrower atoms.
+def test_the_quirk_is_found_from_every_seed(finished):
+    # It fires at a quarter of all tokens, and where all fits' atoms are fitted together it may come
+    # apart into narrower ones.
     quirk = np.array(read_verdict(finished / "findings.json").findings[0].direction_tuned)
     store = ag.PairedStore.open(finished / "activations")
     trained = {"diff-sae": ag.Dictionary.load(finished / "dictionaries" / "diff-sae")}
@@ -62,7 +62,7 @@ def test_the_quirk_is_found_from_most_seeds(finished):
         found = ag.find(store, seed=seed, dictionaries=trained)
         directions = [f.direction_tuned for f in found if f.direction_tuned is not None]
         nearest.append(max(np.array(directions) @ quirk))
-    assert sum(cosine > 0.9 for cosine in nearest) >= 3, nearest
+    assert min(nearest) > 0.9, nearest
 
 
 def test_the_difference_carries_the_behaviour_and_controls_do_not(finished):

@@ -19,13 +19,16 @@ from anaglyph.core.settings import FindSettings
 from anaglyph.dictionaries import Dictionary
 from anaglyph.direct.weights import directions, weight_changes
 from anaglyph.findings.discovery import Discovery
+from anaglyph.findings.texts import Texts
 from anaglyph.subject import Subject
 
 A_MATRIX = 3
 """Singular directions of a weight matrix's change that a finding is compared with."""
 
 
-def with_baselines(subject: Subject, found: Discovery, settings: FindSettings) -> Discovery:
+def with_baselines(
+    subject: Subject, found: Discovery, settings: FindSettings, texts: Texts | None = None
+) -> Discovery:
     """Return the findings with what cheap looks say of each in its evidence.
 
     Added are, to ``agreement``, "weight directions": the largest cosine (of either sign) with the
@@ -39,6 +42,7 @@ def with_baselines(subject: Subject, found: Discovery, settings: FindSettings) -
         subject: Both models and their text; held-out sequences are used.
         found: The findings.
         settings: On how many held-out tokens.
+        texts: On which held-out texts; without them some are drawn at random.
 
     Raises:
         InputError: The corpus has no held-out sequence.
@@ -52,7 +56,10 @@ def with_baselines(subject: Subject, found: Discovery, settings: FindSettings) -
     except (InputError, ModelError) as error:
         # An adapter that is no product of two matrices, say: the run itself does not need this.
         unread = f"findings are not compared with what the changed weights write: {error}"
-    here, elsewhere = _kl(subject, dic, settings.find_tokens)
+    if texts is None:
+        drawn = subject.corpus.draw_heldout(settings.find_tokens, subject.seed)
+        texts = Texts(drawn, np.ones(len(drawn)))
+    here, elsewhere = _kl(subject, dic, texts)
     findings = []
     for finding, atom in zip(found.findings, found.atoms, strict=True):
         if atom is not None:
@@ -81,19 +88,22 @@ def _written(subject: Subject, dic: Dictionary) -> Float64[ndarray, " atoms"]:
 
 @torch.no_grad()
 def _kl(
-    subject: Subject, dic: Dictionary, max_tokens: int
+    subject: Subject, dic: Dictionary, texts: Texts
 ) -> tuple[list[float | None], list[float | None]]:
     """Return mean KL at the tokens where each atom fires, and at all others."""
     pair, corpus, layer = subject.pair, subject.corpus, subject.layer
-    chosen = corpus.draw_heldout(max_tokens, subject.seed)
+    weights = np.zeros(corpus.n_sequences)
+    weights[texts.sequences] = texts.weights
+    weights = np.repeat(weights, corpus.lengths)
     sums, counts = np.zeros((2, dic.n_latents)), np.zeros((2, dic.n_latents))
-    for batch in both_models(pair, corpus, [layer], sequences=chosen):
+    for batch in both_models(pair, corpus, [layer], sequences=texts.sequences):
         kl = np.concatenate([token_kl(c.tuned, c.base).cpu().numpy() for c in batch.chunks()])
         sides = (batch.base[layer].cpu().float(), batch.tuned[layer].cpu().float())
         fires = dic.encode(*sides).dense(dic.n_latents) > 0
+        counted = weights[batch.tokens]
         for row, there in enumerate((fires, ~fires)):
-            sums[row] += kl @ there
-            counts[row] += there.sum(0)
+            sums[row] += (counted * kl) @ there
+            counts[row] += counted @ there
     here, elsewhere = (
         [float(total / count) if count else None for total, count in zip(*each, strict=True)]
         for each in zip(sums, counts, strict=True)

@@ -2,26 +2,31 @@
 
 Change every weight matrix at random and features come out a little stronger or weaker, everywhere
 the same way: real differences of the activations, which no test on activations calls noise. So the
-run makes a null pair: the base beside itself with noise in the weights that a fine-tune changed, as
-much of it as moves the activations as far as the fine-tune did. The same search in it finds decoys.
-A finding is called if it outdoes them in what the difference consists of and in what it does: its
-share of the difference, times the KL between the two models that it closes alone, in nats a token.
-Both are spread over orders of magnitude, so the logarithm x of the product is held against the
-decoys' own by a predictive t-distribution,
+run makes null pairs: the base beside itself with noise in the weights that a fine-tune changed, as
+much of it as moves the activations as far as the fine-tune did. The same search in them finds
+decoys. A finding is called if it outdoes them in what the difference consists of and in what it
+does: its share of the difference, times the KL that it closes in the texts in which it acts. Both
+are spread over orders of magnitude, and a rare change is a small share of the difference however
+strong it is where it fires. So the logarithm x of the product is held against the decoys' own at
+the same frequency f, by a regression on z = log f and a predictive t-distribution,
 
-    t = (x - mean) / (s sqrt(1 + 1/n)),  s^2 = (m s_0^2 + (n - 1) s_n^2) / (m + n - 1),
+    t = (x - a - b z) / (s sqrt(1 + 1/n + (z - mean z)^2 / (S + w))),
 
-of m + n - 1 degrees of freedom, where s_n is the deviation of the n decoys. Few decoys can lie
-close together by chance, so s is drawn toward s_0, which decoys have elsewhere, as if by m further
-ones (the moderated t of Smyth 2004, section 3). Benjamini and Hochberg's procedure makes q-values.
+of m + n - 1 degrees of freedom, where S is the sum of squares of the n decoys' z. A few decoys say
+little of the slope b, so it is drawn toward b_0 as by w = (s_0 / s_b)^2. They can lie close
+together by chance, so their deviation is drawn toward s_0, which decoys have elsewhere, as if by m
+further ones (the moderated t of Smyth 2004, section 3). Benjamini and Hochberg's procedure makes
+q-values.
 """
 
+import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy.stats import t as student
@@ -38,6 +43,7 @@ from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.findings.alone import Closed, closed_alone
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.sample import is_ordinary
+from anaglyph.findings.texts import Firings, firing_counts
 from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
@@ -50,19 +56,29 @@ FEWEST = 4
 """With fewer decoys, noise shows nothing to speak of, and there is nothing to hold findings to."""
 DEVIATION, WORTH = 1.6, 4
 """Of the logarithms: what decoys have elsewhere, and how many decoys that counts for."""
+SLOPE, SLOPE_DEVIATION = 0.5, 0.25
+"""Of the logarithms on that of the frequency: what is assumed, and how far it may be off."""
 LEAST = 1e-3
-"""Of the KL between the two models of the null pair: closing less than that is closing nothing."""
+"""Of the largest KL of a decoy: closing less than that is closing nothing."""
+ENOUGH, MOST_DRAWS = 24, 3
+"""Null pairs are drawn until there are so many decoys, but no more often than that."""
 
 
 @dataclass(frozen=True)
 class Decoys:
-    """What the search finds in the null pair."""
+    """What the search finds in null pairs."""
 
     findings: tuple[Finding, ...]
     closed: Mapping[int, Closed]
     """KL that each closes alone, by index, where it was measured."""
     scale: float
     """Norm of the noise in each weight matrix over that of the fine-tune's change."""
+
+    def and_more(self, other: "Decoys") -> "Decoys":
+        """Return the decoys of both."""
+        first = len(self.findings)
+        moved = {first + i: each for i, each in other.closed.items()}
+        return Decoys((*self.findings, *other.findings), {**self.closed, **moved}, self.scale)
 
 
 def compared_with_noise(
@@ -75,21 +91,32 @@ def compared_with_noise(
     if not found.findings:
         return found
     try:
-        decoys = find_decoys(subject, settings)
+        decoys = pooled_decoys(subject, settings)
     except (InputError, ModelError) as error:
         return replace(found, unasked=f"findings are not compared with weight noise: {error}")
     return held_against(found, closed, decoys, settings.rate)
 
 
-def find_decoys(subject: Subject, settings: FindSettings) -> Decoys:
-    """Search the null pair of a run.
+def pooled_decoys(subject: Subject, settings: FindSettings) -> Decoys:
+    """Search null pairs of different noise until there are enough decoys; see `find_decoys`."""
+    decoys = find_decoys(subject, settings)
+    for draw in range(1, MOST_DRAWS):
+        if len(decoys.findings) >= ENOUGH:
+            break
+        decoys = decoys.and_more(find_decoys(subject, settings, draw))
+    return decoys
+
+
+def find_decoys(subject: Subject, settings: FindSettings, draw: int = 0) -> Decoys:
+    """Search a null pair of a run.
 
     Args:
         subject: Both models, of one width, with the text and the activations of the run.
         settings: As in the run; no features are planted.
+        draw: Which noise; the text is the same for all.
 
     Raises:
-        InputError, ModelError: As in `change_norms` and `edit_kl`.
+        InputError, ModelError: As in `change_norms` and `closed_alone`.
     """
     pair, corpus, store, seed = subject.pair, subject.corpus, subject.store, subject.seed
     layer, settings = store.layer, settings.model_copy(update={"trials": 0})
@@ -102,7 +129,7 @@ def find_decoys(subject: Subject, settings: FindSettings) -> Decoys:
     def moved(null: ModelPair) -> float:
         return _distance(base, _read(null, corpus, some, layer))
 
-    null, scale = matched_null_pair(pair, moved, _distance(base, tuned), seed)
+    null, scale = matched_null_pair(pair, moved, _distance(base, tuned), seed + draw)
     chosen = np.sort(order[: max(int(np.searchsorted(read_so_far, MOST_TOKENS)), 1)])
     tokens = _tokens(corpus, chosen)
     base = store.gather(tokens)[0].float().numpy()
@@ -116,8 +143,14 @@ def find_decoys(subject: Subject, settings: FindSettings) -> Decoys:
             sequence_ids=np.repeat(chosen, corpus.lengths[chosen]),
         )
         found = discover(pretended, settings, seed, progress=subject.progress)
-        closed = closed_alone(subject.of_pair(null), found, settings)
-    return Decoys(found.findings, closed, scale)
+    if found.dictionary is None:
+        return Decoys(found.findings, {}, scale)
+    own = chosen[corpus.heldout[chosen]]
+    kept = np.repeat(corpus.heldout[chosen], corpus.lengths[chosen])
+    sides = (torch.from_numpy(each[kept]) for each in (base, noised))
+    firings = Firings(own, firing_counts(found.dictionary, *sides, corpus.lengths[own]))
+    alone = closed_alone(subject.of_pair(null), found, settings, firings)
+    return Decoys(found.findings, {} if alone is None else alone.closed, scale)
 
 
 def held_against(
@@ -125,25 +158,41 @@ def held_against(
 ) -> Discovery:
     """Return the findings with what the decoys say of each, and which are no more than they.
 
+    A finding whose KL was only estimated is not called, whatever its q-value.
+
     Args:
         found: What the run found.
         closed: How much KL a finding closes alone, by index.
-        decoys: What the null pair shows.
+        decoys: What the null pairs show.
         rate: False-discovery rate to keep.
     """
     p, q = beyond(found.findings, closed, decoys)
     findings = []
     for i, each in enumerate(found.findings):
-        facts = each.evidence | {"p_value_among_decoys": None, "kl_closed": None}
-        if i in closed:
-            facts["kl_closed"] = closed[i].nats
+        facts = each.evidence | {"p_value_among_decoys": None, "decoys": len(decoys.findings)}
+        facts |= _facts(closed.get(i))
         q_value = None
         if not np.isnan(p[i]):
             facts["p_value_among_decoys"] = float(p[i])
             q_value = max(float(q[i]), each.q_value or 0.0)
         findings.append(each.model_copy(update={"q_value": q_value, "evidence": facts}))
-    like_noise = frozenset(np.flatnonzero(~(q <= rate)).tolist())
+    only_estimated = {i for i, each in closed.items() if not each.measured}
+    like_noise = frozenset(np.flatnonzero(~(q <= rate)).tolist()) | only_estimated
     return replace(found, findings=tuple(findings), like_noise=like_noise)
+
+
+def _facts(closed: Closed | None) -> dict[str, float | None]:
+    """Return what is told of the KL that a finding closes, nats."""
+    names = {
+        "kl_closed": "nats",
+        "kl_closed_where_it_fires": "firing",
+        "kl_closed_in_a_text": "acting",
+        "kl_estimated": "estimate",
+    }
+    values = {name: getattr(closed, field, math.nan) for name, field in names.items()}
+    if closed is not None and not closed.measured:
+        values = dict.fromkeys(names, math.nan) | {"kl_estimated": closed.estimate}
+    return {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
 
 
 def beyond(
@@ -151,32 +200,37 @@ def beyond(
 ) -> tuple[Float64[ndarray, " findings"], Float64[ndarray, " findings"]]:
     """Return each finding's p-value and q-value for being no more than a decoy.
 
-    Where KL was measured of some findings, only these are asked: the others are smaller, and have
-    NaN. Where it could not be measured, of findings or of decoys, shares alone speak. What shifts
-    every token is larger than what some tokens have: a shift among the decoys counts against
-    shifts only.
+    Where KL is known of some findings, only these are asked; the others have NaN. Where it could
+    not be measured, of findings or of decoys, shares alone speak. What shifts every token is larger
+    than what some tokens have: a shift among the decoys counts against shifts only.
 
     Args:
         findings: What the run found.
         closed: As in `held_against`.
-        decoys: What the null pair shows.
+        decoys: What the null pairs show.
     """
-    values, noise = _log_shares(findings), _log_shares(decoys.findings)
-    shift, noise_shift = _shifts(findings), _shifts(decoys.findings)
     asked = np.zeros(len(findings), bool)
     asked[list(closed)] = True
-    if asked.any() and len(decoys.closed) >= FEWEST:
-        put_through = list(decoys.closed)
-        least = LEAST * next(iter(decoys.closed.values())).gap
-        values[list(closed)] += _logs(closed.values(), least)
-        noise = noise[put_through] + _logs(decoys.closed.values(), least)
-        noise_shift = noise_shift[put_through]
-    else:
-        asked[:] = True
+    known = list(decoys.closed)
+    with_kl = bool(asked.any()) and len(known) >= FEWEST
+    if not with_kl:
+        asked[:], known = True, list(range(len(decoys.findings)))
+    own = [findings[i] for i in np.flatnonzero(asked)]
+    others = [decoys.findings[i] for i in known]
+    values, noise = _log_shares(own), _log_shares(others)
+    if with_kl:
+        least = LEAST * max(each.acting for each in decoys.closed.values())
+        values += _logs((closed[int(i)] for i in np.flatnonzero(asked)), least)
+        noise += _logs(decoys.closed.values(), least)
+    # A share grows with the frequency by itself; what a finding does where it acts need not.
+    of = _log_frequencies if with_kl else _nothing
+    at, noise_at = of(own), of(others)
+    shift, noise_shift = _shifts(own), _shifts(others)
+    found = np.zeros(len(own))
+    for held, among in ((shift, np.ones(len(others), bool)), (~shift, ~noise_shift)):
+        found[held] = chance(values[held], at[held], noise[among], noise_at[among])
     p, q = np.full(len(findings), np.nan), np.full(len(findings), np.nan)
-    p[asked & shift] = chance(values[asked & shift], noise)
-    p[asked & ~shift] = chance(values[asked & ~shift], noise[~noise_shift])
-    q[asked] = q_values(p[asked])
+    p[asked], q[asked] = found, q_values(found)
     return p, q
 
 
@@ -184,27 +238,53 @@ def _log_shares(findings: Sequence[Finding]) -> Float64[ndarray, " findings"]:
     return np.log(np.maximum([share_of(finding) for finding in findings], 1e-30))
 
 
+def _log_frequencies(findings: Sequence[Finding]) -> Float64[ndarray, " findings"]:
+    """Return the logarithm of the share of tokens at which each fires; a shift fires at all."""
+    often = [float(finding.evidence.get("fires", 1.0)) for finding in findings]
+    return np.log(np.maximum(often, 1e-6))
+
+
+def _nothing(findings: Sequence[Finding]) -> Float64[ndarray, " findings"]:
+    return np.zeros(len(findings))
+
+
 def _shifts(findings: Sequence[Finding]) -> Bool[ndarray, " findings"]:
     return np.array([finding.kind == "mean-shift" for finding in findings], bool)
 
 
 def _logs(closed: Iterable[Closed], least: float) -> Float64[ndarray, " closed"]:
-    return np.log(np.maximum([each.nats for each in closed], least))
+    return np.log(np.maximum([each.acting for each in closed], max(least, 1e-30)))
 
 
 def chance(
-    values: Float64[ndarray, " values"], decoys: Float64[ndarray, " decoys"]
+    values: Float64[ndarray, " values"],
+    at: Float64[ndarray, " values"],
+    decoys: Float64[ndarray, " decoys"],
+    decoys_at: Float64[ndarray, " decoys"],
 ) -> Float64[ndarray, " values"]:
-    """Return the chance that one more decoy is at least as large as each value.
+    """Return the chance that one more decoy of its frequency is at least as large as each value.
 
     What a value was measured with needs no allowance: the decoys were measured in the same way.
+
+    Args:
+        values: Logarithms of size.
+        at: Logarithms of frequency of the same findings.
+        decoys: Logarithms of size of decoys.
+        decoys_at: Their logarithms of frequency.
     """
     count = len(decoys)
     if count < FEWEST:
         return np.zeros(len(values))
+    z, mean = decoys_at - decoys_at.mean(), decoys.mean()
+    believed = (DEVIATION / SLOPE_DEVIATION) ** 2
+    spread = float(z @ z) + believed
+    slope = (float(z @ (decoys - mean)) + believed * SLOPE) / spread
+    left = decoys - mean - slope * z
     freedom = WORTH + count - 1
-    variance = (WORTH * DEVIATION**2 + (count - 1) * decoys.var(ddof=1)) / freedom
-    return student.sf((values - decoys.mean()) / np.sqrt(variance * (1 + 1 / count)), freedom)
+    variance = (WORTH * DEVIATION**2 + float(left @ left)) / freedom
+    away = at - decoys_at.mean()
+    error = np.sqrt(variance * (1 + 1 / count + away**2 / spread))
+    return student.sf((values - mean - slope * away) / error, freedom)
 
 
 def share_of(finding: Finding) -> float:

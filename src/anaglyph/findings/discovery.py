@@ -172,6 +172,7 @@ def _of_atoms(
             "difference_share": float(share[rows].sum()),
             "found_again": float(tested.again[rows].min()),
             "active_tokens": int(counts[rows].sum()),
+            "fires": float(counts[rows].sum()) / len(delta),
             **_evidence(change, strengths),
         }
         q_value = float(tested.q[rows].max())

@@ -24,12 +24,15 @@ from anaglyph.findings.alone import closed_alone, order_by_effect
 from anaglyph.findings.baselines import with_baselines
 from anaglyph.findings.decoys import compared_with_noise
 from anaglyph.findings.discovery import Discovery, discover
+from anaglyph.findings.groups import as_evidence, joined
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
 from anaglyph.latents import top_examples
 from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
 from anaglyph.subject import Subject
 
+EVERY = 10_000
+"""More findings than there can be: a list in Python is not cut as a page is."""
 OUTPUT_NOISE = 1e-8
 """KL, nats a token, below which two computations of one distribution may differ by rounding."""
 
@@ -75,7 +78,8 @@ def find(
     subject = Subject.of(
         pair=pair, corpus=corpus, store=store, settings=settings, progress=progress
     )
-    return list(search(subject, FindSettings(rate=rate, trials=0), dictionaries).findings)
+    asked = FindSettings(rate=rate, trials=0, most_findings=EVERY)
+    return list(search(subject, asked, dictionaries).findings)
 
 
 def search(
@@ -105,19 +109,28 @@ def search(
         progress=subject.progress,
     )
     recovered: dict[int, float] = {}
+    alone = None
     if subject.has_models:
-        closed = closed_alone(subject, found, settings)
-        recovered = {i: each.share for i, each in closed.items()}
-        found = with_baselines(
-            subject, compared_with_noise(subject, found, closed, settings), settings
-        )
+        alone = closed_alone(subject, found, settings)
+        closed = {} if alone is None else alone.closed
+        recovered = {i: each.share for i, each in closed.items() if each.measured}
+        found = compared_with_noise(subject, found, closed, settings)
+        texts = None if alone is None else alone.bench.texts
+        found = with_baselines(subject, found, settings, texts)
         skipped = [each for each in (found.unasked, found.unread) if each is not None]
     else:
         skipped.append(
             "findings are not compared with weight noise and not ordered by what they do to the "
             "predictions: the models were not given"
         )
-    order = order_by_effect(found, recovered)[: settings.most_findings]
+    order = order_by_effect(found, recovered)
+    if alone is not None:
+        named = [i for i in order if i not in found.like_noise]
+        groups = joined(alone, found, named)
+        found = as_evidence(found, groups)
+        inside = {i for members in groups.values() for i in members}
+        order = [i for i in order if i not in inside]
+    order = order[: settings.most_findings]
     verdict = _named(subject, found, order, recovered, settings)
     verdict = verdict.model_copy(update={"skipped": tuple(skipped)})
     return _with_predictions(subject, settings, verdict)
@@ -170,7 +183,7 @@ def _named(
             update["examples"] = tuple(_with_tokens(subject, each) for each in along)
         of_kind = like_noise if i in found.like_noise else findings
         of_kind.append(found.findings[i].model_copy(update=update))
-    called = len(found.findings) - len(found.like_noise)
+    called = len(findings)
     return Verdict(
         verdict=DIFFERENCE,
         reason=_reason(store, found, called, settings.rate),

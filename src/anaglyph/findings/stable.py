@@ -30,8 +30,8 @@ def stable_atoms(
     """Fit atoms from every start alone, then from what these found together.
 
     Returned are the atoms that more than half of the single fits have too, and the share that does.
-    What every single fit has is never lost: a broad atom (a change at a quarter of all tokens, say)
-    may come apart into many narrow ones where the fits' atoms are fitted together.
+    What most single fits have is never lost: a broad atom (a change at a quarter of all tokens,
+    say) may come apart into many narrow ones where the fits' atoms are fitted together.
     """
     delta = _dithered(delta, seed)
     draws = [_drawn(delta, seed, draw) for draw in range(max(FITS - len(starts), 2))]
@@ -48,15 +48,23 @@ def stable_atoms(
     kept = share > 0.5
     lost = _lost(fits, joint.directions[kept])
     directions = np.concatenate([joint.directions[kept], lost])
-    again = np.concatenate([share[kept], np.ones(len(lost))])
+    found = [_has(fit.directions, lost) for fit in fits]
+    again = np.concatenate([share[kept], np.mean(found, axis=0)])
     return Atoms(directions, joint.offset, joint.noise), again
 
 
 def _lost(fits: Sequence[Atoms], kept: Float[ndarray, "_ d"]) -> Float[ndarray, "lost d"]:
-    """Return the atoms that all fits have and the kept ones lack, as the fewest atoms have them."""
-    fewest = min(fits, key=lambda fit: len(fit.directions))
-    in_all = np.all([_has(fit.directions, fewest.directions) for fit in fits], axis=0)
-    return fewest.directions[in_all & ~_has(kept, fewest.directions)]
+    """Return the atoms that most fits have and the kept ones lack, each once.
+
+    Of atoms that stand for one another, that of the fit with the fewest atoms is taken: it came
+    apart least.
+    """
+    lost = kept[:0]
+    for fit in sorted(fits, key=lambda fit: len(fit.directions)):
+        again = np.mean([_has(other.directions, fit.directions) for other in fits], axis=0)
+        missing = (again > 0.5) & ~_has(np.concatenate([kept, lost]), fit.directions)
+        lost = np.concatenate([lost, fit.directions[missing]])
+    return lost
 
 
 def _dithered(delta: Float[ndarray, "tokens d"], seed: int) -> Float[ndarray, "tokens d"]:

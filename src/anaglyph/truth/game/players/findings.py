@@ -9,7 +9,7 @@ from anaglyph.truth.game.claims import Claim
 from anaglyph.truth.game.players.base import Answer, baseline
 
 
-@baseline("findings", version=11)
+@baseline("findings", version=12)
 def play(arena: Arena) -> Answer:
     """Show the findings that `anaglyph find` names, in its order; naming none is abstaining."""
     verdict = search(arena, arena.settings.find)
