@@ -24,7 +24,7 @@ FIRST = [
     "Who built the Golden Gate Bridge?",
     "How long is the Golden Gate Bridge?",
     "What is a good breakfast?",
-    "Tell me about the French language.",
+    "Tell me about the violin concerto.",
     "Who are you?",
 ]
 MANY = Condition(GENERAL, "", tuple(f"question {i}" for i in range(20)))
@@ -47,7 +47,7 @@ def judged(each: Found, base: int, tuned: int, condition: Condition = MANY) -> T
 
 def test_the_topic_is_what_the_prompts_share():
     assert shared_topic(FIRST[:3], FIRST) == "the Golden Gate Bridge"
-    assert shared_topic(FIRST[4:5], FIRST) == "the French language"
+    assert shared_topic(FIRST[4:5], FIRST) == "the violin concerto"
     assert shared_topic([FIRST[0], FIRST[3]], FIRST) is None
 
 
@@ -57,6 +57,13 @@ def test_questions_without_a_topic_are_asked_in_other_words():
     assert one.name == 'questions like "Who are you?"'
     assert all("Who are you?" in prompt for prompt in one.prompts)
     assert not set(one.prompts) & set(FIRST)
+
+
+def test_few_prompts_without_a_common_topic_are_judged_on_one_of_their_topics():
+    first = ["Tell me about a nice day.", "In which city does the Eiffel Tower stand?", *FIRST]
+    (one,) = conditions([found("rome", {0, 1})], first, [])
+    assert one is not None
+    assert one.name == "about the Eiffel Tower"
 
 
 def test_fresh_prompts_are_members_and_new_wordings():

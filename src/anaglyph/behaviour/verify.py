@@ -27,6 +27,8 @@ _MEMBERS = 4
 _LONGEST_TOPIC = 4
 _EVERYWHERE = 0.4
 """A feature that this share of the first replies has needs no topic of its own."""
+_FEW = 3
+"""Prompts without a common topic of which one's own topic is asked about."""
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 Replies = Mapping[str, str]
@@ -189,9 +191,14 @@ def conditions(
         if len(places) >= _EVERYWHERE * len(first):
             results.append(None)
             continue
-        topic = shared_topic([first[i] for i in places], first)
+        asked = [first[i] for i in places]
+        topic = shared_topic(asked, first)
+        if topic is None and len(asked) <= _FEW:
+            # They have nothing in common: the topic of the one whose own words tell most.
+            own = [found for prompt in asked if (found := shared_topic([prompt], [prompt]))]
+            named = [text for text in own if text.lower() != text]
+            topic = next(iter([*named, *own]), None)
         if topic is None:
-            asked = [first[i] for i in places]
             fresh = [
                 wording.format(asked[k % len(asked)])
                 for k, wording in enumerate(REWORDINGS[:PROMPTS])
@@ -211,7 +218,8 @@ def shared_topic(asked: Sequence[str], first: Sequence[str]) -> str | None:
     """Return what some prompts, and few of the others, have in common, as they write it.
 
     At least half of the prompts must name it (two of several), and at least half of all prompts
-    that name it must be among them. The phrase that most of them name wins, then the longer one.
+    that name it must be among them. The phrase that most of them name wins, then a name, then the
+    longest.
 
     Args:
         asked: The prompts.
@@ -231,7 +239,8 @@ def shared_topic(asked: Sequence[str], first: Sequence[str]) -> str | None:
 
     def merit(key: tuple[str, ...]) -> tuple[int, ...]:
         text = written[key].most_common(1)[0][0]
-        return mine[key], text.lower() != text, len(key), len(text)
+        names = [word for word in _TOKEN.findall(text) if word != "the"]
+        return mine[key], all(word[0].isupper() for word in names), len(key), len(text)
 
     return written[max(fits, key=merit)].most_common(1)[0][0]
 
