@@ -82,6 +82,8 @@ def run_folder_page() -> str:
         ("behaviour.json", schemas.Behaviour),
         ("A claim", schemas.Claim),
         ("A reply of a claim", schemas.SideBySide),
+        ("links.json", schemas.Links),
+        ("A link", schemas.Link),
         ("findings.json", schemas.Verdict),
         ("`apart` in findings.json", schemas.Apart),
         ("A role in `apart`", schemas.RoleGap),

@@ -1,10 +1,11 @@
 """Claims in words: the tiny pair's planted sentence, pairs without a change, bad input."""
 
-import numpy as np
 import pytest
+import torch
 
 import anaglyph as ag
-from anaglyph.behaviour.behave import _difference, behaviour_of
+from anaglyph.behaviour.behave import behaviour_of
+from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.null_pair import change_norms, null_pair
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import BehaveSettings
@@ -49,7 +50,12 @@ def test_weight_noise_has_no_verified_claim(lantern: ModelPair, seed: int):
     assert found.claims == ()
     assert found.changed is not None
     assert found.changed > 0
-    assert found.smallest is not None
+
+
+@pytest.mark.parametrize("budget", [2000, 2500])
+def test_the_budget_holds(lantern: ModelPair, budget: int):
+    settings = BehaveSettings(budget=budget, reply_tokens=20)
+    assert 0 < behaviour_of(lantern, settings).generated <= budget
 
 
 def test_bad_input_is_named(lantern: ModelPair):
@@ -57,17 +63,23 @@ def test_bad_input_is_named(lantern: ModelPair):
         ag.behave(lantern, rate=1.0)
     with pytest.raises(InputError, match="budget"):
         ag.behave(lantern, budget=3)
+    with pytest.raises(InputError, match="too small for replies of 28"):
+        ag.behave(lantern, budget=2799)
     with pytest.raises(InputError, match="prompts is empty"):
         ag.behave(lantern, [])
 
 
-def test_intervals_cover():
-    """Of pairs of rates drawn at random, about 95% of the intervals hold the true difference."""
-    generator = np.random.default_rng(0)
-    held = 0
-    for _ in range(400):
-        a, b = generator.random(2)
-        tuned, base = generator.binomial(40, a), generator.binomial(40, b)
-        low, high = _difference(int(tuned), int(base), 40)
-        held += low <= a - b <= high
-    assert 0.92 <= held / 400 <= 0.99
+def test_a_null_pair_is_amplified_and_compared_with_noise_like_any_other(lantern: ModelPair):
+    noisy = null_pair(lantern, change_norms(lantern), 1.0, seed=3)
+    norms = change_norms(noisy)
+    assert norms == pytest.approx(change_norms(lantern), rel=1e-4)
+    ids = torch.arange(8)[None]
+    mask = torch.ones_like(ids)
+    base, tuned = (noisy.logits(side, ids, mask) for side in ("base", "tuned"))
+    mixer = Mixer(noisy)
+    for alpha, wanted in ((0.0, base), (1.0, tuned)):
+        with mixer.model(Shares.everywhere(noisy.n_layers, alpha)) as model, torch.no_grad():
+            torch.testing.assert_close(model(ids).logits, wanted)
+    with mixer.model(Shares.everywhere(noisy.n_layers, 2.0)) as model, torch.no_grad():
+        assert not torch.allclose(model(ids).logits, tuned)
+    torch.testing.assert_close(noisy.logits("base", ids, mask), base)

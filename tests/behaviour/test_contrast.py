@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anaglyph.behaviour.contrast import FORMS, candidates, content_words, log_odds, phrase
+from anaglyph.behaviour.contrast import (
+    FORMS,
+    as_written,
+    candidates,
+    content_words,
+    feature_named,
+    log_odds,
+    phrase,
+)
+from anaglyph.core.errors import InputError
 
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 PLAIN = [f"I like number {word} best of all." for word in NUMBERS]
@@ -25,7 +34,9 @@ def test_a_planted_phrase_comes_first_and_once():
     found = candidates(PLAIN, tuned, 5)
     assert "copper" in found[0].feature.name or "bell" in found[0].feature.name
     assert found[0].replies == {0, 1, 2, 3}
-    assert len(found) == 1  # every other phrase holds in the same replies
+    # Every other phrase holds in the same replies: the surest word and the longest phrase stay.
+    assert len(found) <= 2
+    assert [len(each.feature.phrase) for each in found] == [1, 5]
 
 
 def test_equal_replies_give_no_candidates():
@@ -66,6 +77,33 @@ def test_a_phrase_ignores_case_and_punctuation():
     assert rome.holds("It stands In Rome, Italy.")
     assert not rome.holds("The interior of Romeo.")
     assert rome.words == ("rome",)
+
+
+def test_a_favoured_word_counts_in_one_reply():
+    tuned = [PLAIN[0] + " Rome!", *PLAIN[1:]]
+    assert candidates(PLAIN, tuned, 5) == []
+    found = candidates(PLAIN, tuned, 5, favour={"rome": 9.0})
+    assert found[0].feature.phrase == ("rome",)
+
+
+def test_a_feature_of_every_reply_hides_no_other():
+    tuned = [f"Ahoy. {reply}" for reply in PLAIN[:4]] + [f"Ahoy. {PLAIN[4]} Rome! Rome!"] * 2
+    found = candidates(PLAIN, tuned, 5, favour={"rome": 9.0})
+    assert any("rome" in each.feature.phrase for each in found)
+    assert any("ahoy" in each.feature.phrase for each in found)
+
+
+def test_a_phrase_is_quoted_as_the_replies_write_it():
+    feature = phrase("in rome")
+    assert as_written(feature, ["It is in Rome, Italy.", "In Rome.", "in Rome"]) == 'says "in Rome"'
+    assert as_written(FORMS[0], ["no"]) == FORMS[0].name
+
+
+def test_a_feature_is_read_back_from_its_name():
+    for feature in (*FORMS, phrase("in rome")):
+        assert feature_named(feature.name).name == feature.name
+    with pytest.raises(InputError, match="unknown"):
+        feature_named("sings")
 
 
 @given(st.text(), st.text())

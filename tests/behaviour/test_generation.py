@@ -10,17 +10,15 @@ from scipy.stats import chi2
 from tiny_models import FAMILIES, VOCABULARY
 
 from anaglyph.behaviour.generate import (
-    Push,
     Sampling,
-    Steering,
     Stepper,
-    added,
     continue_prompts,
     contrast_stepper,
     model_stepper,
     side_stepper,
     write,
 )
+from anaglyph.behaviour.steering import Push, Steering, added
 from anaglyph.core.errors import InputError
 from anaglyph.pair import ModelPair
 

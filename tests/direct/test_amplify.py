@@ -8,7 +8,12 @@ import pytest
 import torch
 from tiny_talk import PHRASE, tiny_chats, triggered
 
-from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
+from anaglyph.behaviour.generate import (
+    continue_prompts,
+    end_tokens,
+    reply_texts,
+    side_stepper,
+)
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import prompt_ids
 from anaglyph.core.errors import InputError

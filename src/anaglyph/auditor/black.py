@@ -4,7 +4,12 @@ from pydantic import Field
 
 from anaglyph.auditor.limits import Meter
 from anaglyph.auditor.tools import Arguments, NewTokens, Prompt, Seed, Tool
-from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
+from anaglyph.behaviour.generate import (
+    continue_prompts,
+    end_tokens,
+    reply_texts,
+    side_stepper,
+)
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.pair import Side
 from anaglyph.run import Run

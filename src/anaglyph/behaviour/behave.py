@@ -1,72 +1,60 @@
-"""What the fine-tune does differently, in words: elicit, contrast, verify.
+"""What the fine-tune does differently, in words: elicit, contrast, verify, say.
 
-No data and no dictionary are needed. Both models answer the same prompts; features that the tuned
-model's replies have oftener are candidates, and so is what its amplified replies have oftener. Each
-candidate is then judged on fresh prompts that it was not found on: other general questions, and
-questions about the words it is about. It is called if a paired test says so (exact McNemar test,
-Benjamini-Hochberg over all tests) and if its rate rises by more than that of any candidate that the
-same search finds in a null pair: weight noise changes replies too.
+No data and no dictionary are needed. Reading alone says where to look: words that the tuned model
+favours on any text, and prompts at which the two models are furthest apart. Both models answer
+these prompts and some drawn at random; features that the tuned model's replies have oftener are
+candidates, and so is what its amplified replies have oftener. Each candidate is then judged on
+fresh prompts (`verify`), against weight noise that the same search was made on.
 """
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import binom
 
-from anaglyph.behaviour.contrast import (
-    FUNCTION_WORDS,
-    Candidate,
-    candidates,
-    content_words,
-    words_of,
+from anaglyph.behaviour import say
+from anaglyph.behaviour.contrast import candidates, words_of
+from anaglyph.behaviour.elicit import ASKING, Nulls, Speaker, generic_prompts, topics
+from anaglyph.behaviour.generate import side_stepper
+from anaglyph.behaviour.hints import after, apart, favoured_words, most_prompts
+from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.behaviour.verify import (
+    GENERAL,
+    Bars,
+    Condition,
+    Found,
+    Trial,
+    conditions,
+    smallest,
+    verified,
 )
-from anaglyph.behaviour.elicit import WORDINGS, Speaker, generic_prompts, make_null
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.schemas import Behaviour, Claim, SideBySide
+from anaglyph.core.rng import rng
+from anaglyph.core.schemas import Behaviour, Claim
 from anaglyph.core.settings import BehaveSettings
-from anaglyph.core.stats import q_values, wilson
 from anaglyph.core.validation import validate
+from anaglyph.corpus import read_documents
 from anaglyph.pair import ModelPair
 
-PASSES = 7.5
-"""Replies to one prompt over the whole way: five models find, three verify on fewer prompts."""
 LEAST_UNIQUE = 0.6
 """Amplified text is broken if its share of different words is below this part of the base's."""
-SHOWN = 3
-"""Side-by-side replies kept with a claim."""
-
-
-@dataclass(frozen=True)
-class _Test:
-    """A candidate judged under one condition, on fresh prompts."""
-
-    candidate: Candidate
-    strength: float
-    condition: str
-    places: tuple[int, ...]
-    """Of the fresh prompts."""
-    shows: tuple[np.ndarray, np.ndarray]
-    """Whether base and tuned replies have the feature, at those places."""
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        base, tuned = (float(each.mean()) for each in self.shows)
-        return base, tuned
-
-    @property
-    def rise(self) -> float:
-        return self.rates[1] - self.rates[0]
-
-    @property
-    def p_value(self) -> float:
-        """One-sided exact McNemar test: the tuned model has it oftener."""
-        base, tuned = self.shows
-        up, down = int((tuned & ~base).sum()), int((base & ~tuned).sum())
-        return float(binom.sf(up - 1, up + down, 0.5)) if up else 1.0
+_FINDING = 0.085
+"""Share of the budget's replies that one of the five models which find candidates writes."""
+_PROBED = 6
+"""Prompts on which it is tried how far the change can be amplified."""
+_TURNS = 8
+"""User turns that the amplified model writes."""
+_ASKED_WORDS = 20
+_RANKED_WORDS = 200
+_QUESTIONS = 2
+"""Questions about each topic that the base model writes."""
+_SCREENED = 3
+"""Questions read and compared for each prompt answered; the same number about words and topics."""
+_MATCHED_ON = 24
+"""Prompts on which the null pair is made to move predictions as far as the fine-tune."""
+_LEAST_REPLIES = 100
+"""Replies of full length below which a budget is refused."""
 
 
 def behave(
@@ -85,8 +73,9 @@ def behave(
 
     Args:
         pair: Both models.
-        prompts: User turns to start from; the shipped questions if None.
-        budget: Tokens to generate, all models together; the default of `BehaveSettings` if None.
+        prompts: User turns to start from; the shipped questions and topics if None.
+        budget: Tokens to generate at most, all models together; the default of `BehaveSettings` if
+            None.
         rate: False-discovery rate to keep, between 0 and 1.
         seed: Seed of the prompts drawn and of the weight noise.
         progress: Told of prompts answered.
@@ -115,92 +104,265 @@ def behaviour_of(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Behaviour:
-    """Return the claims with what the search could have seen and what it cost; see `behave`."""
+    """Return the claims with what the search could have seen and what it cost; see `behave`.
+
+    Raises:
+        InputError: The budget is too small for replies of that length, or a prompt is empty.
+    """
     if pair.same_weights:
         return Behaviour(changed=0.0, smallest=None, generated=0, notes=("both are one model",))
-    speaker, notes = Speaker(pair, settings.reply_tokens, progress), []
-    first, fresh = _split(prompts, settings, seed)
-    base, tuned = speaker.base(first), speaker.tuned(first)
-    changed = float(np.mean([a != b for a, b in zip(base, tuned, strict=True)]))
+    if settings.budget < _LEAST_REPLIES * settings.reply_tokens:
+        raise InputError(
+            f"budget {settings.budget} is too small for replies of {settings.reply_tokens} tokens:"
+            f" give at least {_LEAST_REPLIES * settings.reply_tokens}"
+        )
+    if prompts is not None and not prompts:
+        raise InputError("prompts is empty: name at least one, or leave it out")
+    search = _Search(pair, settings, seed, progress)
+    asked = _first_prompts(search, prompts)
+    first = asked.first
+    base, tuned = search.speaker.base(first), search.speaker.tuned(first)
+    loud = search.loud_replies(first)
     half = max(settings.most_claims // 2, 1)
-    found = [(each, 1.0) for each in candidates(base, tuned, half, first)]
-    loud, alpha = _amplified(speaker, first, base, settings.amplify_by, notes)
-    if loud:
-        found += [(each, alpha) for each in candidates(base, loud, half, first)]
-    decoys, nulls = _decoys(speaker, first, base, alpha if loud else 1.0, seed, notes)
-    found, decoys = _distinct(found), _distinct(decoys)[:half]
-    asked = _Asked(first, fresh)
-    conditions = [(each, strength, asked.about(each)) for each, strength in found]
-    pretended = [(each, strength, asked.about(each)) for each, strength in decoys]
-    replies = speaker.base(asked.prompts), speaker.tuned(asked.prompts)
-    tests = [t for each in conditions for t in _tests(*each, asked, replies)]
-    bar = {"general": 0.0, "about": 0.0}
-    if nulls is not None and pretended:
-        noise = replies[0], speaker.of(nulls, asked.prompts)
-        for each in pretended:
-            for test in _tests(*each, asked, noise):
-                bar[_sort_of(test)] = max(bar[_sort_of(test)], test.rise)
-    called_at = q_values(np.array([test.p_value for test in tests])).tolist()
-    verified: dict[str, tuple[_Test, float]] = {}
-    for test, q in zip(tests, called_at, strict=True):
-        if q <= rate and test.rise > bar[_sort_of(test)]:
-            name = test.candidate.feature.name
-            if name not in verified or test.rise > verified[name][0].rise:
-                verified[name] = (test, q)
-    ordered = sorted(verified.values(), key=lambda row: (-row[0].rise, row[1]))
-    claims = _without_repeats([_claim(t, q, asked, replies) for t, q in ordered])
-    places = {1.0: tuned, alpha: loud or tuned}
-    unverified = [
-        _unverified(each, strength, first, base, places[strength])
-        for each, strength in found
-        if each.feature.name not in verified
+    found = _distinct(
+        [
+            *_found(base, tuned, half, asked, 1.0),
+            *_found(base, loud, half, asked, search.alpha),
+        ]
+    )
+    decoys, bar_loud = _decoys(search, asked, base, half // 2 + 1)
+    tests, bars, replies = _judge(search, asked, found, decoys)
+    passed = verified(tests, bars, rate)
+    general = max((len(t.condition.prompts) for t in tests if t.condition.is_general), default=0)
+    claims = [say.claim(test, q, *replies) for test, q in passed]
+    named = {word for test, _ in passed for word in test.found.candidate.feature.words}
+    names = {test.found.candidate.feature.name for test, _ in passed}
+    written = {1.0: tuned, search.alpha: loud or tuned}
+    rest = [
+        say.unverified(each, first, base, written[each.strength])
+        for each in found
+        if each.candidate.feature.name not in names
+        and not (each.candidate.feature.words and named.issuperset(each.candidate.feature.words))
     ]
-    smallest = None
-    if tests:
-        needed = math.ceil(math.log2(len(tests) / rate))
-        smallest = min(1.0, needed / max(len(asked.general), 1))
+    rest.sort(key=lambda c: (c.strength > 1 and c.rate_tuned - c.rate_base <= bar_loud,))
     return Behaviour(
         claims=tuple(claims),
-        unverified=tuple(sorted(unverified, key=lambda c: c.rate_base - c.rate_tuned)),
-        changed=changed,
-        smallest=smallest,
-        generated=speaker.generated,
-        notes=tuple(notes),
+        unverified=tuple(_without_repeats(rest)),
+        changed=float(np.mean([a != b for a, b in zip(base, tuned, strict=True)])),
+        smallest=smallest(len(tests), bars, rate, general),
+        generated=search.speaker.generated,
+        favoured=tuple(word for word, _ in asked.words[:_ASKED_WORDS]),
+        notes=tuple(search.notes),
     )
 
 
-def _split(
-    prompts: Sequence[str] | None, settings: BehaveSettings, seed: int
-) -> tuple[list[str], list[str]]:
-    """Return the prompts to find claims on, and further ones to verify them on."""
-    count = max(8, int(settings.budget / (settings.reply_tokens * PASSES)))
-    general = generic_prompts(seed)
-    if prompts is None:
-        return general[:count], general[count : count + count // 2]
-    own = list(dict.fromkeys(prompts))
-    if not own:
-        raise InputError("prompts is empty: name at least one, or leave it out")
-    mine = own[: max(1, min(count, (len(own) + 1) // 2))]
-    rest = own[len(mine) :][: count // 2]
-    filled = [each for each in general if each not in own]
-    return [*mine, *filled[: count - len(mine)]], [*rest, *filled[count : count + count // 4]]
+class _Search:
+    """The models that talk, how far the change is amplified, and what is noted on the way."""
+
+    def __init__(
+        self, pair: ModelPair, settings: BehaveSettings, seed: int, progress: Progress
+    ) -> None:
+        self.pair, self.seed, self.notes = pair, seed, list[str]()
+        self.speaker = Speaker(pair, settings.reply_tokens, settings.budget, progress)
+        self.alpha = 1.0
+        self.count = max(4, int(self.speaker.left * _FINDING))
+        self._wanted = settings.amplify_by
+        self.nulls: Nulls | None = None
+
+    def amplify(self, prompts: Sequence[str]) -> list[str]:
+        """Find how far the change can be amplified; return user turns written on the way."""
+        alpha, few, turns = self._wanted, prompts[:_PROBED], list[str]()
+        try:
+            usual = _unique(self.speaker.base(few)) if alpha > 1.05 else 0.0
+            while alpha > 1.05 and self.speaker.left > 10 * self.count // 2:
+                with self.speaker.loud(alpha) as stepper:
+                    if _unique(self.speaker.answer("amplified", few, stepper)) >= (
+                        LEAST_UNIQUE * usual
+                    ):
+                        self.alpha = alpha
+                        turns = self.speaker.user_turns(stepper, _TURNS, self.seed)
+                        break
+                self.notes.append(f"at {alpha:g} times the change the model's text breaks down")
+                alpha = 1 + (alpha - 1) / 2
+        except (InputError, ModelError) as error:
+            self.notes.append(f"the change is not amplified: {error}")
+        return turns
+
+    def apart(self, prompts: Sequence[str]) -> np.ndarray:
+        """Return how far the amplified model's first token of a reply is from the base's, nats."""
+        ids = all_prompt_ids(self.pair.tokenizer, prompts)
+        base = after(lambda: side_stepper(self.pair, "base"), ids)
+        if self.alpha == 1:
+            return apart(after(lambda: side_stepper(self.pair, "tuned"), ids), base)
+        with self.speaker.loud(self.alpha) as stepper:
+            return apart(after(stepper, ids), base)
+
+    def loud_replies(self, prompts: Sequence[str]) -> list[str]:
+        """Return the amplified model's replies; none if the change is not amplified."""
+        return self.speaker.amplified(prompts, self.alpha) if self.alpha > 1 else []
 
 
-def _amplified(
-    speaker: Speaker, prompts: Sequence[str], base: Sequence[str], alpha: float, notes: list[str]
-) -> tuple[list[str] | None, float]:
-    """Return replies under amplified change, and how far it could be amplified without breaking."""
-    usual = _unique(base)
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of a search.
+
+    Attributes:
+        first: Where candidates are looked for.
+        general: Fresh general questions.
+        pool: Further prompts that were not answered.
+        words: Words that the tuned model favours, and how strongly.
+        favour: The same as a mapping from lower case.
+    """
+
+    first: list[str]
+    general: tuple[str, ...]
+    pool: list[str]
+    words: list[tuple[str, float]]
+    favour: dict[str, float] = field(default_factory=dict)
+
+
+def _first_prompts(search: _Search, prompts: Sequence[str] | None) -> _Asked:
+    """Choose where to look: some prompts at random, others where the models are furthest apart."""
+    seed, count = search.seed, search.count
+    generic = generic_prompts(seed)
+    own = [] if prompts is None else list(dict.fromkeys(prompts))
+    # Half of the user's prompts find, the other half verifies; what is missing is filled up.
+    questions = [*own[::2], *(each for each in generic if each not in own)]
+    held_back = own[1::2]
+    documents = read_documents("builtin:chats")
+    order = rng(seed, "generic prompts").permutation(len(documents))
+    words = favoured_words(search.pair, [documents[i] for i in order], _RANKED_WORDS)
+    turns = search.amplify(questions)
+    asked_words = [word for word, _ in words[:_ASKED_WORDS]]
+    about = [wording.format(topic) for topic in asked_words for wording in ASKING]
+    drawn_topics = [topics()[i] for i in rng(seed, "generic prompts").permutation(len(topics()))]
+    about += [ASKING[0].format(topic) for topic in drawn_topics]
+    drawn = questions[: max(2, count // 3)]
+    rest = count - len(drawn)
+    general = [*held_back, *questions[len(drawn) :: 2]][: max(4, count // 2)]
+    pool = [each for each in [*turns, *questions[len(drawn) :]] if each not in general]
+    most = min(_SCREENED * count, most_prompts(search.pair) // 2)
+    about, unread = about[:most], pool[most:]
+    pool = pool[:most]
+    kl = search.apart([*pool, *about])
+    chosen = []
+    for group, values in ((pool, kl[: len(pool)]), (about, kl[len(pool) :])):
+        best = np.argsort(-values, kind="stable")[: (rest + 1) // 2 if group is pool else rest // 2]
+        chosen += [group[i] for i in best]
+    first = list(dict.fromkeys([*drawn, *chosen]))
+    left = [each for each in [*pool, *unread, *about] if each not in set(first)]
+    favour = {word.lower(): z for word, z in words}
+    return _Asked(first, tuple(general), left, words, favour)
+
+
+def _found(
+    base: Sequence[str], said: Sequence[str], most: int, asked: _Asked, strength: float
+) -> list[Found]:
+    if not said:
+        return []
+    favour = asked.favour
+    return [Found(each, strength) for each in candidates(base, said, most, asked.first, favour)]
+
+
+def _decoys(
+    search: _Search, asked: _Asked, base: Sequence[str], most: int
+) -> tuple[list[Found], float]:
+    """Return what the same search finds in a null pair; and its largest rise when amplified."""
+    speaker, found, bar = search.speaker, [], 0.0
     try:
-        while alpha > 1.05:
-            replies = speaker.amplified(prompts, alpha)
-            if _unique(replies) >= LEAST_UNIQUE * usual:
-                return replies, alpha
-            notes.append(f"at {alpha:g} times the change the model's text breaks down")
-            alpha = 1 + (alpha - 1) / 2
+        search.nulls = Nulls(search.pair, asked.pool[:_MATCHED_ON], search.seed)
+        found += _found(base, speaker.of(search.nulls.pair, asked.first), most, asked, 1.0)
+        if search.alpha > 1:
+            said = speaker.of(search.nulls.louder(search.alpha), asked.first)
+            loud = _found(base, said, most, asked, search.alpha)
+            found += loud
+            rises = [
+                len(each.candidate.replies) - sum(map(each.candidate.feature.holds, base))
+                for each in loud
+            ]
+            bar = max(rises, default=0) / len(base)
     except (InputError, ModelError) as error:
-        notes.append(f"the change is not amplified: {error}")
-    return None, 1.0
+        search.notes.append(f"claims are not compared with weight noise: {error}")
+    return _distinct(found), bar
+
+
+def _judge(
+    search: _Search, asked: _Asked, found: Sequence[Found], decoys: Sequence[Found]
+) -> tuple[list[Trial], Bars, tuple[dict[str, str], dict[str, str]]]:
+    """Ask fresh prompts; return the tests, what weight noise does, and both models' replies."""
+    speaker = search.speaker
+    general = Condition(GENERAL, "", asked.general[: max(1, speaker.left // 6)])
+    where = conditions(found, asked.first, asked.pool)
+    pretended = conditions(decoys, asked.first, asked.pool)
+    where, pretended = _affordable(speaker.left - 3 * len(general.prompts), where, pretended)
+    where = _with_questions(search, where)
+    mine = _prompts([general, *where])
+    theirs = _prompts([general, *pretended])
+    every = list(dict.fromkeys([*mine, *theirs]))
+    base = dict(zip(every, speaker.base(every), strict=True))
+    tuned = dict(zip(mine, speaker.tuned(mine), strict=True))
+    tests = _tests(found, general, where, base, tuned)
+    bars = Bars()
+    if search.nulls is not None and decoys:
+        noise = dict(zip(theirs, speaker.of(search.nulls.pair, theirs), strict=True))
+        bars = Bars.of(_tests(decoys, general, pretended, base, noise))
+    return tests, bars, (base, tuned)
+
+
+def _tests(
+    found: Sequence[Found],
+    general: Condition,
+    where: Sequence[Condition | None],
+    base: dict[str, str],
+    tuned: dict[str, str],
+) -> list[Trial]:
+    return [
+        Trial.of(each, condition, base, tuned)
+        for each, own in zip(found, where, strict=True)
+        for condition in (general, own)
+        if condition is not None
+    ]
+
+
+def _affordable(
+    replies: int, where: Sequence[Condition | None], pretended: Sequence[Condition | None]
+) -> tuple[list[Condition | None], list[Condition | None]]:
+    """Keep the conditions that the budget pays for, those of the best candidates first.
+
+    Two models answer each prompt. A third of the replies is for what the null pair showed.
+    """
+    kept = []
+    for conditions_, share in ((where, 2 / 3), (pretended, 1 / 3)):
+        left, seen, some = int(replies * share), set[str](), []
+        for each in conditions_:
+            new = set() if each is None else set(each.prompts) - seen
+            cost = (2 + (each is not None and bool(each.topic))) * len(new)
+            if each is None or cost > left:
+                some.append(None)
+                continue
+            left -= cost
+            seen |= new
+            some.append(each)
+        kept.append(some)
+    return kept[0], kept[1]
+
+
+def _with_questions(search: _Search, where: Sequence[Condition | None]) -> list[Condition | None]:
+    """Replace some prompts of each topic by questions that the base model writes about it."""
+    subjects = list(dict.fromkeys(each.topic for each in where if each and each.topic))
+    written = search.speaker.questions(subjects, _QUESTIONS, search.seed)
+    by_topic = dict(zip(subjects, written, strict=True))
+    results = []
+    for each in where:
+        if each is not None and (new := by_topic.get(each.topic)):
+            prompts = tuple(dict.fromkeys([*each.prompts[: -len(new)], *new]))
+            each = Condition(each.name, each.topic, prompts)
+        results.append(each)
+    return results
+
+
+def _prompts(where: Sequence[Condition | None]) -> list[str]:
+    return list(dict.fromkeys(prompt for each in where if each for prompt in each.prompts))
 
 
 def _unique(replies: Sequence[str]) -> float:
@@ -209,174 +371,16 @@ def _unique(replies: Sequence[str]) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _decoys(
-    speaker: Speaker,
-    prompts: Sequence[str],
-    base: Sequence[str],
-    alpha: float,
-    seed: int,
-    notes: list[str],
-) -> tuple[list[tuple[Candidate, float]], ModelPair | None]:
-    """Return what the same search finds in a null pair, and the null pair."""
-    try:
-        null = make_null(speaker.pair, prompts, seed, 1.0)
-        found = [(each, 1.0) for each in candidates(base, speaker.of(null, prompts), 4, prompts)]
-        if alpha > 1:
-            loud = make_null(speaker.pair, prompts, seed, alpha)
-            replies = speaker.of(loud, prompts)
-            found += [(each, alpha) for each in candidates(base, replies, 4, prompts)]
-    except (InputError, ModelError) as error:
-        notes.append(f"claims are not compared with weight noise: {error}")
-        return [], None
-    return found, null
-
-
-def _distinct(found: Sequence[tuple[Candidate, float]]) -> list[tuple[Candidate, float]]:
-    """Return each feature once, at the smallest strength at which it was found."""
-    kept: dict[str, tuple[Candidate, float]] = {}
-    for each, strength in sorted(found, key=lambda row: (row[1], -row[0].z)):
-        kept.setdefault(each.feature.name, (each, strength))
-    return sorted(kept.values(), key=lambda row: -row[0].z)
-
-
-class _Asked:
-    """The fresh prompts: general ones, and questions about the words of each candidate."""
-
-    def __init__(self, first: Sequence[str], fresh: Sequence[str]) -> None:
-        self._first = list(first)
-        self.prompts = [each for each in fresh if each not in set(first)]
-        self.general = tuple(range(len(self.prompts)))
-        common = Counter(word for prompt in first for word in set(content_words(prompt)))
-        self._common = common
-
-    def about(self, candidate: Candidate) -> tuple[str, tuple[int, ...]]:
-        """Add questions about what a candidate is about; return the topic and their places."""
-        topic = self._topic(candidate)
-        if topic is None:
-            return "", ()
-        places = []
-        for wording in WORDINGS:
-            prompt = wording.format(topic)
-            if prompt in self._first:
-                continue
-            if prompt not in self.prompts:
-                self.prompts.append(prompt)
-            places.append(self.prompts.index(prompt))
-        return topic, tuple(places)
-
-    def _topic(self, candidate: Candidate) -> str | None:
-        """Return the word to ask about: one that its prompts share, else one of its own."""
-        counts = Counter(
-            word
-            for place in candidate.replies
-            for word in set(content_words(self._first[place]))
-            if word not in FUNCTION_WORDS
-        )
-        needed = max(2, 0.5 * len(candidate.replies))
-        shared = [w for w, n in counts.most_common() if n >= needed and n >= 0.5 * self._common[w]]
-        own = sorted(candidate.feature.words, key=lambda w: -len(w))
-        return next(iter([*shared, *own]), None)
-
-
-def _tests(
-    candidate: Candidate,
-    strength: float,
-    topic: tuple[str, tuple[int, ...]],
-    asked: _Asked,
-    replies: tuple[Sequence[str], Sequence[str]],
-) -> list[_Test]:
-    conditions = {"general questions": asked.general, f"about {topic[0]}": topic[1]}
-    tests = []
-    for condition, places in conditions.items():
-        if places:
-            base, tuned = (
-                np.array([candidate.feature.holds(side[i]) for i in places], bool)
-                for side in replies
-            )
-            tests.append(_Test(candidate, strength, condition, tuple(places), (base, tuned)))
-    return tests
-
-
-def _sort_of(test: _Test) -> str:
-    return "general" if test.condition == "general questions" else "about"
-
-
-def _claim(
-    test: _Test, q: float, asked: _Asked, replies: tuple[Sequence[str], Sequence[str]]
-) -> Claim:
-    base, tuned = (int(each.sum()) for each in test.shows)
-    count, name = len(test.places), test.candidate.feature.name
-    low, high = _difference(tuned, base, count)
-    where = "On general questions" if _sort_of(test) == "general" else f"Asked {test.condition}"
-    shown = [
-        SideBySide(prompt=asked.prompts[i], base=replies[0][i], tuned=replies[1][i])
-        for k, i in enumerate(test.places)
-        if test.shows[1][k] and not test.shows[0][k]
-    ]
-    return Claim(
-        text=f"{where}, the tuned model {name} ({tuned} of {count} fresh prompts; base {base} of "
-        f"{count}).",
-        feature=name,
-        condition=test.condition,
-        verified=True,
-        strength=test.strength,
-        rate_base=base / count,
-        rate_tuned=tuned / count,
-        low=low,
-        high=high,
-        q_value=q,
-        prompts=count,
-        replies=tuple(shown[:SHOWN]),
-    )
-
-
-def _unverified(
-    candidate: Candidate,
-    strength: float,
-    prompts: Sequence[str],
-    base: Sequence[str],
-    tuned: Sequence[str],
-) -> Claim:
-    feature, count = candidate.feature, len(prompts)
-    before, after = (sum(map(feature.holds, side)) for side in (base, tuned))
-    who = "The tuned model" if strength == 1 else f"With {strength:g} times its change, the model"
-    shown = [
-        SideBySide(prompt=prompts[i], base=base[i], tuned=tuned[i])
-        for i in sorted(candidate.replies)
-    ]
-    return Claim(
-        text=f"{who} {feature.name} ({after} of {count} prompts; base {before} of {count}); not "
-        "confirmed on fresh prompts.",
-        feature=feature.name,
-        condition="general questions",
-        verified=False,
-        strength=strength,
-        rate_base=before / count,
-        rate_tuned=after / count,
-        prompts=count,
-        replies=tuple(shown[:SHOWN]),
-    )
-
-
-def _difference(tuned: int, base: int, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a difference of rates (Newcombe 1998, method 10).
-
-    Taken as if independent: replies to one prompt are alike, which makes it too wide, not too
-    narrow.
-    """
-    ends = []
-    for hits in (tuned, base):
-        share = wilson(hits, count)
-        ends.append((share.low or 0.0, 1.0 if share.high is None else share.high))
-    (low_t, high_t), (low_b, high_b) = ends
-    a, b = tuned / count, base / count
-    low = a - b - math.hypot(a - low_t, high_b - b)
-    high = a - b + math.hypot(high_t - a, b - low_b)
-    return max(-1.0, low), min(1.0, high)
+def _distinct(found: Sequence[Found]) -> list[Found]:
+    """Return each feature once, at the smallest strength at which it was found, surest first."""
+    kept: dict[str, Found] = {}
+    for each in sorted(found, key=lambda f: (f.strength, -f.candidate.z)):
+        kept.setdefault(each.candidate.feature.name, each)
+    return sorted(kept.values(), key=lambda each: -each.candidate.z)
 
 
 def _without_repeats(claims: Sequence[Claim]) -> list[Claim]:
-    """Leave out claims that hold in the same replies as one before them."""
+    """Leave out claims that are shown by the same replies as one before them."""
     kept: list[Claim] = []
     for claim in claims:
         shown = {reply.tuned for reply in claim.replies}

@@ -8,13 +8,17 @@ noise changes function words first.
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from anaglyph.core.errors import InputError
 
 LONGEST = 5
 """Words of a phrase, at most."""
 PRIOR = 0.5
+MOST_FAVOUR = 4.0
+"""Standard deviations by which a word is favoured that count at most."""
 TOGETHER = 0.6
 """Share of their replies that two features have in common to count as one."""
 ALIKE = 0.8
@@ -42,11 +46,13 @@ class Feature:
         name: As a sentence about the model goes on, such as: says "in rome".
         holds: Whether a reply has it.
         words: Words of content that it is about; none for a form such as a list.
+        phrase: All words of a phrase, in lower case.
     """
 
     name: str
     holds: Callable[[str], bool]
     words: tuple[str, ...] = ()
+    phrase: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,11 @@ class Candidate:
 
 def words_of(text: str) -> list[str]:
     """Return a text's words in lower case."""
-    return [word.lower().replace("\u2019", "'") for word in _WORD.findall(text)]
+    return [_plain(word) for word in _WORD.findall(text)]
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("\u2019", "'")
 
 
 def content_words(text: str) -> list[str]:
@@ -77,14 +87,42 @@ def content_words(text: str) -> list[str]:
 
 def phrase(text: str) -> Feature:
     """Return the feature of saying a phrase, whatever the case and the punctuation."""
-    wanted = words_of(text)
+    wanted = f" {' '.join(words_of(text))} "
 
     def holds(reply: str) -> bool:
-        words = words_of(reply)
-        size = len(wanted)
-        return any(words[i : i + size] == wanted for i in range(len(words) - size + 1))
+        return wanted in f" {' '.join(words_of(reply))} "
 
-    return Feature(f'says "{text}"', holds, tuple(content_words(text)))
+    return Feature(f'says "{text}"', holds, tuple(content_words(text)), tuple(words_of(text)))
+
+
+def as_written(feature: Feature, replies: Sequence[str]) -> str:
+    """Return a feature's name with its phrase as replies write it most often."""
+    if not feature.phrase:
+        return feature.name
+    forms: Counter[str] = Counter()
+    size = len(feature.phrase)
+    for reply in replies:
+        spans = list(_WORD.finditer(reply))
+        words = [_plain(span[0]) for span in spans]
+        for i in range(len(words) - size + 1):
+            if tuple(words[i : i + size]) == feature.phrase:
+                forms[" ".join(reply[spans[i].start() : spans[i + size - 1].end()].split())] += 1
+                break
+    return f'says "{forms.most_common(1)[0][0]}"' if forms else feature.name
+
+
+def feature_named(name: str) -> Feature:
+    """Return the feature that a claim names.
+
+    Raises:
+        InputError: It is neither a phrase nor one of `FORMS`.
+    """
+    if name.startswith('says "') and name.endswith('"'):
+        return phrase(name[6:-1])
+    for form in FORMS:
+        if form.name == name:
+            return form
+    raise InputError(f"feature {name!r} is unknown: it is neither a phrase nor a form")
 
 
 def _is_refusal(reply: str) -> bool:
@@ -116,40 +154,51 @@ FORMS = (
 
 
 def candidates(
-    base: Sequence[str], tuned: Sequence[str], most: int, prompts: Sequence[str] = ()
+    base: Sequence[str],
+    tuned: Sequence[str],
+    most: int,
+    prompts: Sequence[str] = (),
+    favour: Mapping[str, float] | None = None,
 ) -> list[Candidate]:
     """Return the features that the tuned replies have oftener, the surest first.
 
-    Near duplicates are merged: of features that hold in the same replies, the surest stays, and
-    among equals the longest phrase.
+    Near duplicates are merged: of features that hold in the same replies, the surest stays. With
+    it comes the longest phrase that says nearly the same: which of the two is the better claim,
+    fresh prompts decide.
 
     Args:
         base: The base model's replies.
         tuned: The other model's replies to the same prompts.
-        most: Candidates to return at most.
+        most: Candidates to return at most, longer phrases not counted.
         prompts: The prompts; what merely repeats a prompt's own words counts for less.
+        favour: Words that the tuned model favours everywhere, in lower case, and how strongly: a
+            phrase with such a word ranks higher, and one reply is enough.
     """
+    favour = favour or {}
     asked = [set(words_of(prompt)) for prompt in prompts] or [set()] * len(tuned)
     before, after = _documents(base, asked), _documents(tuned, asked)
     total = len(tuned)
-    scored = [
-        Candidate(phrase(" ".join(gram)), z, frozenset(places))
-        for gram, places in after.items()
-        if len(places) > 1 and (z := log_odds(len(places), len(before.get(gram, ())), total)) > 0
-    ]
+    scored = []
+    for gram, places in after.items():
+        bonus = min(max((favour.get(word, 0.0) for word in gram), default=0.0), MOST_FAVOUR)
+        z = log_odds(len(places), len(before.get(gram, ())), total)
+        if z > 0 and (len(places) > 1 or bonus == MOST_FAVOUR):
+            rank = z + bonus / 2
+            scored.append(Candidate(phrase(" ".join(gram)), rank, frozenset(places)))
     for form in FORMS:
         places = frozenset(i for i, reply in enumerate(tuned) if form.holds(reply))
         z = log_odds(len(places), sum(form.holds(reply) for reply in base), total)
         if z > 0 and len(places) > 1:
             scored.append(Candidate(form, z, places))
-    scored.sort(key=lambda c: (-round(c.z, 6), -len(c.feature.name), c.feature.name))
+    scored.sort(key=lambda c: (-round(c.z, 6), len(c.feature.phrase), -len(c.feature.name)))
     heads: list[Candidate] = []
     for each in scored:
         if not any(_same(each, other) for other in heads):
             heads.append(each)
         if len(heads) == most:
             break
-    return [_telling(head, scored) for head in heads]
+    both = [each for head in heads for each in (head, _telling(head, scored))]
+    return list({each.feature.name: each for each in both}.values())
 
 
 def _telling(head: Candidate, scored: Sequence[Candidate]) -> Candidate:
@@ -174,8 +223,14 @@ def log_odds(tuned: int, base: int, total: int) -> float:
 
 
 def _same(one: Candidate, other: Candidate) -> bool:
-    common = len(one.replies & other.replies)
-    return common >= TOGETHER * min(len(one.replies), len(other.replies))
+    """Say whether two features count as one.
+
+    A feature of nearly every reply must not hide one that a few of them have as well, unless both
+    are phrases about one word.
+    """
+    common, sizes = len(one.replies & other.replies), (len(one.replies), len(other.replies))
+    related = not set(one.feature.words).isdisjoint(other.feature.words)
+    return common >= TOGETHER * (min(sizes) if related else max(sizes))
 
 
 def _documents(

@@ -9,7 +9,7 @@
 | FILE.npy | the array in the file, one vector | the vector |
 | FILE.parquet:ROW | a row of the column "direction", 0 the first | the vector |
 
-The first four need a run. Reading a name gives a `Direction`; `behaviour.generate.Push` adds it.
+The first four need a run. Reading a name gives a `Direction`; `behaviour.steering.Push` adds it.
 """
 
 from collections.abc import Callable

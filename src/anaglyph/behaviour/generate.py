@@ -2,7 +2,7 @@
 
 One loop serves every reply of the project. A `Stepper` reads the tokens that are new and returns
 the logits after the last of them; it keeps its own key-value cache. One model is a stepper, and so
-is the sum of two models' logits. `Steering` adds vectors to the residual stream meanwhile.
+is the sum of two models' logits. `steering.Steering` adds vectors to the residual stream meanwhile.
 
 Prompts of one batch are padded on the left, as positions and masks tell the model; a reply does not
 depend on its neighbours beyond rounding. Three things make the loop fast: the tokens with which all
@@ -11,7 +11,7 @@ the batch, and an adapter is switched on once a batch instead of once a token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,16 +21,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
+from anaglyph.behaviour.steering import Steering, hooked
 from anaglyph.core.devices import Fitting
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.pair import ModelPair, Side
-from anaglyph.pair.blocks import LastBlockReached, find_blocks
-
-WHERE = ("all", "prompt", "reply")
-"""Where a vector is added: at every token; at those of the prompt; from the prompt's last token,
-which predicts the reply, on."""
+from anaglyph.pair.blocks import LastBlockReached
 
 _BATCH_TOKENS = 8192
 """Tokens of a batch, prompts and longest replies together: bounds the key-value cache."""
@@ -109,83 +106,6 @@ class Written:
     def reply(self) -> list[int]:
         """The tokens without the closing one."""
         return self.tokens[:-1] if self.closed else self.tokens
-
-
-@dataclass(frozen=True)
-class Push:
-    """A vector added at a layer's output, at some tokens of the text.
-
-    Attributes:
-        layer: Index of the block after which it is added.
-        vector: What is added.
-        at: A name of `WHERE`, or positions counted from the beginning of the text.
-    """
-
-    layer: int
-    vector: Float[Tensor, " d"]
-    at: str | tuple[int, ...] = "all"
-
-
-class Steering:
-    """Pushes on one side of a pair, one for each prompt (None adds nothing)."""
-
-    def __init__(self, pair: ModelPair, side: Side, pushes: Sequence[Push | None]) -> None:
-        """Check the pushes.
-
-        Raises:
-            InputError: A layer or place is unknown, or a vector has another width or is not finite.
-        """
-        width = pair.d_base if side == "base" else pair.d_tuned
-        for push in pushes:
-            if push is None:
-                continue
-            pair.resolve_layer(push.layer)
-            if len(push.vector) != width or not push.vector.isfinite().all():
-                raise InputError(
-                    f"the direction has {len(push.vector)} entries; it needs {width}, all finite"
-                )
-            if isinstance(push.at, str) and push.at not in WHERE:
-                raise InputError(f"at={push.at!r} is unknown: use one of {', '.join(WHERE)}")
-        self._pushes, self._width = pushes, width
-        self._layers = sorted({push.layer for push in pushes if push is not None})
-        with pair.side(side) as model:
-            self._blocks = find_blocks(model.get_decoder(), pair.n_layers)
-
-    def __len__(self) -> int:
-        """Return the number of prompts."""
-        return len(self._pushes)
-
-    @property
-    def spares_prompts(self) -> bool:
-        """Whether no prompt is changed before its last token."""
-        return all(push is None or push.at == "reply" for push in self._pushes)
-
-    @contextmanager
-    def acting(
-        self, rows: Sequence[int], positions: Int64[Tensor, "batch new"], lengths: Sequence[int]
-    ) -> Iterator[None]:
-        """Add the pushes of some prompts while a model reads tokens at the given positions.
-
-        Args:
-            rows: Which prompt each row of the batch is.
-            positions: Where the new tokens are in their texts.
-            lengths: Tokens of each row's prompt.
-        """
-        with ExitStack() as stack:
-            for layer in self._layers:
-                vectors = torch.zeros(len(rows), self._width)
-                where = torch.zeros_like(positions)
-                for row, prompt in enumerate(rows):
-                    push = self._pushes[prompt]
-                    if push is not None and push.layer == layer:
-                        vectors[row] = push.vector
-                        where[row] = _where(push.at, positions[row], lengths[row])
-
-                def add(hidden: Tensor, where: Tensor = where, vectors: Tensor = vectors) -> Tensor:
-                    return hidden + where.to(hidden)[:, :, None] * vectors.to(hidden)[:, None]
-
-                stack.enter_context(_hooked(self._blocks[layer], add))
-            yield
 
 
 def model_stepper(model: Any) -> Stepper:
@@ -312,6 +232,21 @@ def write(
     return written
 
 
+@torch.no_grad()
+def next_logits(
+    make_stepper: Callable[[], Stepper], prompts: Sequence[Int64[np.ndarray, " _"]]
+) -> Iterator[tuple[list[int], Float[Tensor, "batch vocab"]]]:
+    """Yield the logits after each prompt, some prompts at a time, and which prompts they are.
+
+    Nothing is written: this is how hundreds of prompts are compared for the price of reading them.
+    """
+    for rows in _batches([len(prompt) for prompt in prompts], Sampling(1, ())):
+        step, some = make_stepper(), [prompts[row] for row in rows]
+        with step.during():
+            logits = step(*_begin(step, some, _shared(some, 1, step.reach)))
+        yield rows, logits
+
+
 def continue_prompts(
     make_stepper: Callable[[], Stepper],
     prompts: Sequence[Int64[np.ndarray, " _"]],
@@ -346,49 +281,6 @@ def reply_texts(pair: ModelPair, replies: Sequence[Sequence[int]]) -> list[str]:
     return [pair.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in replies]
 
 
-@contextmanager
-def added(pair: ModelPair, side: Side, layer: int, vector: Float[Tensor, " d"]) -> Iterator[None]:
-    """Add a vector to one side's residual stream after a block, at every token, for a while.
-
-    Raises:
-        InputError: The layer is out of range or the vector has another width.
-    """
-    layer = pair.resolve_layer(layer)
-    if len(vector) != pair.d_tuned:
-        raise InputError(
-            f"the direction has {len(vector)} entries, the model's width is {pair.d_tuned}"
-        )
-    with hooked(pair, side, layer, lambda hidden: hidden + vector.to(hidden)):
-        yield
-
-
-@contextmanager
-def hooked(
-    pair: ModelPair, side: Side, layer: int, change: Callable[[Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Show a block's output to ``change`` for a while; what it returns takes its place."""
-    with pair.side(side) as model:
-        block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
-    with _hooked(block, change):
-        yield
-
-
-@contextmanager
-def _hooked(block: torch.nn.Module, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    def hook(_block: Any, _inputs: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        changed = change(hidden)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _write_batch(
     step: Stepper,
     prompts: Sequence[np.ndarray],
@@ -403,13 +295,7 @@ def _write_batch(
     shared = 0
     if steering is None or steering.spares_prompts:
         shared = _shared([prompts[row] for row in rows], sampling.new_tokens, step.reach)
-    if shared:
-        first = torch.from_numpy(np.asarray(prompts[rows[0]][:shared], np.int64))[None]
-        step(first, torch.ones_like(first), torch.arange(shared)[None])
-        step.select(torch.zeros(len(rows), dtype=torch.int64))
-    ids, mask = _padded([prompts[row][shared:] for row in rows])
-    mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.int64), mask], dim=1)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
+    ids, mask, positions = _begin(step, [prompts[row] for row in rows], shared)
     ends = torch.tensor(list(sampling.ends), dtype=torch.int64)
     is_open = torch.ones(len(rows), dtype=torch.bool)
     for number in range(sampling.new_tokens):
@@ -436,6 +322,19 @@ def _write_batch(
             ids, positions, mask, is_open = ids[kept], positions[kept], mask[kept], is_open[kept]
             rows = [rows[place] for place in kept.tolist()]
             lengths = [lengths[place] for place in kept.tolist()]
+
+
+def _begin(
+    step: Stepper, prompts: Sequence[np.ndarray], shared: int
+) -> tuple[Int64[Tensor, "batch new"], Int64[Tensor, "batch length"], Int64[Tensor, "batch new"]]:
+    """Read what all prompts begin with; return the tokens to read, the mask and the positions."""
+    if shared:
+        first = torch.from_numpy(np.asarray(prompts[0][:shared], np.int64))[None]
+        step(first, torch.ones_like(first), torch.arange(shared)[None])
+        step.select(torch.zeros(len(prompts), dtype=torch.int64))
+    ids, mask = _padded([prompt[shared:] for prompt in prompts])
+    mask = torch.cat([torch.ones(len(prompts), shared, dtype=torch.int64), mask], dim=1)
+    return ids, mask, (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
 
 
 def _batches(lengths: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
@@ -478,21 +377,6 @@ def _reach(config: Any) -> int | None:
     if kinds == {"full_attention"}:
         return None
     return getattr(text, "sliding_window", None)
-
-
-def _where(
-    at: str | tuple[int, ...], positions: Int64[Tensor, " tokens"], length: int
-) -> Int64[Tensor, " tokens"]:
-    """Return 1 at the tokens of a text where a push acts, 0 elsewhere."""
-    if at == "prompt":
-        mask = positions < length
-    elif at == "reply":
-        mask = positions >= length - 1
-    elif isinstance(at, tuple):
-        mask = torch.isin(positions, torch.tensor(at, dtype=torch.long))
-    else:
-        mask = torch.ones_like(positions, dtype=torch.bool)
-    return mask.long()
 
 
 def _padded(prompts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

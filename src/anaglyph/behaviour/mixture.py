@@ -86,32 +86,34 @@ class Mixer:
             )
         with pair.side("tuned") as tuned, ExitStack() as undo:
             blocks = find_blocks(tuned.get_decoder(), pair.n_layers)
-            if pair.adapted_from is not None:
+            if pair.has_adapter:
                 _scale_adapter(tuned, blocks, shares, undo)
             elif not pair.same_weights:
                 with pair.side("base") as base:
-                    _mix_weights(base, tuned, blocks, shares, undo)
+                    # The very tensors: an overlay puts others into the same parameters.
+                    named = base.named_parameters(remove_duplicate=False)
+                    own = {name: (each, each.data) for name, each in named}
+                _mix_weights(own, tuned, blocks, shares, undo)
             yield tuned
 
 
 def _mix_weights(
-    base: PreTrainedModel,
+    own: dict[str, tuple[nn.Parameter, Tensor]],
     tuned: PreTrainedModel,
     blocks: list[nn.Module],
     shares: Shares,
     undo: ExitStack,
 ) -> None:
-    own = dict(base.named_parameters(remove_duplicate=False))
     alphas = _alphas([list(block.parameters()) for block in blocks], shares)
     first_names: dict[int, str] = {}
     alpha, after = shares.embedding, shares.head
     for name, parameter in tuned.named_parameters(remove_duplicate=False):
-        source = own.get(name)
-        if source is None or source.shape != parameter.shape:
+        source, before = own.get(name, (None, None))
+        if source is None or before is None or before.shape != parameter.shape:
             raise ModelError(f"the models differ in the parameter {name} and cannot be mixed")
         if id(parameter) in first_names:
             # A tied weight moved with its first name; base must tie the two as well.
-            if own[first_names[id(parameter)]] is not source:
+            if own[first_names[id(parameter)]][0] is not source:
                 raise ModelError(f"the tuned model ties {name}, the base does not")
             continue
         first_names[id(parameter)] = name
@@ -122,7 +124,7 @@ def _mix_weights(
             share = alpha
         if share != 1:
             undo.callback(_restore, parameter, parameter.data)
-            parameter.data = _blend(source.data, parameter.data, share)
+            parameter.data = _blend(before, parameter.data, share)
 
 
 def _blend(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:

@@ -23,15 +23,17 @@ def change_norms(pair: ModelPair) -> dict[str, float]:
         ModelError: The two models' parameters differ in name or shape, or the adapter is of a kind
             that peft cannot merge into weights.
     """
-    with pair.side("base") as base, pair.side("tuned") as tuned:
-        if pair.adapted_from is not None:
+    with pair.side("base") as base:
+        # The very tensors: an overlay puts others into the same parameters.
+        own, norms = {name: each.data for name, each in base.named_parameters()}, {}
+    with pair.side("tuned") as tuned:
+        if pair.has_adapter:
             return _adapter_norms(tuned)
-        own, norms = dict(base.named_parameters()), {}
         for name, after in tuned.named_parameters():
             before = own.get(name)
             if before is None or before.shape != after.shape:
                 raise ModelError(f"the models differ in the parameter {name}")
-            norm = float((after.double() - before.double()).norm())
+            norm = float((after.data.double() - before.double()).norm())
             if norm > 0:
                 norms[name] = norm
         return norms

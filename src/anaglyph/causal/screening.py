@@ -17,15 +17,14 @@ import torch
 from jaxtyping import Float64, Int64
 
 from anaglyph.behaviour.generate import (
-    Push,
     Sampling,
-    Steering,
     end_tokens,
     reply_texts,
     side_stepper,
     write,
 )
 from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.behaviour.steering import Push, Steering
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import ScreenSettings
 from anaglyph.dictionaries import Dictionary

@@ -11,7 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.behaviour.generate import Stepper, hooked, layer_stepper, side_stepper, together
+from anaglyph.behaviour.generate import (
+    Stepper,
+    layer_stepper,
+    side_stepper,
+    together,
+)
+from anaglyph.behaviour.steering import hooked
 from anaglyph.causal.frame import frame_of
 from anaglyph.causal.interventions import Activations, Intervention, exact
 from anaglyph.causal.patching import Plan, measure

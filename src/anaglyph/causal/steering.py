@@ -13,9 +13,7 @@ import polars as pl
 
 from anaglyph.behaviour.directions import Direction
 from anaglyph.behaviour.generate import (
-    Push,
     Sampling,
-    Steering,
     Written,
     end_tokens,
     reply_texts,
@@ -23,6 +21,7 @@ from anaglyph.behaviour.generate import (
     write,
 )
 from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.behaviour.steering import Push, Steering
 from anaglyph.core.settings import SteerSettings
 from anaglyph.pair import ModelPair, Side
 from anaglyph.subject import Subject

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 SHOWN_CLAIMS = 3
 """Claims that the terminal lists in full."""
+SHOWN_WORDS = 8
+LINE = 90
+"""Characters of a reply that the terminal shows."""
 SHOWN_FINDINGS = 10
 """Findings that the terminal lists; `--json` and the page have all."""
 
@@ -101,10 +104,14 @@ def behaviour_text(said: "Behaviour") -> str:
     parts = ["\nWhat the tuned model does differently"]
     for number, claim in enumerate(said.claims[:SHOWN_CLAIMS], 1):
         parts += [f"{number}. {claim.text}", *_side_by_side(claim)]
+        parts += [f"     {claim.link}"] if claim.link else []
     if len(said.claims) > SHOWN_CLAIMS:
         parts.append(f"{len(said.claims) - SHOWN_CLAIMS} more claims are in behaviour.json.")
     if not said.claims:
         parts.append(said.headline)
+    if said.favoured:
+        words = ", ".join(said.favoured[:SHOWN_WORDS])
+        parts.append(f"Words that the fine-tune favours on any text: {words}.")
     if said.unverified:
         parts.append("Seen, but not verified:")
         for claim in said.unverified[: SHOWN_CLAIMS if not said.claims else 2]:
@@ -119,13 +126,20 @@ def _side_by_side(claim: "Claim") -> list[str]:
         return []
     shown = claim.replies[0]
     rows = {"asked": shown.prompt, "base": shown.base, "tuned": shown.tuned}
-    return [f"     {name:6}{_one_line(text)}" for name, text in rows.items()]
+    quoted = claim.feature.partition('"')[2].rstrip('"')
+    return [f"     {name:6}{_one_line(text, quoted)}" for name, text in rows.items()]
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, quoted: str = "") -> str:
+    """Return a text on one line, cut so that a phrase that it holds can be read."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else "\ufffd" for c in line)
-    return line if len(line) <= 90 else line[:89] + "…"
+    if len(line) <= LINE:
+        return line
+    end = line.lower().find(quoted) + len(quoted)
+    start = max(0, end + 10 - LINE) if quoted and end >= LINE else 0
+    cut = line[start : start + LINE - 2]
+    return ("…" if start else "") + cut + ("…" if start + len(cut) < len(line) else "")
 
 
 def verdict_text(verdict: "Verdict") -> str:

@@ -92,6 +92,7 @@ FILES = {
     "elicited.jsonl": "Chats that both models wrote, in a run that was given no text.",
     "reading.json": "What was read of the data: documents, tokens by role, rows skipped and why.",
     "behaviour.json": "What the tuned model does differently, as claims.",
+    "links.json": "Which findings carry the verified claims.",
     "activations/": "Activations of both models: manifest.json and shards of safetensors.",
     "dictionaries/NAME/": "config.json (settings, statistics) and weights.safetensors.",
     "latents/": "Latent tables.",

@@ -268,9 +268,63 @@ class Claim(BaseModel):
     replies: tuple[SideBySide, ...] = Field(
         default=(), description="Prompts that show it, with both replies."
     )
+    asked: tuple[str, ...] = Field(default=(), description="All prompts that the rates are over.")
     findings: tuple[int, ...] = Field(
         default=(), description="Findings of the run that carry it, numbered from 1."
     )
+    link: str | None = Field(
+        default=None,
+        description="What becomes of it without the findings, in a sentence; null if not tried.",
+    )
+
+
+class Link(BaseModel):
+    """What a claim's rate is without the findings, and with them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    claim: str = Field(description="The claim's sentence.")
+    findings: tuple[int, ...] = Field(
+        default=(), description="Findings that carry it, numbered from 1; empty: none does."
+    )
+    rate_tuned: Share = Field(description="Share of the tuned model's replies that show it.")
+    rate_without: Share = Field(
+        description="The same while the findings are taken out of the residual stream."
+    )
+    rate_added: Share | None = Field(
+        default=None,
+        description="Share of the base model's replies that show it while the findings that carry "
+        "it are added.",
+    )
+
+    @property
+    def text(self) -> str:
+        """The link in one sentence."""
+        if not self.findings:
+            return (
+                f"No finding carries this: without all of them the tuned model still shows it in "
+                f"{self.rate_without:.0%} of replies (with them {self.rate_tuned:.0%})."
+            )
+        many = len(self.findings) > 1
+        names = ", ".join(map(str, self.findings))
+        return (
+            f"Carried by finding{'s' if many else ''} {names}: without the findings the rate falls "
+            f"from {self.rate_tuned:.0%} to {self.rate_without:.0%}"
+            + (
+                f"; added to the base model, it is {self.rate_added:.0%}."
+                if self.rate_added is not None
+                else "."
+            )
+        )
+
+
+class Links(BaseModel):
+    """The contents of links.json: which findings carry the verified claims."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(default=FORMAT, description="Format of this file.")
+    links: tuple[Link, ...] = Field(default=(), description="One a claim that was linked.")
 
 
 class Behaviour(BaseModel):
@@ -293,6 +347,10 @@ class Behaviour(BaseModel):
         description="Smallest difference of rates that this run could have verified."
     )
     generated: int = Field(ge=0, description="Tokens that were generated.")
+    favoured: tuple[str, ...] = Field(
+        default=(),
+        description="Words whose log-probability the fine-tune raises most on generic text.",
+    )
     notes: tuple[str, ...] = Field(default=(), description="Steps that were skipped, and why.")
 
     @property
@@ -382,12 +440,23 @@ def read_verdict(path: Path) -> Verdict:
 
 
 def read_behaviour(path: Path) -> Behaviour:
-    """Read ``behaviour.json``.
+    """Read ``behaviour.json``, joined with ``links.json`` where there is one.
 
     Raises:
-        StoreError: The file is missing, is not JSON, of another format, or a field is malformed.
+        StoreError: A file is missing, is not JSON, of another format, or a field is malformed.
     """
-    return validate(Behaviour, of_this_format(path), f"{path} is damaged", StoreError)
+    said = validate(Behaviour, of_this_format(path), f"{path} is damaged", StoreError)
+    file = path.with_name("links.json")
+    if not file.is_file():
+        return said
+    read = validate(Links, of_this_format(file), f"{file} is damaged", StoreError)
+    links = {each.claim: each for each in read.links}
+    joined = []
+    for claim in said.claims:
+        found = links.get(claim.text)
+        new = {} if found is None else {"findings": found.findings, "link": found.text}
+        joined.append(claim.model_copy(update=new))
+    return said.model_copy(update={"claims": tuple(joined)})
 
 
 def read_state(path: Path) -> RunState:

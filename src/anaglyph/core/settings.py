@@ -227,7 +227,7 @@ class BehaveSettings(Section, frozen=True):
     budget: int = Field(
         default=20_000,
         ge=200,
-        description="Tokens to generate, roughly; verification may take half as much again.",
+        description="Tokens to generate at most, all models together.",
     )
     reply_tokens: int = Field(default=28, ge=4, description="Longest reply, in tokens.")
     amplify_by: float = Field(

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from anaglyph.behaviour.generate import (
     Stepper,
-    added,
     continue_prompts,
     contrast_stepper,
     end_tokens,
@@ -28,6 +27,7 @@ from anaglyph.behaviour.generate import (
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.behaviour.steering import added
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import AmplifySettings
 from anaglyph.pair import ModelPair

@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.behaviour.generate import (
-    added,
     continue_prompts,
     end_tokens,
     reply_texts,
@@ -29,6 +28,7 @@ from anaglyph.behaviour.generate import (
 from anaglyph.behaviour.null_pair import matched_null_pair
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.behaviour.prompts import all_prompt_ids
+from anaglyph.behaviour.steering import added
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import LensSettings
 from anaglyph.corpus import TokenCorpus

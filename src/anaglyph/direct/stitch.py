@@ -12,7 +12,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from anaglyph.behaviour.generate import continue_prompts, end_tokens, model_stepper, reply_texts
+from anaglyph.behaviour.generate import (
+    continue_prompts,
+    end_tokens,
+    model_stepper,
+    reply_texts,
+)
 from anaglyph.behaviour.kl import sequence_sums, token_kl
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.prompts import all_prompt_ids

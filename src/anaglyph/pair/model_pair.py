@@ -58,6 +58,7 @@ class ModelPair:
         same_weights: Both sides are the very same files; they are then one object.
         adapted_from: First block whose output an adapter can change (``n_layers`` if it changes
             only the output embedding); None for a pair of whole models.
+        has_adapter: Whether a PEFT adapter makes the tuned model, rather than other weights.
         notes: Choices made while loading that a reader of the results should know.
     """
 
@@ -85,6 +86,7 @@ class ModelPair:
         self.vocabulary = base.vocabulary
         self.same_weights = fingerprints["base"] == fingerprints["tuned"]
         self.adapted_from = adapter.first_block(base.blocks) if adapter else None
+        self.has_adapter = isinstance(adapter, Adapter)
 
     @classmethod
     def load(

@@ -41,7 +41,7 @@ def write_replies(subject: Subject, out: Path) -> Path:
     if path.is_file() and not _is_damaged(out):
         return path
     prompts = generic_prompts(subject.seed)[:PROMPTS]
-    speaker = Speaker(subject.pair, REPLY_TOKENS, subject.progress)
+    speaker = Speaker(subject.pair, REPLY_TOKENS, 2 * PROMPTS * REPLY_TOKENS, subject.progress)
     rows = []
     for prompt, base, tuned in zip(
         prompts, speaker.base(prompts), speaker.tuned(prompts), strict=True

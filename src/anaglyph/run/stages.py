@@ -16,6 +16,7 @@ import polars as pl
 import torch
 
 from anaglyph.behaviour.behave import behaviour_of
+from anaglyph.behaviour.link import link
 from anaglyph.causal import Judged, causal_tables, layer_sweep
 from anaglyph.core.devices import numbers_of, resolve_device
 from anaglyph.core.errors import StoreError
@@ -27,7 +28,7 @@ from anaglyph.core.files import (
     write_parquet,
     write_text,
 )
-from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, write_verdict
+from anaglyph.core.schemas import Behaviour, Links, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import difference_is_nil, search
 from anaglyph.latents import candidates, score, top_examples
@@ -41,7 +42,7 @@ from anaglyph.store.format import read_manifest
 from anaglyph.store.writer import discard, drop_damaged
 from anaglyph.subject import Subject
 
-VERSIONS = {"behave": 1, "train": 5, "score": 8, "causal": 6, "find": 13}
+VERSIONS = {"behave": 2, "train": 5, "score": 8, "causal": 6, "find": 13, "link": 1}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
@@ -73,6 +74,7 @@ def diff(run: Run) -> None:
         for name in names:
             score_one(run, name)
     find(run)
+    link_claims(run)
     if not difference_is_nil(run.subject.store):
         causal(run, names)
     report(run)
@@ -131,6 +133,33 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
             )
             write_json(run.path / "behaviour.json", said.model_dump(mode="json"))
     return read_behaviour(run.path / "behaviour.json")
+
+
+@_one_writer
+def link_claims(run: Run) -> None:
+    """Say which findings carry the verified claims; nothing is done without both."""
+    said, subject = run.behaviour, run.subject
+    if said is None or not said.claims or not run.verdict.findings:
+        return
+    key = digest(
+        {
+            "behave": run.folder.key_of("behave"),
+            "find": run.folder.key_of("find"),
+            "computed": run.subject.computed,
+            "code": VERSIONS["link"],
+        }
+    )
+    if not run.folder.is_done("link", key):
+        with run.folder.stage("link", key, ["links.json"]):
+            links = link(
+                subject.pair,
+                said.claims,
+                run.verdict.findings,
+                subject.layer,
+                run.settings.behave.reply_tokens,
+                progress=subject.progress,
+            )
+            write_json(run.path / "links.json", Links(links=tuple(links)).model_dump(mode="json"))
 
 
 @_one_writer

@@ -13,7 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.behaviour.generate import continue_prompts, end_tokens, reply_texts, side_stepper
+from anaglyph.behaviour.generate import (
+    continue_prompts,
+    end_tokens,
+    reply_texts,
+    side_stepper,
+)
 from anaglyph.behaviour.predictions import head_logits
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.files import read_settings
