@@ -4,6 +4,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -82,7 +83,8 @@ PUBLISHED = [
 @pytest.mark.parametrize("line", PUBLISHED, ids=lambda line: line[:60])
 def test_what_made_a_published_table_is_a_command_of_today(line: str):
     """These take minutes to hours. We check that each is understood, with all of its options."""
-    command, words = typer.main.get_command(app), shlex.split(line)[1:]
+    command: Any = typer.main.get_command(app)
+    words = shlex.split(line)[1:]
     while hasattr(command, "commands"):
         command, *words = (command.commands[words[0]], *words[1:])
     command.make_context(command.name, words)

@@ -212,6 +212,8 @@ def repair(stage: str, path: Path) -> str:
         return f"anaglyph train {path}{options}"
     if command in ("score", "causal"):
         return f"anaglyph {command} {path} --name {name}"
+    if command == "link":
+        return f"anaglyph diff {path}"
     if command == "direct":
         return f"anaglyph {name.partition('-')[0]} {path}, with the options that it was made with"
     return f"anaglyph {command} {path}"
