@@ -33,7 +33,7 @@ def test_the_settings_are_those_of_the_post():
 
 @pytest.mark.slow
 def test_the_run_in_miniature(models, tmp_path, anaglyph):
-    small = ["--latents", "2048", "--k", "3", "--tokens", "8192", "--batch", "512", "--lr", "0.01"]
+    small = ["--latents", "2048", "--k", "3", "--tokens", "5120", "--batch", "512", "--lr", "0.01"]
     small += ["--sample-tokens", "4000", "--window", "4096", "--max-tokens", "12000"]
     small += ["--causal-tokens", "512", "--find-tokens", "256", "--trials", "0", "--no-behaviour"]
     options = ["--config", SETTINGS, "--data", tiny_pair().corpus[0], "--threads", "1"]
@@ -43,7 +43,7 @@ def test_the_run_in_miniature(models, tmp_path, anaglyph):
     for name in ("crosscoder", "tuned-sae", "diff-sae"):
         assert {f"train/{name}", f"score/{name}", f"causal/{name}"} <= set(stages)
         dictionary = Dictionary.load(tmp_path / "run/dictionaries" / name)
-        assert dictionary.stats["tokens"] == 8192
+        assert dictionary.stats["tokens"] == 5120
         assert dictionary.n_latents == 32 * 64
     table = pl.read_parquet(tmp_path / "run/causal/diff-sae.parquet")
     assert table.filter(intervention="exact")["recovered"][0] == pytest.approx(1, abs=0.05)
