@@ -1,4 +1,4 @@
-"""One training step of the post's crosscoder on a CPU: 2 x 2304 -> 73,728 latents, k = 100.
+"""One training step of the post's crosscoder: 2 x 2304 -> 73,728 latents, k = 100.
 
 Prints JSON: seconds of a step and of its encoder product alone, their ratio, and peak memory.
 
@@ -30,16 +30,18 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=73_728)
     parser.add_argument("--k", type=float, default=100)
     parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kernels", default="auto")
     args = parser.parse_args()
     torch.manual_seed(0)
     spec = get_method("crosscoder")
     means = (np.zeros(args.width), np.zeros(args.width))
     known = Survey(means, (1.0, 1.0), None, True)
-    weights = initial_weights(spec, known, args.latents, 0)
+    weights = initial_weights(spec, known, args.latents, 0, args.device)
     config = TrainConfig.of(
         method="crosscoder", latents=args.latents, k=args.k, tokens=10**8, lr=1e-4, batch=args.batch
     )
-    kernels = choose_kernels()
+    kernels = choose_kernels(args.kernels, args.device)
     engine = Engine(
         spec,
         weights,
@@ -47,15 +49,19 @@ def main() -> None:
         kernels,
         batch=args.batch,
         dead_after=config.dead_after,
-        screened=is_worthwhile("cpu"),
+        screened=is_worthwhile(args.device),
     )
-    targets = tuple(torch.randn(args.batch, args.width) for _ in means)
+    targets = tuple(torch.randn(args.batch, args.width).to(args.device) for _ in means)
     engine.step(targets, 0, 1e-4)
+    wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None
+    wait()
     start = time.perf_counter(), time.process_time()
     result = engine.step(targets, 1, 1e-4)
+    wait()
     step = time.perf_counter() - start[0], time.process_time() - start[1]
     start = time.perf_counter(), time.process_time()
     engine._encode(targets, engine._pre)
+    wait()
     product = time.perf_counter() - start[0], time.process_time() - start[1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     facts = {

@@ -21,7 +21,7 @@ FEW = {
     **{"counts": [1, 16], "nu": [0.3], "single_latents": 4, "causal_tokens": 2048},
     # One round of test features, and no more whatever comes back.
     **{"candidates": 4, "find_tokens": 2048, "trials": 1, "replant_below": 0.0},
-    "budget": 2000,
+    "budget": 2800,
 }
 SMALL_GAME = {
     **{"layer": 1, "latents": 64, "tokens": 4096, "prose_tokens": 200, "causal_tokens": 128},

@@ -19,7 +19,7 @@ SMALL = {
     **{"layer": 1, "latents": 64, "tokens": 3000, "batch": 512, "max_tokens": 1500, "threads": 1},
     **{"counts": [1], "nu": [0.3], "single_latents": 1, "causal_tokens": 64, "device": "cuda"},
     **{"candidates": 1, "find_tokens": 64, "trials": 1, "replant_below": 0.0, "behaviour": False},
-    **{"methods": ["diff-sae", "base-sae"], "budget": 200, "reply_tokens": 4, "most_claims": 1},
+    **{"methods": ["diff-sae", "base-sae"], "budget": 400, "reply_tokens": 4, "most_claims": 1},
 }
 
 
@@ -88,7 +88,7 @@ ASKED = ["--prompts", "../prompts.txt", *ONE]
         ("attribute", ["--top-tokens", "1", "--top", "1"]),
         ("steer", ["--direction", "pca:0", *ASKED]),
         ("screen", [*ASKED, "--score", "a", "--top", "1"]),
-        ("behave", ["--budget", "200", "--reply-tokens", "4"]),
+        ("behave", ["--budget", "400", "--reply-tokens", "4"]),
     ],
 )
 def test_every_command(command, options, run, anaglyph, monkeypatch):
@@ -100,7 +100,7 @@ def test_every_command(command, options, run, anaglyph, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_the_game(tmp_path, anaglyph, small_game):
-    names = ["findings", "diff-sae", "black-box", "token-kl", "perplexity", "pca", "stitching"]
+    names = ["findings", "diff-sae", "black-box", "token-kl", "perplexity", "pca"]
     players = [word for name in names for word in ("--methods", name)]
     options = ["--organisms", "rank-one-edit", "--base", tiny_pair().base, *players, *small_game]
     said = anaglyph("game", "play", "--out", tmp_path / "game", *options, "--device", "cuda")

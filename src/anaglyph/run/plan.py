@@ -8,7 +8,7 @@ of a GPU in `GPUS` for a machine that is described.
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -475,7 +475,7 @@ def duration(seconds: int | float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def rows(found: Plan) -> list[Mapping[str, str]]:
+def rows(found: Plan) -> list[dict[str, Any]]:
     """Return the plan as a table for a terminal."""
     return [
         {
