@@ -134,11 +134,19 @@ class Subject:
             raise InputError("this step runs the models, and none were given: name BASE and TUNED")
         settings = self.settings
         pair = ModelPair.load(
-            self.base, self.tuned, device=settings.device, dtype=settings.model_dtype
+            self.base,
+            self.tuned,
+            device=settings.device,
+            dtype=settings.model_dtype,
+            **settings.pair.model_dump(),
         )
         for name, digest in pair.fingerprints.items():
             if self.expected.get(name, digest) != digest:
                 raise InputError(f"{name} ({self.base}, {self.tuned}) has changed since the run")
+        if pair.spans is not None and self.data:
+            # Spans get their ids as they are met: first those of the text, so that a run's stay.
+            vars(self)["pair"] = pair
+            _ = self.corpus
         return pair
 
     @cached_property
@@ -216,6 +224,10 @@ class Subject:
     @cached_property
     def space(self) -> DifferenceSpace:
         """Mean and principal components of h_tuned - h_base over the training tokens."""
+        if not self.store.related or self.store.d_base != self.store.d_tuned:
+            raise InputError(
+                "the two models have no common coordinates: their activations have no difference"
+            )
         blocks = self.store.blocks("train")
         return DifferenceSpace.of(block.tuned - block.base for block in blocks)
 

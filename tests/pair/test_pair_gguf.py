@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_gguf import write_gguf
-from tiny_models import make_model, make_tokenizer, save_adapter
+from tiny_models import make_model, make_tokenizer, save, save_adapter
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -47,6 +47,19 @@ def test_the_file_gives_the_model_it_was_written_from(
     assert pair.tokenizer.chat_template == "{{ 5 }}"
     assert pair.tokenizer("a th", add_special_tokens=False)["input_ids"] == [66, 0, 95]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_beside_the_folder_it_was_made_from(tmp_path: Path, batch: Batch):
+    """Converters pad the vocabulary, and name the rows that they add."""
+    folder = save(tmp_path / "model", make_model(), make_tokenizer(template="{{ 5 }}"))
+    plain = write_gguf(folder / "plain.gguf", make_model(), make_tokenizer(), "{{ 5 }}")
+    model = make_model()
+    model.resize_token_embeddings(128, mean_resizing=False)
+    padded = write_gguf(folder / "padded.gguf", model, make_tokenizer(extra=32), "{{ 5 }}")
+    for base, tuned in ((folder, plain), (plain, folder), (folder, padded), (padded, folder)):
+        pair = ModelPair.load(base, tuned)
+        both = [pair.logits(side, *batch).softmax(-1) for side in ("base", "tuned")]
+        torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
 
 
 def test_converted_once_and_again_when_the_bytes_change(

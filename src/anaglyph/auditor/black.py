@@ -34,19 +34,18 @@ def black_tools(run: Run, meter: Meter) -> list[Tool]:
     def generate(asked: Generate) -> dict[str, object]:
         pair = run.subject.pair
         longest = meter.grant(2 * len(asked.prompts), asked.new_tokens)
-        ids, ends = all_prompt_ids(pair.tokenizer, asked.prompts), end_tokens(pair)
         texts: dict[Side, list[str]] = {}
         for side in ("base", "tuned"):
             replies = continue_prompts(
                 lambda side=side: side_stepper(pair, side),
-                ids,
+                all_prompt_ids(pair.reader(side), asked.prompts),
                 new_tokens=longest,
-                ends=ends,
+                ends=end_tokens(pair, side),
                 temperature=asked.temperature,
                 seed=asked.seed,
             )
             meter.spent.generated += sum(map(len, replies))
-            texts[side] = reply_texts(pair, replies)
+            texts[side] = reply_texts(pair, replies, side)
         rows = zip(asked.prompts, texts["base"], texts["tuned"], strict=True)
         return {
             "longest_reply": longest,

@@ -32,7 +32,7 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.corpus import read_documents
-from anaglyph.pair import ModelPair
+from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.templates import render_chat
 
 PROBES = (
@@ -161,7 +161,6 @@ class Speaker:
         """
         self.pair, self.new_tokens, self.budget, self.progress = pair, new_tokens, budget, progress
         self.generated = 0
-        self._ends = end_tokens(pair)
 
     @property
     def left(self) -> int:
@@ -170,7 +169,7 @@ class Speaker:
 
     def base(self, prompts: Sequence[str]) -> list[str]:
         """Return the base model's replies."""
-        return self.answer("base", prompts, lambda: side_stepper(self.pair, "base"))
+        return self.answer("base", prompts, lambda: side_stepper(self.pair, "base"), side="base")
 
     def tuned(self, prompts: Sequence[str]) -> list[str]:
         """Return the tuned model's replies."""
@@ -205,7 +204,7 @@ class Speaker:
 
         Without a chat template there is no such thing, and none is written.
         """
-        head = user_head(self.pair.tokenizer)
+        head = user_head(self.pair.reader("tuned"))
         if head is None or count < 1:
             return []
         texts = self.answer("user turns", [head] * count, make_stepper, 1.0, seed)
@@ -216,8 +215,9 @@ class Speaker:
         asked = [QUESTION.format(subject) for subject in subjects for _ in range(each)]
         if not asked:
             return []
-        ids = all_prompt_ids(self.pair.tokenizer, asked)
-        base = self.answer("questions", ids, lambda: side_stepper(self.pair, "base"), 0.8, seed)
+        base = self.answer(
+            "questions", asked, lambda: side_stepper(self.pair, "base"), 0.8, seed, side="base"
+        )
         found = []
         for place, subject in enumerate(subjects):
             texts = [_first_sentence(text) for text in base[place * each : (place + 1) * each]]
@@ -233,6 +233,8 @@ class Speaker:
         make_stepper: Callable[[], Stepper],
         temperature: float = 0.0,
         seed: int = 0,
+        *,
+        side: Side = "tuned",
     ) -> list[str]:
         """Return what a model replies to prompts, given as user turns or as tokens.
 
@@ -247,17 +249,17 @@ class Speaker:
                 f" of {self.new_tokens} tokens: raise the budget"
             )
         ids = [
-            prompt_ids(self.pair.tokenizer, each) if isinstance(each, str) else each
+            prompt_ids(self.pair.reader(side), each) if isinstance(each, str) else each
             for each in prompts
         ]
 
         def told(task: str, done: int, total: int, unit: str = "replies") -> None:
             self.progress(f"replies, {name}", done, total, unit)
 
-        sampling = Sampling(self.new_tokens, self._ends, temperature, seed)
+        sampling = Sampling(self.new_tokens, end_tokens(self.pair, side), temperature, seed)
         written = write(make_stepper, ids, sampling, progress=told)
         self.generated += sum(len(each.tokens) for each in written)
-        return reply_texts(self.pair, [each.reply for each in written])
+        return reply_texts(self.pair, [each.reply for each in written], side)
 
 
 def user_head(tokenizer: Any) -> np.ndarray | None:
@@ -291,6 +293,7 @@ class Nulls:
         Raises:
             InputError, ModelError: No null pair can be made of this pair.
         """
+        pair.check_related("a null pair")
         ids = all_prompt_ids(pair.tokenizer, list(prompts))
         base = after(lambda: side_stepper(pair, "base"), ids)
 

@@ -28,6 +28,7 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.blocks import LastBlockReached
+from anaglyph.pair.vocabulary import ABSENT
 
 _BATCH_TOKENS = 8192
 """Tokens of a batch, prompts and longest replies together: bounds the key-value cache."""
@@ -135,9 +136,13 @@ def side_stepper(pair: ModelPair, side: Side) -> Stepper:
     with pair.side(side) as model:
         inner = model_stepper(model)
 
+    lacked = None if pair.tokens is None else pair.tokens.lacked(side)
+
     def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         with pair.side(side):
-            return inner(ids, mask, positions)
+            logits = inner(ids, mask, positions)
+        # A model cannot write a token of the other.
+        return logits if lacked is None else logits.masked_fill(lacked, ABSENT)
 
     return Stepper(step, inner.select, lambda: pair.side(side), inner.reach)
 
@@ -168,11 +173,16 @@ def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:
 
     docs/maths.md, section 7. ``alpha`` 0 is the tuned model, -1 the base model.
     """
+    if pair.spans is not None:
+        pair.check_related("the difference of two models' logits")
     tuned, base = side_stepper(pair, "tuned"), side_stepper(pair, "base")
 
     def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         after, before = tuned(ids, mask, positions), base(ids, mask, positions)
-        return after + alpha * (after - before)
+        amplified = after + alpha * (after - before)
+        if pair.tokens is None:
+            return amplified
+        return amplified.masked_fill(~pair.tokens.shared, ABSENT)
 
     return together(step, tuned, base)
 
@@ -266,19 +276,25 @@ def continue_prompts(
     return [each.reply for each in write(make_stepper, prompts, sampling)]
 
 
-def end_tokens(pair: ModelPair) -> list[int]:
-    """Return the tokens that close a reply: the tokenizer's, and those of both models' settings."""
-    ends = {pair.tokenizer.eos_token_id}
-    for side in ("base", "tuned"):
-        with pair.side(side) as model:
+def end_tokens(pair: ModelPair, side: Side = "tuned") -> list[int]:
+    """Return the tokens that close a reply: the tokenizer's, and those of the models' settings.
+
+    Models of one tokenizer stop alike; others each at their own.
+    """
+    ends = {pair.reader(side).eos_token_id}
+    sides: tuple[Side, ...] = ("base", "tuned") if pair.spans is None else (side,)
+    for each in sides:
+        with pair.side(each) as model:
             own = getattr(model.generation_config, "eos_token_id", None)
         ends |= set(own) if isinstance(own, list) else {own}
     return sorted(ends - {None})
 
 
-def reply_texts(pair: ModelPair, replies: Sequence[Sequence[int]]) -> list[str]:
-    """Return replies as people read them."""
-    return [pair.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in replies]
+def reply_texts(
+    pair: ModelPair, replies: Sequence[Sequence[int]], side: Side = "tuned"
+) -> list[str]:
+    """Return one model's replies as people read them."""
+    return [pair.decoded(ids, side) for ids in replies]
 
 
 def _write_batch(

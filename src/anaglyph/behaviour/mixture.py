@@ -58,6 +58,7 @@ class Mixer:
             ModelError: Their parameters differ in name or shape, or the base's weights in the tuned
                 model do not make the base (the configurations differ, say).
         """
+        pair.check_related("a mixture of weights")
         self.pair = pair
         ids = torch.arange(4)[None] % pair.vocabulary
         with self.model(Shares.everywhere(pair.n_layers, 0.0)) as model, torch.no_grad():

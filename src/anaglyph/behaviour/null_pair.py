@@ -23,6 +23,7 @@ def change_norms(pair: ModelPair) -> dict[str, float]:
         ModelError: The two models' parameters differ in name or shape, or the adapter is of a kind
             that peft cannot merge into weights.
     """
+    pair.check_related("a null pair")
     with pair.side("base") as base:
         # The very tensors: an overlay puts others into the same parameters.
         own, norms = {name: each.data for name, each in base.named_parameters()}, {}

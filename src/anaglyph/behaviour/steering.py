@@ -11,7 +11,6 @@ from torch import Tensor
 
 from anaglyph.core.errors import InputError
 from anaglyph.pair import ModelPair, Side
-from anaglyph.pair.blocks import find_blocks
 
 WHERE = ("all", "prompt", "reply")
 """Where a vector is added: at every token; at those of the prompt; from the prompt's last token,
@@ -55,8 +54,7 @@ class Steering:
                 raise InputError(f"at={push.at!r} is unknown: use one of {', '.join(WHERE)}")
         self._pushes, self._width = pushes, width
         self._layers = sorted({push.layer for push in pushes if push is not None})
-        with pair.side(side) as model:
-            self._blocks = find_blocks(model.get_decoder(), pair.n_layers)
+        self._blocks = {layer: pair.block(side, layer) for layer in self._layers}
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -116,9 +114,7 @@ def hooked(
     pair: ModelPair, side: Side, layer: int, change: Callable[[Tensor], Tensor | None]
 ) -> Iterator[None]:
     """Show a block's output to ``change`` for a while; what it returns takes its place."""
-    with pair.side(side) as model:
-        block = find_blocks(model.get_decoder(), pair.n_layers)[layer]
-    with _hooked(block, change):
+    with _hooked(pair.block(side, layer), change):
         yield
 
 

@@ -116,6 +116,7 @@ def _attributed(
     pair: ModelPair, dic: Dictionary, layer: int, ids: Int64[Tensor, "one length"], top: int
 ) -> list[dict[str, Any]]:
     mask = torch.ones_like(ids)
+    pair.check_related("patching one model with the other's activations")
     base = pair.run_to("base", ids, mask, [layer])[layer]
     tuned = pair.run_to("tuned", ids, mask, [layer])[layer]
     own = pair.logits("tuned", ids, mask)[0, -1].double().log_softmax(-1)

@@ -94,8 +94,9 @@ def measure(
         InputError: An edit or a model's logits hold NaN or infinity.
     """
     pair, corpus = subject.pair, subject.corpus
+    pair.check_related("patching one model with the other's activations")
     counted = np.stack([token_mask(corpus, position) for position in positions])
-    following = corpus.following
+    following = pair.foreseen(corpus.following)
     where = {edit.at for plan in plans for edit in plan.interventions}
     masks = {at: token_mask(corpus, at) for at in where}
     tokens = _per_sequence(counted, corpus, sequences)

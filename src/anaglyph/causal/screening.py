@@ -107,6 +107,7 @@ def screen(
     if not of_one_model(dic):
         raise InputError(f"screening reads each model alone: {dic.method} is no SAE of one model")
     pair, layer = subject.pair, subject.layer
+    pair.check_related("screening")
     ids = all_prompt_ids(pair.tokenizer, prompts)
     means, largest = _activations(pair, dic, layer, ids)
     if table is not None:

@@ -49,6 +49,7 @@ def steer(
     """
     settings = settings or SteerSettings()
     pair, into, strengths = subject.pair, settings.into, settings.strength
+    pair.check_related("steering")
     ids = all_prompt_ids(pair.tokenizer, prompts)
     vector, at = direction.vector, places(settings.at)
     # Checked before anything is written.

@@ -7,19 +7,24 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.common import parse_layer
-from anaglyph.cli.direct_common import Target, file_key, print_heads, print_json, split
+from anaglyph.cli.direct_common import OF_PAIR, Target, file_key, print_heads, print_json, split
 from anaglyph.cli.options import GENERAL, AsJson, BaseOrRun, MaybeTuned, Tables, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
-from anaglyph.core.settings import DIRECTIONS, AmplifySettings, Settings
+from anaglyph.core.settings import DIRECTIONS, AmplifySettings, PairSettings, Settings
 
 if TYPE_CHECKING:
     import polars as pl
 
 
 @app.command("amplify")
-@with_settings(AmplifySettings, Settings, only=(*AmplifySettings.model_fields, *GENERAL))
+@with_settings(
+    AmplifySettings,
+    PairSettings,
+    Settings,
+    only=(*AmplifySettings.model_fields, *OF_PAIR, *GENERAL),
+)
 def amplify_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,
@@ -83,4 +88,4 @@ def amplify_command(
         print_json({title: table})
         return
     answered = table.filter(table["reply"].is_not_null()) if settings.search else table
-    print_heads({title: answered}, target.kept_in(out))
+    print_heads({title: answered}, target.kept_in(out), target.notes)

@@ -84,6 +84,33 @@ def print_table(name: str, table: Any, as_json: bool) -> None:
         say(f"\n{name}\n{table_text(table.to_dicts())}")
 
 
+def reading_text(run: "Run") -> str:
+    """Return what was read, as a table, and what to know of the pair and the text."""
+    read = run.reading
+    parts = [f"note: {note}" for note in run.folder.state.notes]
+    if read is None:
+        return "\n".join(parts)
+    documents = ", ".join(f"{n} {kind}s" for kind, n in read["documents"].items() if n)
+    skipped = sum(read["skipped"].values())
+    parts.append(f"\nread: {read['rows']} rows, {documents}; {skipped} rows skipped")
+    rows = [
+        {
+            "role": role,
+            "tokens read": count,
+            "cut": read["tokens_cut"].get(role, 0),
+        }
+        for role, count in read["tokens_read"].items()
+    ]
+    parts.append(table_text(rows))
+    parts += [f"warning: {line}" for line in read["warnings"]]
+    if read["skipped_rows"]:
+        first = read["skipped_rows"][0]
+        parts.append(
+            f"first row skipped: {first['source']}: {first['detail']} (all are in reading.json)"
+        )
+    return "\n".join(parts)
+
+
 def print_verdict(run: "Run", as_json: bool) -> None:
     """Print what a run found."""
     verdict, said, page = run.verdict, run.behaviour, run.report_path

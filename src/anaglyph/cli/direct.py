@@ -7,6 +7,7 @@ import typer
 
 from anaglyph.cli.app import app
 from anaglyph.cli.direct_common import (
+    OF_PAIR,
     Target,
     file_key,
     print_heads,
@@ -30,6 +31,7 @@ from anaglyph.cli.terminal import Bars, say
 from anaglyph.core.settings import (
     CollectSettings,
     LensSettings,
+    PairSettings,
     PcaSettings,
     Settings,
     StitchSettings,
@@ -47,7 +49,13 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Read at most this many toke
 
 
 @app.command("tokens")
-@with_settings(TokensSettings, CollectSettings, Settings, only=("top", "layer", *UNSEEDED))
+@with_settings(
+    TokensSettings,
+    PairSettings,
+    CollectSettings,
+    Settings,
+    only=("top", "layer", *OF_PAIR, *UNSEEDED),
+)
 def tokens_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,
@@ -111,15 +119,16 @@ def tokens_command(
             "by", "group", "favoured_by", "rank", "token", "probability_base",
             "probability_tuned", "log_ratio",
         )  # fmt: skip
-    print_heads(parts, target.kept_in(out))
+    print_heads(parts, target.kept_in(out), target.notes)
 
 
 @app.command("lens")
 @with_settings(
     LensSettings,
+    PairSettings,
     CollectSettings,
     Settings,
-    only=(*LensSettings.model_fields, "layer", *GENERAL),
+    only=(*LensSettings.model_fields, "layer", *OF_PAIR, *GENERAL),
 )
 def lens_command(
     base: BaseOrRun,
@@ -163,7 +172,7 @@ def lens_command(
         return
     reading = ["pair", "position", "method", "strength"]
     parts["tokens"] = parts["tokens"].group_by(reading, maintain_order=True).agg(pl.col("token"))
-    print_heads(parts, target.kept_in(out))
+    print_heads(parts, target.kept_in(out), target.notes)
 
 
 @app.command("pca")
@@ -202,11 +211,16 @@ def pca_command(
         print_json(parts)
         return
     parts["components"] = parts["components"].drop("direction")
-    print_heads(parts, target.kept_in(out))
+    print_heads(parts, target.kept_in(out), target.notes)
 
 
 @app.command("weights")
-@with_settings(WeightsSettings, Settings, only=(*WeightsSettings.model_fields, *GENERAL))
+@with_settings(
+    WeightsSettings,
+    PairSettings,
+    Settings,
+    only=(*WeightsSettings.model_fields, *OF_PAIR, *GENERAL),
+)
 def weights_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,
@@ -270,11 +284,16 @@ def weights_command(
         say(f"note: {note}")
     parts["matrices"] = parts["matrices"].filter(pl.col("norm") > 0)
     parts["directions"] = parts["directions"].drop("direction")
-    print_heads(parts, target.kept_in(out))
+    print_heads(parts, target.kept_in(out), target.notes)
 
 
 @app.command("stitch")
-@with_settings(StitchSettings, Settings, only=(*StitchSettings.model_fields, *GENERAL))
+@with_settings(
+    StitchSettings,
+    PairSettings,
+    Settings,
+    only=(*StitchSettings.model_fields, *OF_PAIR, *GENERAL),
+)
 def stitch_command(
     base: BaseOrRun,
     tuned: MaybeTuned = None,
@@ -313,7 +332,7 @@ def stitch_command(
         "kind", "n", "kl_to_tuned", "kl_to_base", "recovered", "recovered_low", "recovered_high"
     )
     parts["replies"] = parts["replies"].drop("share")
-    print_heads(parts, target.kept_in(out))
+    print_heads(parts, target.kept_in(out), target.notes)
 
 
 def _means(tokens: "pl.DataFrame") -> "pl.DataFrame":

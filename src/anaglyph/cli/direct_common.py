@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from anaglyph.subject import Subject
 
 Tables = dict[str, "pl.DataFrame"]
+OF_PAIR = ("tokenizer", "chat_template")
+"""Settings of how both models read."""
 SHOWN = 15
 """Rows of a table that the terminal shows; `--json` prints all."""
 
@@ -79,6 +81,13 @@ class Target:
     def layer(self) -> int | float:
         """The layer asked for, else the run's, else the middle of the depth; loads nothing."""
         return vars(self.subject).get("layer", self.subject.settings.collect.layer)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the pair: as the run has it, or as it was found while loading."""
+        if self.folder is not None:
+            return self.folder.state.notes
+        return list(self.subject.pair.notes) if "pair" in vars(self.subject) else []
 
     @property
     def store(self) -> "PairedStore":
@@ -178,8 +187,10 @@ def print_json(parts: Tables) -> None:
     say(json.dumps({title: table.to_dicts() for title, table in parts.items()}))
 
 
-def print_heads(parts: Tables, kept: Path | None) -> None:
-    """Print the head of each table under its title, and how many more rows there are and where."""
+def print_heads(parts: Tables, kept: Path | None, notes: Sequence[str] = ()) -> None:
+    """Print notes and the head of each table, and how many more rows there are and where."""
+    for note in notes:
+        say(f"note: {note}")
     where = f"in {kept}" if kept is not None else "with --json or --out DIR"
     for title, table in parts.items():
         say(f"\n{title}\n{table_text(table.head(SHOWN).to_dicts())}")

@@ -13,6 +13,7 @@ from anaglyph.cli.common import (
     print_facts,
     print_table,
     print_verdict,
+    reading_text,
     reopen,
     run_or_pair,
 )
@@ -36,6 +37,7 @@ from anaglyph.core.settings import (
     CausalSettings,
     CollectSettings,
     FindSettings,
+    PairSettings,
     ReportSettings,
     Settings,
     TrainSettings,
@@ -47,6 +49,7 @@ _OF_FINDINGS = tuple(name for name in FindSettings.model_fields if name != "rate
 
 @app.command()
 @with_settings(
+    PairSettings,
     CollectSettings,
     BehaveSettings,
     TrainSettings,
@@ -94,6 +97,8 @@ def diff(
                 verify=verify,
                 progress=progress,
             )
+    if not as_json:
+        say(reading_text(run))
     print_verdict(run, as_json)
 
 
@@ -124,7 +129,7 @@ def demo(
 
 
 @app.command("collect")
-@with_settings(CollectSettings, Settings)
+@with_settings(PairSettings, CollectSettings, Settings)
 def collect_command(
     base: BaseOrRun,
     given: dict[str, Any],
@@ -156,6 +161,8 @@ def collect_command(
         store = collect(run)
     facts = {"path": str(store.path), "tokens": store.n_tokens, "sequences": store.n_sequences}
     facts |= {"layer": store.layer, "d_base": store.d_base, "d_tuned": store.d_tuned}
+    if not as_json:
+        say(reading_text(run))
     print_facts(facts, as_json)
 
 
@@ -221,7 +228,9 @@ def find_command(
 
 
 @app.command("behave")
-@with_settings(BehaveSettings, FindSettings, Settings, leave=("behaviour", *_OF_FINDINGS))
+@with_settings(
+    PairSettings, BehaveSettings, FindSettings, Settings, leave=("behaviour", *_OF_FINDINGS)
+)
 def behave_command(
     base: BaseOrRun,
     given: dict[str, Any],
@@ -251,6 +260,7 @@ def behave_command(
                 device=settings.device,
                 dtype=settings.model_dtype,
                 local_files_only=settings.local_files_only,
+                **settings.pair.model_dump(),
             )
             said = behaviour_of(
                 pair,

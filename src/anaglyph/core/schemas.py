@@ -418,6 +418,13 @@ class RunState(BaseModel):
     corpus: dict[str, Any] = Field(
         description="The text: fingerprint, sequences, heldout_sequences, tokens, context."
     )
+    vocabulary: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Rows of both models' embeddings: shared, added, dropped, renamed, moved.",
+    )
+    notes: list[str] = Field(
+        default_factory=list, description="What to know of the pair and its files, a line each."
+    )
     threads: int = Field(description="Processor threads in force when the run was started.")
     versions: dict[str, str] = Field(description="Versions of the packages that matter.")
     stages: dict[str, StageState] = Field(

@@ -38,6 +38,21 @@ class Section(BaseModel, frozen=True, extra="forbid"):
     """A group of settings that one stage or command reads."""
 
 
+class PairSettings(Section, frozen=True):
+    """Through which tokenizer and chat template both models read."""
+
+    tokenizer: str | None = Field(
+        default=None,
+        description="Read with this tokenizer: base, tuned, or a folder or hub id (default: the "
+        "base's, without tokens that the tuned model lacks).",
+    )
+    chat_template: str | None = Field(
+        default=None,
+        description="Write chats with this template: base, tuned or a file (default: the tuned "
+        "model's if it has one).",
+    )
+
+
 class CollectSettings(Section, frozen=True):
     """What the models read, and which activations are stored."""
 
@@ -249,6 +264,7 @@ class ReportSettings(Section, frozen=True):
 class Settings(Section, frozen=True):
     """All settings of a run; the models, the data and the output folder are not among them."""
 
+    pair: PairSettings = PairSettings()
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
     causal: CausalSettings = CausalSettings()

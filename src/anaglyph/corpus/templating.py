@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from transformers import PreTrainedTokenizerBase
 
 from anaglyph.core.errors import InputError
 from anaglyph.corpus.account import BadRowError
 from anaglyph.corpus.documents import Document, Message
 from anaglyph.corpus.marks import Piece, Span, difference, pieces_of, unmarked
 from anaglyph.corpus.roles import ASSISTANT, REASONING, TEMPLATE, Characters
+from anaglyph.pair.spans import AnyTokenizer
 from anaglyph.pair.templates import TemplateRefusedError, chosen_template, render_chats
 
 _OLDER_NAMES = {"developer": "system", "function": "tool"}  # for templates that know only these
@@ -35,7 +35,7 @@ class ChatTemplate:
         notes: What was done to chats beyond rendering them, with how often.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
         self._tokenizer = tokenizer
         self._template = chosen_template(tokenizer.chat_template)[0]
         self.notes: Counter[str] = Counter()

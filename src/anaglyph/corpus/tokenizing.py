@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from transformers import PreTrainedTokenizerBase
 
 from anaglyph.core.errors import InputError
 from anaglyph.corpus.account import SKIP_BAD, BadRowError, Reading, add_by_role
@@ -26,6 +25,7 @@ from anaglyph.corpus.roles import (
 )
 from anaglyph.corpus.templating import ChatTemplate
 from anaglyph.corpus.tokens import TokenCorpus, offsets_of
+from anaglyph.pair.spans import AnyTokenizer
 
 DRAW_FROM = 2_000_000
 """Tokens to draw ``max_tokens`` from, where the corpus has as many."""
@@ -37,7 +37,7 @@ _BATCH, _BATCH_CHARACTERS = 256, 1_000_000  # what is handed to the tokenizer at
 
 def tokenize(
     documents: Iterable[Document],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: AnyTokenizer,
     *,
     context: int = 256,
     pack: bool = False,
@@ -131,7 +131,7 @@ Source = str | Path | Document
 
 def load_corpus(
     source: Source | Iterable[Source] | TokenCorpus,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: AnyTokenizer,
     *,
     context: int = 256,
     pack: bool = False,
@@ -192,7 +192,7 @@ def _counted(documents: Iterable[Document], reading: Reading) -> Iterator[Docume
 
 
 def _encode(
-    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, reading: Reading
+    documents: Iterable[Document], tokenizer: AnyTokenizer, reading: Reading
 ) -> Iterator[tuple[Document, Int32[np.ndarray, " tokens"], UInt8[np.ndarray, " tokens"]]]:
     """Encode every document whole, in order; chats that the template refuses are skipped."""
     template = ChatTemplate(tokenizer)
@@ -239,7 +239,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _call(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool
+    tokenizer: AnyTokenizer, texts: list[str], *, special: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Token ids [tokens], character spans [tokens, 2], and True where the tokenizer added one."""
     if not texts:
@@ -304,7 +304,7 @@ def _closed(
     ids: Int32[np.ndarray, " tokens"],
     roles: UInt8[np.ndarray, " tokens"],
     document: Document,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: AnyTokenizer,
 ) -> tuple[Int32[np.ndarray, " more_tokens"], UInt8[np.ndarray, " more_tokens"]]:
     """Put the eos after a text; a chat's template closes its turns itself."""
     eos = tokenizer.eos_token_id

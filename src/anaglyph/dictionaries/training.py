@@ -181,6 +181,11 @@ class Training:
         self._store, self.config = store, config
         self._spec = get_method(config.method, config.options)
         self._spec.widths(store.d_base, store.d_tuned)
+        if "difference" in self._spec.sources and not store.related:
+            raise InputError(
+                f"{config.method} subtracts activations, and the two models of {store.path} have"
+                " no common coordinates: use a crosscoder or dfc"
+            )
         if training_tokens(store) == 0:
             raise InputError(f"the store at {store.path} has no training tokens")
         self._known = survey(store, self._spec, config.seed)

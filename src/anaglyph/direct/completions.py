@@ -35,7 +35,10 @@ def rank_completions(
         raise InputError("there are no completions")
     pair = subject.pair
     corpus, counted = _corpus(pair, completions)
-    following = corpus.following
+    following = pair.foreseen(corpus.following)
+    counted &= following >= 0  # a token that one model lacks has no probability in both
+    if (np.add.reduceat(counted.astype(np.int64), corpus.offsets[:-1]) == 0).any():
+        raise InputError("a completion has no token that both models have")
     surprise = {"base": np.zeros(corpus.n_tokens), "tuned": np.zeros(corpus.n_tokens)}
     done = 0
     for batch in both_models(pair, corpus, token_budget=token_budget):

@@ -119,6 +119,7 @@ class Removal:
                     attention_mask=mask.to(model.device),
                     use_cache=False,
                 ).logits[mask.bool()]
+                logits = self.pair.shared("tuned", logits)
                 total += float(token_kl(reference, logits).sum())
         return total / self._tokens
 

@@ -98,6 +98,7 @@ def difference_lens(
     """
     settings = settings or LensSettings()
     pair, layer = subject.pair, subject.layer
+    pair.check_related("the activation difference lens")
     ids = _starts(subject.corpus, settings.positions, settings.texts)
     base = _hidden(pair, "base", ids, layer)
     shifts = {"tuned": _shift(base, _hidden(pair, "tuned", ids, layer))}

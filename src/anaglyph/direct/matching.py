@@ -4,9 +4,9 @@ One of the two may wrap the other (a text model inside a multimodal one), tie it
 to the input embedding where the other has both, or have rows for tokens that the other lacks.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -15,6 +15,7 @@ from anaglyph.core.errors import ModelError
 from anaglyph.direct.weight_files import ModelFiles, block_of
 from anaglyph.pair.sources import Source
 from anaglyph.pair.tokens import load_tokenizer
+from anaglyph.pair.vocabulary import match_rows
 
 # What wrappers put before the names of the text model inside them.
 _WRAPPERS = {"model", "language_model", "text_model", "transformer", "gpt_neox", "backbone"}
@@ -86,85 +87,71 @@ class Rows:
     Attributes:
         base: Rows of the base's matrix.
         tuned: Rows of the tuned model's matrix, in the same order.
+        added: Rows of the tuned model's matrix that have no partner.
         notes: What only one of the two has, a line each.
     """
 
     base: Int64[Tensor, " rows"]
     tuned: Int64[Tensor, " rows"]
+    added: Int64[Tensor, " more"]
     notes: list[str] = field(default_factory=list)
 
 
 class Vocabularies:
-    """Aligns the rows of embeddings of different length; reads tokenizers only when asked."""
+    """Aligns the rows of embeddings by token (`pair.vocabulary`); reads tokenizers when asked."""
 
     def __init__(self, base: Source, tuned: Source) -> None:
         self._sources = base, tuned
-        self._tokens: tuple[dict[str, int], dict[str, int]] | None = None
+        self._tokens: tuple[dict[str, int] | None, dict[str, int] | None] | None = None
+
+    def differ(self) -> bool:
+        """Whether the two models have tokenizers of their own that are not the same."""
+        base, tuned = (source.tokenizer_fingerprint for source in self._sources)
+        return base is not None and tuned is not None and base != tuned
 
     def rows(self, name: str, base: int, tuned: int) -> Rows:
         """Return the rows that two matrices of ``base`` and ``tuned`` rows share.
 
-        Rows go together if their tokens have the same text, or if neither has a token and they are
-        in the same place. Where a model has no tokenizer, rows of the same number go together.
+        Where a model has no tokenizer, rows of the same number go together.
         """
-        vocabularies = self._vocabularies()
-        if vocabularies is None:
-            ids = torch.arange(min(base, tuned))
-            extra = abs(base - tuned)
-            side = self._sources[tuned > base].name
+        own, theirs = self._vocabularies()
+        if own is None or theirs is None:
+            ids, larger = torch.arange(min(base, tuned)), self._sources[tuned > base].name
             note = (
-                f"{name} has {extra} rows more in {side}: the first {len(ids)} are compared, one by"
-                " one, because there are not two tokenizers to align them by"
+                f"{name} has {abs(base - tuned)} rows more in {larger}: the first {len(ids)} are"
+                " compared, one by one, because there are not two tokenizers to align them by"
             )
-            return Rows(ids, ids, [note])
-        ours, theirs = (
-            {token: row for token, row in tokens.items() if row < size}
-            for tokens, size in zip(vocabularies, (base, tuned), strict=True)
-        )
-        both = [(ours[token], row) for token, row in theirs.items() if token in ours]
-        named = set(ours.values()), set(theirs.values())
-        spare = [
-            (row, row)
-            for row in range(min(base, tuned))
-            if row not in named[0] and row not in named[1]
-        ]
-        pairs = sorted(both + spare, key=lambda pair: pair[1])
-        notes = list(self._alone(name, (ours, theirs), (base, tuned), (named[0], named[1])))
-        index = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-        return Rows(index[:, 0], index[:, 1], notes)
-
-    def _alone(
-        self,
-        name: str,
-        tokens: tuple[dict[str, int], dict[str, int]],
-        sizes: tuple[int, int],
-        named: tuple[set[int], set[int]],
-    ) -> Iterator[str]:
-        for side, word in ((1, "added"), (0, "dropped")):
-            own, other = tokens[side], tokens[1 - side]
-            texts = [token for token, _ in sorted(own.items(), key=lambda p: p[1])]
-            texts = [token for token in texts if token not in other]
-            if texts:
-                shown = ", ".join(map(repr, texts[:_MOST_NAMED]))
-                more = f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
-                yield f"{name}: {len(texts)} tokens {word}, not compared: {shown}{more}"
-            spare = sizes[side] - len(named[side])
-            shared = min(sizes)
-            padding = sum(
-                row not in named[side] and (row >= shared or row in named[1 - side])
-                for row in range(sizes[side])
-            )
-            if spare and padding:
-                yield (
-                    f"{name}: {padding} rows without a token only in"
-                    f" {self._sources[side].name}, not compared"
+            return Rows(ids, ids, torch.arange(len(ids), tuned), [note])
+        found = match_rows(own, own, theirs, (base, tuned))
+        shared, rows = found.shared.numpy(), (found.base, found.tuned)
+        order = np.flatnonzero(shared)[np.argsort(found.tuned[shared])]
+        alone = [own[other < 0] for own, other in (rows, rows[::-1])]
+        alone = [only[only >= 0] for only in alone]
+        notes = []
+        for side, tokens, word in ((1, found.added, "added"), (0, found.dropped, "dropped")):
+            if tokens:
+                shown = ", ".join(map(repr, tokens[:_MOST_NAMED]))
+                more = f" and {len(tokens) - _MOST_NAMED} more" * (len(tokens) > _MOST_NAMED)
+                notes.append(f"{name}: {len(tokens)} tokens {word}, not compared: {shown}{more}")
+            if padding := len(alone[side]) - len(tokens):
+                notes.append(
+                    f"{name}: {padding} rows without a token only in {self._sources[side].name},"
+                    " not compared"
                 )
+        if found.renamed:
+            notes.append(
+                f"{name}: {len(found.renamed)} rows have another token in"
+                f" {self._sources[1].name} and are compared as they are"
+            )
+        base_rows, tuned_rows = (torch.from_numpy(side[order]) for side in rows)
+        return Rows(base_rows, tuned_rows, torch.from_numpy(alone[1]), notes)
 
-    def _vocabularies(self) -> tuple[dict[str, int], dict[str, int]] | None:
-        if any(source.tokenizer_fingerprint is None for source in self._sources):
-            return None
+    def _vocabularies(self) -> tuple[dict[str, int] | None, dict[str, int] | None]:
         if self._tokens is None:
-            base, tuned = (load_tokenizer(source).get_vocab() for source in self._sources)
+            base, tuned = (
+                None if source.tokenizer_fingerprint is None else load_tokenizer(source).get_vocab()
+                for source in self._sources
+            )
             self._tokens = base, tuned
         return self._tokens
 

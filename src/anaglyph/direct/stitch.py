@@ -102,6 +102,7 @@ def stitch_curve(
                     attention_mask=mask.to(model.device),
                     use_cache=False,
                 ).logits[real]
+                mixed = pair.shared("tuned", mixed)
             to_tuned[place, rows] = sequence_sums(token_kl(tuned, mixed), mask)
             to_base[place, rows] = sequence_sums(token_kl(base, mixed), mask)
             progress("stitch", number * len(wanted) + place + 1, len(batches) * len(wanted), "runs")

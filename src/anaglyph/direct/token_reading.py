@@ -50,13 +50,12 @@ def read_as_tokens(
 def _tokenizer(base: Source, tuned: Source) -> Any:
     """Return the tokenizer of the base, whose embeddings are read; the tuned model's without one.
 
-    Raises:
-        ModelError: Neither has one.
+    None where neither has one.
     """
     for source in (base, tuned):
         if source.tokenizer_fingerprint is not None:
             return load_tokenizer(source)
-    raise ModelError(f"neither {base.name} nor {tuned.name} has a tokenizer")
+    return None
 
 
 def _projected(
@@ -107,6 +106,8 @@ def _merge(
 
 
 def _strings(tokenizer: Any, ids: list[int]) -> list[str]:
+    if tokenizer is None:
+        return [f"<row {i}>" for i in ids]
     known = tokenizer.vocab_size + len(tokenizer.get_added_vocab())
     # Embeddings are often padded beyond the vocabulary.
     return token_strings(tokenizer, [i for i in ids if i < known])

@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.behaviour.predictions import TOKEN_BUDGET, Chunk, both_models
 from anaglyph.core.settings import TokensSettings
-from anaglyph.corpus import ROLES, TokenCorpus
+from anaglyph.corpus import ROLES, TokenCorpus, padded_batches
 from anaglyph.subject import Subject
 
 POSITIONS = (0, 1, 2, 3, 8, 16, 32, 64, 128)
@@ -52,6 +52,10 @@ def token_differences(
 ) -> TokenDifferences:
     """Compare both models at every token of a corpus.
 
+    Of two tokenizers the tokens are spans of text. Then kl, the likeliest tokens and what is
+    favoured are left out, and next_logprob is that of the whole next span. Of two architectures
+    difference_norm and cosine are null.
+
     Args:
         subject: Both models and what they read. Norms and cosine are of the output of its layer.
         settings: How many tokens to list for each group, measure and direction.
@@ -66,7 +70,7 @@ def token_differences(
     """
     settings = settings or TokensSettings()
     pair, corpus, layer = subject.pair, subject.corpus, subject.layer
-    following = corpus.following
+    following = pair.foreseen(corpus.following)
     columns = {
         name: np.full(corpus.n_tokens, np.nan)
         for name in (
@@ -74,6 +78,8 @@ def token_differences(
             *("next_logprob_base", "next_logprob_tuned", "top_base", "top_tuned"),
         )
     }
+    if pair.spans is not None:
+        return TokenDifferences(_frame(corpus, _of_spans(subject, columns)), _NO_FAVOURED)
     groups = _Groups(corpus, pair.vocabulary)
     done = 0
     for batch in both_models(pair, corpus, [layer], token_budget=token_budget):
@@ -81,8 +87,7 @@ def token_differences(
         for name, values in (
             ("base_norm", base.norm(dim=1)),
             ("tuned_norm", tuned.norm(dim=1)),
-            ("difference_norm", (tuned - base).norm(dim=1)),
-            ("cosine", cosine_similarity(base, tuned, dim=1).clamp(-1, 1)),
+            *_compared(base, tuned, pair.related),
         ):
             columns[name][batch.tokens] = values.cpu().numpy()
         for chunk in batch.chunks():
@@ -96,6 +101,39 @@ def token_differences(
         done += len(batch.tokens)
         subject.progress("compare predictions", done, corpus.n_tokens)
     return TokenDifferences(_frame(corpus, columns), groups.favoured(settings.top))
+
+
+def _compared(
+    base: Float[Tensor, "tokens d_base"], tuned: Float[Tensor, "tokens d_tuned"], related: bool
+) -> list[tuple[str, Tensor]]:
+    if not related:
+        return []
+    return [
+        ("difference_norm", (tuned - base).norm(dim=1)),
+        ("cosine", cosine_similarity(base, tuned, dim=1).clamp(-1, 1)),
+    ]
+
+
+@torch.no_grad()
+def _of_spans(subject: Subject, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fill in what two models of different tokenizers have: norms, and how likely the text is."""
+    pair, corpus, layer = subject.pair, subject.corpus, subject.layer
+    done = 0
+    for rows, ids, mask in padded_batches(corpus, np.arange(corpus.n_sequences), TOKEN_BUDGET):
+        real = mask.bool()
+        ends = corpus.offsets.tolist()
+        tokens = np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows.tolist()])
+        for side, hidden in pair.run_both_to(ids, mask, [layer]).items():
+            norms = hidden[layer].float().norm(dim=2).cpu()
+            columns[f"{side}_norm"][tokens] = norms[real].numpy()
+            own = pair.span_logprobs(side, ids, mask)
+            following = torch.nn.functional.pad(own[:, 1:], (0, 1))
+            columns[f"next_logprob_{side}"][tokens] = following[real].numpy()
+        done += len(tokens)
+        subject.progress("compare predictions", done, corpus.n_tokens)
+    for side in ("base", "tuned"):
+        columns[f"next_logprob_{side}"][corpus.offsets[1:] - 1] = np.nan
+    return columns
 
 
 def next_logprobs(
@@ -192,6 +230,9 @@ _FAVOURED = {
 }
 
 
+_NO_FAVOURED = pl.DataFrame(schema=_FAVOURED)
+
+
 def _bucket_name(bucket: int) -> str:
     first = POSITIONS[bucket]
     if bucket + 1 == len(POSITIONS):
@@ -212,6 +253,7 @@ def _frame(corpus: TokenCorpus, columns: dict[str, np.ndarray]) -> pl.DataFrame:
         }
     )
     return frame.with_columns(
-        pl.col("next_logprob_base", "next_logprob_tuned").fill_nan(None),
+        pl.col(*columns).fill_nan(None),
+    ).with_columns(
         pl.col("top_base", "top_tuned").cast(pl.Int64),
     )

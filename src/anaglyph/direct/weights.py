@@ -203,9 +203,10 @@ def _whole_changes(
 
     def make(name: str, theirs: str, own: str) -> list[MatrixChange]:
         new, original = after.read(theirs), before.read(own)
-        if new.shape != original.shape:
-            is_vocabulary = {theirs, own} & {before.embedding, before.head, after.embedding,
-                                             after.head}  # fmt: skip
+        is_vocabulary = bool(
+            {theirs, own} & {before.embedding, before.head, after.embedding, after.head}
+        )
+        if new.shape != original.shape or (is_vocabulary and vocabularies.differ()):
             if not is_vocabulary or new.shape[1:] != original.shape[1:]:
                 raise ModelError(
                     f"{after.name} has a weight {theirs} of shape {list(new.shape)} that does not"
@@ -213,6 +214,11 @@ def _whole_changes(
                 )
             rows = vocabularies.rows(name, len(original), len(new))
             notes.extend(rows.notes)
+            if len(rows.added):
+                size = float(new[rows.added].double().norm())
+                notes.append(
+                    f"{name}: the {len(rows.added)} rows that are only there have norm {size:.4g}"
+                )
             new, original = new[rows.tuned], original[rows.base]
         return [change_of(before, name, new, original, rank, seed)]
 

@@ -51,15 +51,17 @@ def align(
     base: Float[ndarray, "tokens d_base"],
     tuned: Float[ndarray, "tokens d_tuned"],
     heldout: ndarray,
+    *,
+    related: bool = True,
 ) -> Alignment | None:
     """Return the map of base onto tuned if there is reason to use one, else None.
 
     It is fitted on the tokens that are not held out and judged on those that are. Where widths
-    differ there is always one, for without it nothing can be compared.
+    differ, or the models are not related, there is always one: without it nothing can be compared.
     """
     fit, test = ~heldout, heldout if heldout.any() else ~heldout
     found = _procrustes(base[fit], tuned[fit])
-    if base.shape[1] != tuned.shape[1]:
+    if base.shape[1] != tuned.shape[1] or not related:
         return found
     plain = _spread(tuned[test] - base[test])
     mapped = _spread(tuned[test] - found(base[test]))

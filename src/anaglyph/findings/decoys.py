@@ -119,6 +119,7 @@ def find_decoys(subject: Subject, settings: FindSettings, draw: int = 0) -> Deco
         InputError, ModelError: As in `change_norms` and `closed_alone`.
     """
     pair, corpus, store, seed = subject.pair, subject.corpus, subject.store, subject.seed
+    pair.check_related("a null pair")
     layer, settings = store.layer, settings.model_copy(update={"trials": 0})
     order = rng(seed, "null pair text").permutation(corpus.n_sequences)
     read_so_far = np.cumsum(corpus.lengths[order])

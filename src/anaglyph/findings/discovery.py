@@ -44,6 +44,8 @@ TOKENS, READINGS = 300_000, 16
 """What the difference-SAE is trained on: so many tokens, but none more often than that."""
 BATCH = 1024
 _OWN = "diff-sae"
+EXCLUSIVE = ("new", "removed")
+"""The kinds that are named of two models without common coordinates."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Discovery:
     """Findings, by index, that are no more than noise in the weights shows (``decoys.py``)."""
     unasked: str | None = None
     """Why that could not be asked of a pair of models."""
+    left_out: str | None = None
+    """What was seen and not named, for two models without common coordinates."""
     unread: str | None = None
     """Why the findings are not compared with what changed weights write (``baselines.py``)."""
 
@@ -82,7 +86,7 @@ def discover(
     here, and draws of random tokens (``stable.py``).
     """
     sample, rate = load_sample(store, seed), settings.rate
-    alignment = align(sample.base, sample.tuned, sample.heldout)
+    alignment = align(sample.base, sample.tuned, sample.heldout, related=store.related)
     if alignment is not None:
         sample = replace(sample, base=alignment(sample.base))
     given = dict(dictionaries or {})
@@ -125,6 +129,17 @@ def discover(
         share = shift.norm[0] ** 2 / max(float(np.square(delta).sum(1).mean()), 1e-30)
         findings.append((_shift_finding(shift, float(q[-1]), share), None))
         findings.sort(key=lambda row: -row[0].evidence["difference_share"])
+    left_out = None
+    if store.d_base != store.d_tuned or not store.related:
+        # The map between the models is only as good as a rotation and one scale: what differs in
+        # strength or angle may be the map's fault. What one model lacks is not.
+        kept = [row for row in findings if row[0].kind in EXCLUSIVE]
+        if len(kept) < len(findings):
+            left_out = (
+                f"{len(findings) - len(kept)} differences of strength or angle are not named: two"
+                " models without common coordinates have no common measure of them"
+            )
+        findings = kept
     plain = None
     if alignment is None and len(tested.atoms.directions):
         plain = _as_dictionary(store, tested.atoms, seed)
@@ -134,6 +149,7 @@ def discover(
         tuple(atom for _, atom in findings),
         alignment,
         limit,
+        left_out=left_out,
     )
 
 

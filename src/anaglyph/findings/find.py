@@ -123,6 +123,8 @@ def search(
             "findings are not compared with weight noise and not ordered by what they do to the "
             "predictions: the models were not given"
         )
+    if found.left_out is not None:
+        skipped.append(found.left_out)
     order = order_by_effect(found, recovered)
     if alone is not None:
         named = [i for i in order if i not in found.like_noise]
@@ -207,7 +209,7 @@ def _reason(store: PairedStore, found: Discovery, called: int, rate: float) -> s
     """Say how far apart the activations are, and what could be named."""
     relative = relative_difference(store)
     where = "" if relative is None else f" by {relative:.2%} of their size"
-    if found.alignment is not None and store.d_base == store.d_tuned:
+    if found.alignment is not None and relative is not None:
         where += (
             f", most of it one map of the whole space (scale {found.alignment.scale:.3g}, rotation "
             f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
@@ -243,6 +245,9 @@ def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict
         return verdict.model_copy(
             update={"reason": said, "apart": apart.model_copy(update={"kl": 0.0})}
         )
+    if subject.pair.spans is not None:
+        said = "predictions are not compared, for they are of different tokens"
+        return verdict.model_copy(update={"reason": f"{said}; {verdict.reason}"})
     gap = prediction_gap(subject, settings.find_tokens)
     update = {"kl": gap.kl.value, "kl_low": gap.kl.low, "kl_high": gap.kl.high, "roles": gap.roles}
     apart = apart.model_copy(update=update)

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -23,6 +24,12 @@ from anaglyph.pair.quantised import Quantisation
 from anaglyph.pair.quiet import first_line, loading, quiet
 from anaglyph.pair.sources import Source
 from anaglyph.pair.weight_files import ADAPTER_CONFIG
+
+# The matrices in an adapter's file that have a row for each token.
+_EMBEDDING_OF_ADAPTER = re.compile(
+    r"(embed_tokens|wte|embed_in|word_embeddings|lm_head|embed_out)"
+    r"(\.(base_layer\.|modules_to_save\.)?weight|\.lora_embedding_A)$"
+)
 
 
 def load_config(source: Source) -> Any:
@@ -37,23 +44,41 @@ def load_config(source: Source) -> Any:
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
 
 
-def check_same_shape(base: Source, tuned: Source) -> None:
-    """Compare the shapes of two whole models before any weights are read.
-
-    Raises:
-        ModelError: Depth, width or vocabulary differ; both values are named.
-    """
+def shape_notes(base: Source, tuned: Source) -> list[str]:
+    """Return in what the shapes of two whole models differ: a line each, none if they agree."""
     configs = [load_config(source).get_text_config() for source in (base, tuned)]
+    notes = []
     for field, word in (
         ("num_hidden_layers", "layers"),
         ("hidden_size", "hidden width"),
-        ("vocab_size", "vocabulary"),
     ):
         ours, theirs = (getattr(config, field) for config in configs)
         if ours != theirs:
-            raise ModelError(
+            notes.append(
                 f"the models differ in {word}: {ours} in {base.name}, {theirs} in {tuned.name}"
             )
+    return notes
+
+
+def vocabulary_rows(base: Source, tuned: Source) -> tuple[int, int]:
+    """Return the number of rows that both models' embeddings have.
+
+    An adapter may carry longer embeddings than its base has.
+    """
+    rows = int(load_config(base).get_text_config().vocab_size)
+    if tuned.is_adapter:
+        return rows, max([rows, *_saved_rows(tuned)])
+    return rows, int(load_config(tuned).get_text_config().vocab_size)
+
+
+def _saved_rows(adapter: Source) -> Iterator[int]:
+    for file in adapter.weights.files:
+        with safe_open(file, framework="pt") as opened:
+            tensors: Any = opened
+            for name in tensors.keys():  # noqa: SIM118 - an open file, not a mapping
+                if _EMBEDDING_OF_ADAPTER.search(name):
+                    shape = tensors.get_slice(name).get_shape()
+                    yield shape[1] if name.endswith("lora_embedding_A") else shape[0]
 
 
 def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -179,7 +204,10 @@ class Adapter:
             raise ModelError(
                 f"adapter {source.name} does not fit {base.name}: {_reason(error)}"
             ) from error
-        wrong = [*result.missing_keys, *result.unexpected_keys]
+        # Where embeddings grew, peft stores each saved module three times over.
+        again = (".modules_to_save.weight", ".original_module.weight")
+        unexpected = [name for name in result.unexpected_keys if not name.endswith(again)]
+        wrong = [*result.missing_keys, *unexpected]
         if wrong:
             raise ModelError(
                 f"adapter {source.name} does not fit {base.name}: {len(wrong)} weights do not"
@@ -195,6 +223,7 @@ class Adapter:
         self.trains_biases = getattr(config, "bias", "none") != "none"
         self.on = True
         self.switch(False)
+        self._lend_rows(base)
 
     def switch(self, on: bool) -> None:
         """Let the adapter act, or not."""
@@ -207,6 +236,16 @@ class Adapter:
             else:
                 self._tuner.disable_adapter_layers()
         self.on = on
+
+    def _lend_rows(self, base: Source) -> None:
+        """Give the base the adapter's rows of the tokens that it lacks."""
+        rows = int(load_config(base).get_text_config().vocab_size)
+        for module in self.modules():
+            saved, original = getattr(module.wrapper, "modules_to_save", {}), module.original
+            weight: Any = getattr(original, "weight", None)
+            if "default" in saved and weight is not None and len(weight) > rows:
+                new: Any = saved["default"]
+                weight.data[rows:] = new.weight.data[rows:]
 
     def modules(self) -> list[AdaptedModule]:
         """Return the modules that the adapter changes."""

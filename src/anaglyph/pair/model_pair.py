@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,11 +18,14 @@ from anaglyph.core.files import digest
 from anaglyph.pair.blocks import BlockModel
 from anaglyph.pair.loading import (
     Adapter,
-    check_same_shape,
     load_model,
+    shape_notes,
+    vocabulary_rows,
 )
 from anaglyph.pair.sources import Source, locate, pair_notes
-from anaglyph.pair.tokens import shared_tokenizer, token_strings
+from anaglyph.pair.spans import SpanTokenizer
+from anaglyph.pair.tokens import Reader, decoded, shared_tokenizer, token_strings
+from anaglyph.pair.vocabulary import REST, Vocabulary, arrange, lengthen
 
 Side = Literal["base", "tuned"]
 
@@ -50,10 +54,16 @@ class ModelPair:
     Attributes:
         tokenizer: The shared fast tokenizer, with the chat template both models are given.
         names: Base and tuned as the user named them.
-        n_layers: Number of decoder blocks of each model.
+        n_layers: Number of the base's decoder blocks. Layers are counted in the base; in a tuned
+            model of another depth they are those at the same fraction (`layer_of`).
         d_base: Width of base's residual stream.
         d_tuned: Width of tuned's residual stream.
         vocabulary: Length of the logits.
+        tokens: Which rows of both models' embeddings are the same token; None where all are.
+        spans: The tokenizer, if it joins two; token ids then stand for spans of text.
+        related: Whether the two have one architecture and one tokenizer, so that activations can
+            be subtracted, weights mixed and one model patched with the other's activations.
+        vocabulary_facts: What differs between the two vocabularies, as plain data.
         fingerprints: Digests of file contents: base, tuned, tokenizer, template.
         same_weights: Both sides are the very same files; they are then one object.
         adapted_from: First block whose output an adapter can change (``n_layers`` if it changes
@@ -72,6 +82,8 @@ class ModelPair:
         names: tuple[str, str],
         fingerprints: dict[str, str],
         notes: Sequence[str] = (),
+        tokens: Vocabulary | None = None,
+        related: bool = True,
     ) -> None:
         """Join two loaded models; ``load`` is the way to get them from files."""
         self._models = {"base": base, "tuned": tuned}
@@ -80,10 +92,15 @@ class ModelPair:
         self.names = names
         self.fingerprints = fingerprints
         self.notes = tuple(notes)
+        self.spans = tokenizer if isinstance(tokenizer, SpanTokenizer) else None
+        self.related = related
         self.n_layers = base.depth
         self.d_base = base.width
         self.d_tuned = tuned.width
-        self.vocabulary = base.vocabulary
+        self.vocabulary_facts = {} if tokens is None else tokens.facts
+        self.tokens = None if tokens is None or tokens.is_plain else tokens
+        self._ids = base.vocabulary
+        self.vocabulary = self._ids + int(tokens is not None and tokens.has_rest)
         self.same_weights = fingerprints["base"] == fingerprints["tuned"]
         self.adapted_from = adapter.first_block(base.blocks) if adapter else None
         self.has_adapter = isinstance(adapter, Adapter)
@@ -97,6 +114,8 @@ class ModelPair:
         device: str = "auto",
         dtype: str = "float32",
         local_files_only: bool = False,
+        tokenizer: str | None = None,
+        chat_template: str | None = None,
     ) -> "ModelPair":
         """Load a base model and its fine-tune.
 
@@ -107,10 +126,14 @@ class ModelPair:
             device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:N" or "mps".
             dtype: "float32" or "bfloat16".
             local_files_only: Do not ask the hub for what is not in its local cache.
+            tokenizer: Which one reads: "base", "tuned", or a folder or hub id with another one. If
+                None the base's, without the tokens that the tuned model lacks.
+            chat_template: "base", "tuned" or a file; None takes the tuned model's if it has one.
 
         Raises:
             ModelError: A model is missing, damaged or does not fit its partner.
-            InputError: ``device`` or ``dtype`` is unknown or not available.
+            InputError: ``device`` or ``dtype`` is unknown or not available, or the tokenizer or
+                template that is named does not exist.
         """
         where, kind = resolve_device(device), resolve_dtype(dtype)
         sources = (
@@ -119,36 +142,100 @@ class ModelPair:
         )
         if sources[0].is_adapter:
             raise ModelError(f"{base} is an adapter; base must be a whole model")
-        if not sources[1].is_adapter:
-            check_same_shape(*sources)
-        tokenizer, tokenizer_fingerprint, notes = shared_tokenizer(*sources)
+        shapes = [] if sources[1].is_adapter else shape_notes(*sources)
+        reader = shared_tokenizer(*sources, tokenizer, chat_template)
+        sizes = vocabulary_rows(*sources)
+        same = sources[0].fingerprint == sources[1].fingerprint
+        if same:
+            # The same weights are the same tokens, whatever the files call them.
+            reader.base = reader.tuned = None
+        names = (str(base), str(tuned))
+        alike = same or sources[1].is_adapter or reader.are_alike
+        tokens = reader.vocabulary(sizes) if alike else None
+        if tokens is None and not sources[1].is_adapter:
+            return cls._of_two_tokenizers(sources, reader, shapes, (where, kind))
+        if tokens is None:
+            raise ModelError(f"the tokenizer of adapter {tuned} is not that of {base}")
+        if shapes and reader.chosen and not tokens.shared.all():
+            raise InputError(
+                "tokenizer: the one that is named has tokens that one of the models lacks, and"
+                " rows cannot be borrowed from a model of another width"
+            )
 
-        first = BlockModel(load_model(sources[0], where, kind))
-        second, adapter = first, None
-        if sources[1].is_adapter:
-            before = first.probe_logits()
-            adapter = Adapter(first.model, *sources)
-            # Again, because an adapter may put whole blocks of its own in the place of the base's.
-            if torch.equal(before, first.probe_logits()):
-                first = second = BlockModel(first.model)
-            else:
-                second, adapter = BlockModel(adapter.merged()), None
-                first = BlockModel(load_model(sources[0], where, kind))
-                notes.append(
-                    f"adapter {tuned} changes the base's own weights and cannot be switched off: it"
-                    " was merged into a second copy of the base"
-                )
-        elif sources[1].fingerprint != sources[0].fingerprint:
-            second = BlockModel(load_model(sources[1], where, kind))
+        first = load_model(sources[0], where, kind)
+        prints = _fingerprints(*sources, reader)
+        notes = [*pair_notes(*sources), *shapes, *reader.notes, *tokens.notes(names)]
+        given: dict[str, Any] = {"names": names, "fingerprints": prints, "notes": notes}
+        given["tokens"], given["related"] = tokens, not shapes
+        if same:
+            one = BlockModel(first)
+            return cls(one, one, None, reader.tokenizer, **given)
+        if not sources[1].is_adapter:
+            second = load_model(sources[1], where, kind)
+            if not tokens.is_plain:
+                arrange(first, second, tokens)
+            return cls(BlockModel(first), BlockModel(second), None, reader.tokenizer, **given)
+        return cls._adapted(first, sources, tokens, reader.tokenizer, given)
+
+    @classmethod
+    def _of_two_tokenizers(
+        cls,
+        sources: tuple[Source, Source],
+        reader: Reader,
+        shapes: list[str],
+        place: tuple[torch.device, torch.dtype],
+    ) -> "ModelPair":
+        """Join two models that have no token ids in common."""
+        base, tuned = sources
+        spans = reader.spans((base.name, tuned.name))
+        prints = _fingerprints(base, tuned, reader)
+        prints["tokenizer"] = digest([each.tokenizer_fingerprint for each in sources])
         return cls(
-            first,
-            second,
-            adapter,
-            tokenizer,
-            names=(str(base), str(tuned)),
-            fingerprints=_fingerprints(*sources, tokenizer, tokenizer_fingerprint),
-            notes=[*pair_notes(*sources), *notes],
+            BlockModel(load_model(base, *place)),
+            BlockModel(load_model(tuned, *place)),
+            None,
+            spans,
+            names=(base.name, tuned.name),
+            fingerprints=prints,
+            notes=[*pair_notes(base, tuned), *shapes, *reader.notes],
+            related=False,
         )
+
+    @classmethod
+    def _adapted(
+        cls,
+        model: Any,
+        sources: tuple[Source, Source],
+        tokens: Vocabulary,
+        tokenizer: Any,
+        given: dict[str, Any],
+    ) -> "ModelPair":
+        """Lay an adapter over a loaded base."""
+        if (tokens.base != tokens.tuned)[tokens.shared.numpy()].any():
+            raise ModelError(
+                f"the tokenizer of adapter {sources[1].name} gives tokens other ids than that of"
+                f" {sources[0].name}: the adapter was made for another base"
+            )
+        where, kind = model.device, model.dtype
+        if tokens.size > model.config.get_text_config().vocab_size:
+            lengthen(model, tokens.size)
+        first = BlockModel(model)
+        before = first.probe_logits()
+        adapter = Adapter(model, *sources)
+        # Again, because an adapter may put whole blocks of its own in the place of the base's.
+        own = torch.from_numpy(tokens.base >= 0)
+        if torch.equal(before[..., own], first.probe_logits()[..., own]):
+            first = BlockModel(model)
+            return cls(first, first, adapter, tokenizer, **given)
+        tuned = BlockModel(adapter.merged())
+        whole = load_model(sources[0], where, kind)
+        if not tokens.is_plain:
+            arrange(whole, tuned.model, tokens)
+        given["notes"] += [
+            f"adapter {sources[1].name} changes the base's own weights and cannot be switched off:"
+            " it was merged into a second copy of the base"
+        ]
+        return cls(BlockModel(whole), tuned, None, tokenizer, **given)
 
     def overlaid(self, overlay: Overlay, name: str) -> "ModelPair":
         """Return the base beside itself under an overlay, with the same tokenizer.
@@ -169,6 +256,7 @@ class ModelPair:
             names=(self.names[0], name),
             fingerprints=self.fingerprints | {"tuned": tuned},
             notes=self.notes,
+            tokens=self.tokens,
         )
 
     def resolve_layer(self, layer: int | float) -> int:
@@ -187,6 +275,32 @@ class ModelPair:
                 f" (0 to {self.n_layers - 1})"
             )
         return layer
+
+    def layer_of(self, side: Side, layer: int) -> int:
+        """Return which block of one model a layer is: the one at the same fraction of the depth."""
+        depth = self._models[side].depth
+        return max(0, round((layer + 1) * depth / self.n_layers) - 1)
+
+    def block(self, side: Side, layer: int) -> nn.Module:
+        """Return the decoder block of one model that a layer is the output of."""
+        return self._models[side].blocks[self.layer_of(side, layer)]
+
+    def reader(self, side: Side) -> Any:
+        """Return the tokenizer that one model reads with."""
+        return self.tokenizer if self.spans is None else self.spans.side(side)
+
+    def check_related(self, what: str) -> None:
+        """Refuse what needs two models of one architecture and one tokenizer.
+
+        Raises:
+            ModelError: The two are not.
+        """
+        if not self.related:
+            raise ModelError(
+                f"{what} needs two models of one architecture with one tokenizer, which"
+                f" {self.names[0]} and {self.names[1]} are not; crosscoders, findings and behave"
+                " work without"
+            )
 
     def run_to(
         self,
@@ -207,8 +321,16 @@ class ModelPair:
         if not wanted:
             raise InputError("layers is empty: name at least one")
         input_ids, attention_mask = self._checked(input_ids, attention_mask)
+        own = [self.layer_of(side, layer) for layer in wanted]
         with self._running(side) as model:
-            return model.run_to(input_ids, attention_mask, wanted)
+            if self.spans is None:
+                found = model.run_to(input_ids, attention_mask, own)
+            else:
+                ids, mask, ends = self.spans.expanded(side, input_ids, attention_mask)
+                ends, rows = ends.to(model.device), torch.arange(len(ids), device=model.device)
+                reached = model.run_to(ids, mask, own)
+                found = {layer: hidden[rows[:, None], ends] for layer, hidden in reached.items()}
+        return {layer: found[place] for layer, place in zip(wanted, own, strict=True)}
 
     def run_both_to(
         self,
@@ -258,8 +380,9 @@ class ModelPair:
         Raises:
             InputError: A layer, shape, token id or the padding is out of order.
         """
-        layer = self.resolve_layer(layer)
+        layer = self.layer_of(side, self.resolve_layer(layer))
         input_ids, attention_mask = self._checked(input_ids, attention_mask)
+        self._check_predictions()
         with self._running(side) as model:
             edited = floats("edited activations", edited, "[batch, length, d]")
             expected = (*input_ids.shape, model.width)
@@ -268,7 +391,7 @@ class ModelPair:
                     f"edited activations have shape {tuple(edited.shape)}, the tokens and model"
                     f" need {expected}"
                 )
-            return model.run_from(layer, edited, input_ids, attention_mask)
+            return self.shared(side, model.run_from(layer, edited, input_ids, attention_mask))
 
     def logits(
         self,
@@ -282,8 +405,49 @@ class ModelPair:
             InputError: A token id or the padding is out of order.
         """
         input_ids, attention_mask = self._checked(input_ids, attention_mask)
+        self._check_predictions()
         with self._running(side) as model:
-            return model.logits(input_ids, attention_mask)
+            return self.shared(side, model.logits(input_ids, attention_mask))
+
+    @torch.no_grad()
+    def span_logprobs(
+        self, side: Side, input_ids: Array, attention_mask: Array
+    ) -> Float[Tensor, "batch length"]:
+        """Return one model's log-probability of each span given those before it, in nats.
+
+        The sum over the span's tokens; 0 for the first span and at padding. Two models of any
+        tokenizers can be compared by it: each spells the same text.
+
+        Raises:
+            InputError: A span or the padding is out of order.
+        """
+        input_ids, attention_mask = self._checked(input_ids, attention_mask)
+        ids, mask = input_ids, attention_mask
+        ends = torch.arange(ids.shape[1]).expand(ids.shape)
+        if self.spans is not None:
+            ids, mask, ends = self.spans.expanded(side, input_ids, attention_mask)
+        with self._running(side) as model:
+            logits = model.logits(ids, mask).float().log_softmax(-1).cpu()
+        steps = logits[:, :-1].gather(2, ids[:, 1:, None])[:, :, 0] * mask[:, 1:]
+        sums = torch.nn.functional.pad(steps.double().cumsum(1), (1, 0))
+        upto = sums.gather(1, ends)
+        found = torch.nn.functional.pad(upto.diff(dim=1), (1, 0))
+        return torch.where(attention_mask.bool(), found, 0.0)
+
+    def shared(
+        self, side: Side, logits: Float[Tensor, "*batch ids"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        """Return logits of one side's Hugging Face model over the tokens that both models have.
+
+        docs/maths.md, section 4. `logits` and `run_from` return such logits.
+        """
+        return logits if self.tokens is None else self.tokens.shared_logits(side, logits)
+
+    def foreseen(self, ids: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
+        """Return token ids with -1 for those that only one of the models can predict."""
+        if self.tokens is None:
+            return ids
+        return np.where((ids >= 0) & self.tokens.shared.numpy()[ids.clip(0)], ids, -1)
 
     @contextmanager
     def side(self, side: Side) -> Iterator[PreTrainedModel]:
@@ -293,7 +457,14 @@ class ModelPair:
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Return the text each token stands for, leading space included."""
-        return token_strings(self.tokenizer, [int(i) for i in ids])
+        if self.spans is not None:
+            return self.spans.texts([int(i) for i in ids])
+        extra = {} if self.tokens is None else self.tokens.texts | {self.tokens.size: REST}
+        return token_strings(self.tokenizer, [int(i) for i in ids], extra)
+
+    def decoded(self, ids: Sequence[int], side: Side = "tuned") -> str:
+        """Return the text of one model's reply, special tokens left out."""
+        return decoded(self.reader(side), ids, {} if self.tokens is None else self.tokens.texts)
 
     @contextmanager
     def _running(self, side: str) -> Iterator[BlockModel]:
@@ -309,6 +480,14 @@ class ModelPair:
         finally:
             self._adapter.switch(before)
 
+    def _check_predictions(self) -> None:
+        if self.spans is not None:
+            raise ModelError(
+                f"{self.names[0]} and {self.names[1]} have different tokenizers: they predict no"
+                " common tokens, so that there is no KL and no patching between them; `tokens`"
+                " compares the likelihood of spans"
+            )
+
     def _checked(self, input_ids: Array, attention_mask: Array) -> tuple[Tensor, Tensor]:
         input_ids = integers("token ids", input_ids, "[batch, length]")
         # times 1: a mask may be of booleans
@@ -321,10 +500,10 @@ class ModelPair:
         if input_ids.numel() == 0:
             raise InputError("token ids are empty")
         low, high = int(input_ids.min()), int(input_ids.max())
-        if low < 0 or high >= self.vocabulary:
+        size = self._ids if self.spans is None else len(self.spans.spans)
+        if low < 0 or high >= size:
             raise InputError(
-                f"token id {low if low < 0 else high} is outside the vocabulary of"
-                f" {self.vocabulary}"
+                f"token id {low if low < 0 else high} is outside the vocabulary of {size}"
             )
         # Positions are counted from the left edge, so padding there would shift them.
         if not attention_mask[:, 0].all() or (attention_mask.diff(dim=1) > 0).any():
@@ -332,15 +511,13 @@ class ModelPair:
         return input_ids, attention_mask
 
 
-def _fingerprints(
-    base: Source, tuned: Source, tokenizer: Any, tokenizer_fingerprint: str
-) -> dict[str, str]:
+def _fingerprints(base: Source, tuned: Source, reader: Reader) -> dict[str, str]:
     tuned_print = tuned.fingerprint
     if tuned.is_adapter:
         tuned_print = digest({"base": base.fingerprint, "adapter": tuned.fingerprint})
     return {
         "base": base.fingerprint,
         "tuned": tuned_print,
-        "tokenizer": tokenizer_fingerprint,
-        "template": digest(tokenizer.chat_template),
+        "tokenizer": reader.fingerprint,
+        "template": digest(reader.tokenizer.chat_template),
     }

@@ -1,87 +1,237 @@
 """The one tokenizer and the one chat template through which both models read.
 
 Different token ids or templates for the two models would themselves be a difference; so there is
-one of each, and a pair that cannot share them is refused.
+one of each. Where the vocabularies differ a little, texts are read with the tokens that both models
+have (`vocabulary.py`).
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from anaglyph.core.errors import ModelError
+from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.files import digest
 from anaglyph.pair.quiet import first_line, loading
 from anaglyph.pair.sources import Source
+from anaglyph.pair.spans import SpanTokenizer
 from anaglyph.pair.templates import chosen_template
+from anaglyph.pair.vocabulary import Tokens, Vocabulary, are_alike, match_rows, without_tokens
 
 _PROBE_SECONDS = 4.0
 _PROBE_MEMORY = 2**30  # bytes of address space, besides what the file itself needs
-_MOST_NAMED = 5
-"""Tokens that a note names."""
+_FEW = 0.02
+"""Share of a tokenizer's own tokens that one of the models may lack; their rows are borrowed."""
 
 
-def shared_tokenizer(base: Source, tuned: Source) -> tuple[Any, str, list[str]]:
-    """Return base's tokenizer with the template both models will see.
+@dataclass
+class Reader:
+    """How a pair reads text.
 
-    The template is the tuned model's own where it has one: it is what the fine-tune was trained
-    on. Otherwise it is base's, or none.
+    Attributes:
+        tokenizer: The fast tokenizer, with the chat template that both models are given.
+        fingerprint: Digest of its files.
+        base: Tokens of the base; None if it has no tokenizer.
+        tuned: Tokens of the tuned model; None if it has no tokenizer.
+        own: Both models' own tokenizers, where they have one.
+        chosen: Whether the user named the tokenizer.
+        notes: Choices that a reader of the results should know, a line each.
+    """
 
-    Returns:
-        The fast tokenizer, the fingerprint of its files, and notes on choices that a reader of the
-        results should know.
+    tokenizer: Any
+    fingerprint: str
+    base: Tokens | None
+    tuned: Tokens | None
+    own: tuple[Any, Any] = (None, None)
+    chosen: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether the two vocabularies are one, but for some tokens."""
+        return are_alike(self.base, self.tuned)
+
+    def spans(self, names: tuple[str, str]) -> SpanTokenizer:
+        """Let each model read with its own tokenizer, compared at the ends of shared spans.
+
+        Raises:
+            InputError: The user named one tokenizer for both.
+        """
+        if self.chosen:
+            raise InputError(
+                f"tokenizer: {names[0]} and {names[1]} have different vocabularies, and each can"
+                " only read with its own"
+            )
+        self.notes.append(
+            f"{names[0]} and {names[1]} have different tokenizers: each reads with its own, and"
+            " they are compared at the ends of the spans of text that both have"
+        )
+        for tokenizer in self.own:
+            tokenizer.chat_template = tokenizer.chat_template or self.tokenizer.chat_template
+        return SpanTokenizer(*self.own, self.tokenizer)
+
+    def vocabulary(self, sizes: tuple[int, int]) -> Vocabulary | None:
+        """Match the rows of both models; unless the user chose, read with shared tokens only.
+
+        Where the tuned model lacks tokens that the base's tokenizer cannot do without, the tuned
+        model's reads. None if neither tokenizer has only tokens that both models know.
+
+        Args:
+            sizes: Rows of both models' embeddings.
+        """
+        for tokens, size, side in zip(
+            (self.base, self.tuned), sizes, ("the base", "the tuned model"), strict=True
+        ):
+            if beyond := sum(row >= size for row in (tokens or {}).values()):
+                self.notes.append(f"{beyond} tokens of {side} have no row in its embeddings")
+        found = match_rows(self.tokenizer.get_vocab(), self.base, self.tuned, sizes)
+        if self.chosen:
+            return found
+        if not _is_read(self.tokenizer, found):
+            other = next((o for o in self.own if o not in (None, self.tokenizer)), None)
+            if other is None:
+                return None
+            found = match_rows(other.get_vocab(), self.base, self.tuned, sizes)
+            if not _is_read(other, found):
+                return None
+            other.chat_template = self.tokenizer.chat_template
+            self.tokenizer = other
+            self.notes.append(f"texts are read with the {len(other.get_vocab())} tokens that both"
+                              " models have")  # fmt: skip
+        reader = self.tokenizer.get_vocab()
+        kept = set(self.tokenizer.all_special_tokens)
+        alone = {
+            token
+            for token in self.tokenizer.get_added_vocab().keys() - kept
+            if reader[token] >= found.size or not found.shared[reader[token]]
+        }
+        without_tokens(self.tokenizer, alone)
+        return found
+
+
+def _is_read(tokenizer: Any, found: Vocabulary) -> bool:
+    """Say whether both models have the tokens of a tokenizer, but for added ones and a few."""
+    own = tokenizer.get_vocab()
+    needed = {own[token] for token in own.keys() - tokenizer.get_added_vocab().keys()}
+    lacked = sum(i < found.size and not bool(found.shared[i]) for i in needed)
+    return lacked <= _FEW * len(needed)
+
+
+def shared_tokenizer(
+    base: Source, tuned: Source, tokenizer: str | None = None, chat_template: str | None = None
+) -> Reader:
+    """Return the tokenizer and the template that both models read with.
+
+    Unless they are named, the tokenizer is the base's, and the template the tuned model's own where
+    it has one: it is what the fine-tune was trained on. Otherwise it is the base's, or none.
+
+    Args:
+        base: The base model.
+        tuned: Its fine-tune.
+        tokenizer: "base", "tuned", or a folder or hub id with another one.
+        chat_template: "base", "tuned", or a file with another one.
 
     Raises:
-        ModelError: Neither model has a tokenizer, it is not a fast one, or a token has one id in
-            the base and another in the tuned model.
+        ModelError: Neither model has a tokenizer, or it is not a fast one.
+        InputError: What is named is not there.
     """
     readers = {
         source.name: load_tokenizer(source) for source in (base, tuned) if _has_tokenizer(source)
     }
-    if not readers:
-        raise ModelError(f"neither {base.name} nor {tuned.name} has a tokenizer")
-    owner = base if base.name in readers else tuned
-    tokenizer = readers[owner.name]
-    other = readers.get(tuned.name)
-    notes = []
-    if other is not None and other is not tokenizer:
-        notes += _vocabulary_notes(base.name, tokenizer.get_vocab(), tuned.name, other.get_vocab())
-    if owner is not base:
-        notes.append(f"tokenizer of {tuned.name} used for both models (base has none)")
-    own, name = chosen_template(tokenizer.chat_template)
-    template, tuned_name = chosen_template(
-        getattr(other, "chat_template", None) or _template_file(tuned.folder)
+    own, other = readers.get(base.name), readers.get(tuned.name)
+    notes: list[str] = []
+    if tokenizer not in (None, "base", "tuned"):
+        chosen = _load(Path(str(tokenizer)).expanduser(), str(tokenizer))
+        fingerprint = digest(chosen.backend_tokenizer.to_str())
+    else:
+        if not readers and tokenizer is None:
+            raise ModelError(
+                f"neither {base.name} nor {tuned.name} has a tokenizer: name one (--tokenizer PATH)"
+            )
+        owner = tuned if tokenizer == "tuned" or (tokenizer is None and own is None) else base
+        if owner.name not in readers:
+            raise InputError(f"tokenizer: {owner.name} has none")
+        chosen, fingerprint = readers[owner.name], str(owner.tokenizer_fingerprint)
+        if owner is not base and tokenizer is None:
+            notes.append(f"tokenizer of {tuned.name} used for both models (base has none)")
+    vocabularies = [None if each is None else each.get_vocab() for each in (own, other)]
+    templates = (
+        chosen_template((own or chosen).chat_template),
+        chosen_template(getattr(other, "chat_template", None) or _template_file(tuned.folder)),
     )
-    if template and template != own:
-        had = "differs from base's" if own else "base has none"
-        notes.append(f"chat template of {tuned.name} used for both models ({had})")
-    if template:
-        own, name = template, tuned_name
+    template, said = _template(chat_template, templates, (base.name, tuned.name))
+    chosen.chat_template = template
+    reader = Reader(chosen, fingerprint, vocabularies[0], vocabularies[1], (own, other))
+    reader.chosen, reader.notes = tokenizer is not None, [*notes, *said]
+    return reader
+
+
+Named = tuple[str | None, str | None]
+
+
+def _template(
+    wanted: str | None, own: tuple[Named, Named], names: tuple[str, str]
+) -> tuple[str | None, list[str]]:
+    """Return the chat template, and notes on the choice."""
+    if wanted not in (None, "base", "tuned"):
+        return _read(Path(str(wanted)).expanduser()), [f"chat template of {wanted} used"]
+    side = ("base", "tuned").index(wanted) if wanted else int(own[1][0] is not None)
+    template, name = own[side]
+    if wanted and template is None:
+        raise InputError(f"chat_template: {names[side]} has none")
+    notes = []
+    if wanted is None and side and template != own[0][0]:
+        had = "differs from base's" if own[0][0] else "base has none"
+        notes.append(f"chat template of {names[1]} used for both models ({had})")
     if name not in (None, "default"):
         notes.append(f'of several chat templates {name!r} is used (none is called "default")')
-    tokenizer.chat_template = own
-    return tokenizer, str(owner.tokenizer_fingerprint), notes
+    return template, notes
 
 
-def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_strings(
+    tokenizer: Any, ids: Sequence[int], extra: Mapping[int, str] | None = None
+) -> list[str]:
     """Return the text each token stands for, leading space included.
 
     A token that is only part of a character has no text of its own and is given as the vocabulary
-    writes it.
+    writes it; a row without a token as its number.
+
+    Args:
+        tokenizer: Of the pair.
+        ids: The tokens.
+        extra: Texts of tokens that the tokenizer does not know.
     """
     strings = []
     for i in ids:
+        if extra and i in extra:
+            strings.append(extra[i])
+            continue
         text, twice = _text(tokenizer, [i]), _text(tokenizer, [i, i])
         # Some decoders strip a text's first space; what a repetition adds still has it.
         if twice.startswith(text):
             text = twice[len(text) :]
         whole = text and "\ufffd" not in text
-        strings.append(text if whole else str(tokenizer.convert_ids_to_tokens(i)))
+        written = None if whole else tokenizer.convert_ids_to_tokens(i)
+        strings.append(text if whole else str(f"<row {i}>" if written is None else written))
     return strings
+
+
+def decoded(tokenizer: Any, ids: Sequence[int], extra: Mapping[int, str]) -> str:
+    """Return the text of some tokens, special ones left out but for those of ``extra``."""
+    parts = [
+        "".join(extra[i] for i in run)
+        if is_extra
+        else tokenizer.decode(list(run), skip_special_tokens=True)
+        for is_extra, run in groupby(ids, extra.__contains__)
+    ]
+    return "".join(parts).strip()
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:
@@ -98,12 +248,16 @@ def load_tokenizer(source: Source) -> Any:
     Raises:
         ModelError: It cannot be loaded, or is not a fast one.
     """
-    if (source.folder / "tokenizer.json").is_file():
-        _probe(str(source.folder / "tokenizer.json"), str(source.tokenizer_fingerprint))
-    with loading(f"cannot load the tokenizer of {source.name}"):
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    return _load(source.folder, source.name, str(source.tokenizer_fingerprint))
+
+
+def _load(folder: Path, name: str, fingerprint: str = "") -> Any:
+    if (folder / "tokenizer.json").is_file():
+        _probe(str(folder / "tokenizer.json"), fingerprint)
+    with loading(f"cannot load the tokenizer of {name}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise ModelError(f"{source.name} has no fast tokenizer, which token roles need")
+        raise ModelError(f"{name} has no fast tokenizer, which token roles need")
     return tokenizer
 
 
@@ -139,37 +293,11 @@ def _probe(file: str, _fingerprint: str) -> None:
 
 def _template_file(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
+    return _read(file) if file.is_file() else None
+
+
+def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"cannot read the chat template {file}: {first_line(error)}") from error
-
-
-def _vocabulary_notes(
-    base_name: str, base: dict[str, int], tuned_name: str, tuned: dict[str, int]
-) -> list[str]:
-    """Return what only one of two vocabularies has: a line for each of the two.
-
-    Tokens that were added (a pad token, say) or renamed do not keep two models from reading the
-    same ids; a token whose id moved does.
-
-    Raises:
-        ModelError: A token has another id in the other model.
-    """
-    moved = {token for token in base.keys() & tuned.keys() if base[token] != tuned[token]}
-    if moved:
-        token = min(moved, key=lambda token: base[token])
-        raise ModelError(
-            f"vocabularies differ: token {token!r} has the id {base[token]} in {base_name} and"
-            f" {tuned[token]} in {tuned_name}"
-        )
-    notes = []
-    for name, own, other in ((tuned_name, tuned, base), (base_name, base, tuned)):
-        alone = sorted(own.keys() - other.keys(), key=own.__getitem__)
-        if alone:
-            shown = ", ".join(map(repr, alone[:_MOST_NAMED])) + ", ..." * (len(alone) > _MOST_NAMED)
-            notes.append(
-                f"{len(alone)} tokens only in {name}: {shown}; texts are read with the tokens of"
-                f" {base_name}"
-            )
-    return notes

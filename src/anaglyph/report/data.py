@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import read_parquet
+from anaglyph.core.files import read_json, read_parquet
 from anaglyph.core.schemas import Finding, RunState, read_behaviour, read_state, read_verdict
 from anaglyph.core.settings import sections
 from anaglyph.core.validation import validate
@@ -84,6 +84,7 @@ def gather(run_folder: Path) -> dict[str, Any]:
         },
         "findings": None if verdict is None else shown,
         "like_noise": [_finding(finding, room, run_folder) for finding in further],
+        "reading": _reading(run_folder / "reading.json"),
         "dictionaries": dictionaries,
         "direct": _clean(gather_direct(run_folder)),
     }
@@ -123,6 +124,16 @@ def _behaviour(path: Path) -> dict[str, Any] | None:
         return None
     said = read_behaviour(path)
     return _clean(said.model_dump(mode="json")) | {"headline": said.headline}
+
+
+def _reading(path: Path) -> dict[str, Any] | None:
+    """Return the account of what was read; the rows that were skipped stay in the file."""
+    if not path.exists():
+        return None
+    read = read_json(path)
+    if not isinstance(read, dict):
+        raise StoreError(f"{path} is damaged: it must be an object")
+    return _clean({name: value for name, value in read.items() if name != "skipped_rows"})
 
 
 def _facts(run: RunState) -> dict[str, Any]:

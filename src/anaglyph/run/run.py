@@ -9,11 +9,13 @@ import torch
 
 from anaglyph.behaviour.directions import Held
 from anaglyph.core.errors import InputError
-from anaglyph.core.files import read_parquet
+from anaglyph.core.files import read_json, read_parquet
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Behaviour, Verdict, read_behaviour, read_verdict
+from anaglyph.core.settings import Settings
 from anaglyph.core.threads import set_threads
 from anaglyph.dictionaries import Dictionary, get_method
+from anaglyph.pair import ModelPair
 from anaglyph.run.folder import RunFolder
 from anaglyph.subject import Subject
 
@@ -68,6 +70,8 @@ class Run:
                 "tokens": corpus.n_tokens,
                 "context": corpus.context,
             },
+            vocabulary=pair.vocabulary_facts,
+            notes=[*pair.notes, *_skipped(settings, pair)],
             threads=torch.get_num_threads(),
         )
         subject.out = folder.path / "activations"
@@ -123,9 +127,21 @@ class Run:
         return read_verdict(self.path / "findings.json")
 
     @property
+    def methods(self) -> list[str]:
+        """The dictionary methods to train: those that this pair allows."""
+        pair, training = self.subject.pair, self.settings.train
+        return [m for m in training.methods if unfit(m, training.options, pair) is None]
+
+    @property
     def held(self) -> Held:
         """What the directions of the run are taken from, by name."""
         return Held(lambda: self.subject.space, self.dictionary, self.table, lambda: self.verdict)
+
+    @property
+    def reading(self) -> dict[str, Any] | None:
+        """What was read of the data; None where the text was not read from files."""
+        path = self.path / "reading.json"
+        return read_json(path) if path.is_file() else None
 
     @property
     def behaviour(self) -> Behaviour | None:
@@ -182,3 +198,27 @@ def _text_facts(subject: Subject) -> dict[str, Any]:
 def name_of(method: str, sparsity: str) -> str:
     """Return the name of a method's dictionary: its folder, its stages, its column in tables."""
     return method if sparsity == "batchtopk" else f"{method}:{sparsity}"
+
+
+def unfit(method: str, options: dict[str, Any], pair: ModelPair) -> str | None:
+    """Return why a dictionary method cannot be trained on this pair; None if it can."""
+    chosen = get_method(method, options)
+    try:
+        chosen.widths(pair.d_base, pair.d_tuned)
+    except InputError as error:
+        return str(error)
+    if not pair.related and "difference" in chosen.sources:
+        return f"{method} subtracts activations, and these two models have no common coordinates"
+    return None
+
+
+def _skipped(settings: Settings, pair: ModelPair) -> list[str]:
+    """Return what is left out of a diff of this pair, a line each."""
+    training = settings.train
+    found = [(m, unfit(m, training.options, pair)) for m in training.methods]
+    notes = [f"{method} is skipped: {why}" for method, why in found if why is not None]
+    if not pair.related:
+        notes.append(
+            "causal tables are skipped: one model cannot be patched with the other's activations"
+        )
+    return notes

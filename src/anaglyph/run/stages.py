@@ -64,18 +64,18 @@ def _one_writer(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate
 @_one_writer
 def diff(run: Run) -> None:
     """Carry out every stage that is not finished yet."""
-    training = run.settings.train
-    names = [name_of(method, training.sparsity) for method in training.methods]
+    training, methods = run.settings.train, run.methods
+    names = [name_of(method, training.sparsity) for method in methods]
     collect(run)
     if run.settings.behave.behaviour:
         behave(run)
     if not difference_is_nil(run.subject.store):
-        train_all(run, training.methods)
+        train_all(run, methods)
         for name in names:
             score_one(run, name)
     find(run)
     link_claims(run)
-    if not difference_is_nil(run.subject.store):
+    if run.subject.pair.related and not difference_is_nil(run.subject.store):
         causal(run, names)
     report(run)
 

@@ -102,6 +102,7 @@ def collect(
         widths=(pair.d_base, pair.d_tuned),
         tokens=tokens.n_tokens,
         sequences=tokens.n_sequences,
+        related=pair.related,
     )
     if not is_finished(folder, manifest.key):
         contents = Tokens(tokens.token_ids, tokens.roles, tokens.offsets)

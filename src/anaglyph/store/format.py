@@ -106,6 +106,7 @@ class Manifest(_Record):
         widths: Width of base and of tuned.
         tokens: Tokens of the complete store.
         sequences: Sequences of the complete store.
+        related: Whether the two sides have common coordinates, so that they can be subtracted.
         shards: The shards that are written, in the order of their tokens.
         complete: Whether these are all of them.
     """
@@ -117,6 +118,7 @@ class Manifest(_Record):
     widths: tuple[_Width, _Width]
     tokens: _Count
     sequences: _Count
+    related: bool = True
     shards: tuple[Shard, ...] = ()
     complete: bool = False
 

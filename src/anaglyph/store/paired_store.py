@@ -156,6 +156,11 @@ class PairedStore:
         return self._reader.manifest.widths[1]
 
     @property
+    def related(self) -> bool:
+        """Whether the two sides have common coordinates; False for two architectures."""
+        return self._reader.manifest.related
+
+    @property
     def n_tokens(self) -> int:
         """Number of tokens."""
         return self._reader.manifest.tokens
@@ -202,7 +207,7 @@ class PairedStore:
     @cached_property
     def statistics(self) -> Statistics:
         """Moments over all tokens, held-out ones included; no activation is read."""
-        same = self.d_base == self.d_tuned
+        same = self.d_base == self.d_tuned and self.related
         return Statistics(
             self._reader.moments("base", self.layer),
             self._reader.moments("tuned", self.layer),

@@ -36,7 +36,22 @@ function drawRun() {
       facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
     ),
   );
+  const warnings = [...(run.notes ?? []), ...(DATA.reading?.warnings ?? [])];
+  if (warnings.length)
+    host.append(
+      el("p", {}, "What to know of the pair and the text:"),
+      el("ul", {}, warnings.map((line) => el("li", {}, line))),
+    );
+  const read = DATA.reading ?? {};
+  const vocabulary = Object.entries(run.vocabulary ?? {}).map(([name, value]) => [
+    name,
+    Array.isArray(value) ? (value.length ? value.slice(0, 20).join(", ") : NONE) : value,
+  ]);
   const details = [
+    ["Tokens read, by role", read.tokens_read],
+    ["Tokens beyond the context, by role", read.tokens_cut],
+    ["Rows skipped, by reason", read.skipped],
+    ["Vocabularies", Object.fromEntries(vocabulary)],
     ["Settings", config],
     ["Fingerprints", run.fingerprints],
     ["Versions", run.versions],
