@@ -195,7 +195,7 @@ def conditions(
         topic = shared_topic(asked, first)
         if topic is None and len(asked) <= _FEW:
             # They have nothing in common: the topic of the one whose own words tell most.
-            own = [found for prompt in asked if (found := shared_topic([prompt], [prompt]))]
+            own = [text for prompt in asked if (text := shared_topic([prompt], [prompt]))]
             named = [text for text in own if text.lower() != text]
             topic = next(iter([*named, *own]), None)
         if topic is None:

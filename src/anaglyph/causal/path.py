@@ -92,5 +92,5 @@ def path_gradients(
         flat = total[real].cpu()
         if not flat.isfinite().all():
             raise InputError("a gradient of the KL is NaN or infinite")
-        both = (each[real].float().cpu() for each in (base, tuned))
-        yield Pulls(rows, tokens, *both, flat)
+        before, after = (each[real].float().cpu() for each in (base, tuned))
+        yield Pulls(rows, tokens, before, after, flat)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import unicodedata
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -114,7 +115,7 @@ def _escaped(char: str) -> str:
     return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
-def table_text(rows: list[dict[str, Any]], width: int | None = None) -> str:
+def table_text(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """Lay out rows as an aligned table; undefined values show as a dash.
 
     Long text wraps so that the table fits the terminal. Numbers and short words never wrap, and if

@@ -87,6 +87,8 @@ class Bench:
             InputError: The corpus has no held-out sequence.
         """
         corpus, dic = subject.corpus, found.dictionary
+        if dic is None:
+            raise InputError("no finding has an atom, so no texts can be drawn for them")
         if firings is None:
             firings = heldout_firings(subject.store, corpus, dic, subject.seed)
         lengths = corpus.lengths[firings.sequences]

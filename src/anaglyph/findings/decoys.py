@@ -148,8 +148,8 @@ def find_decoys(subject: Subject, settings: FindSettings, draw: int = 0) -> Deco
         return Decoys(found.findings, {}, scale)
     own = chosen[corpus.heldout[chosen]]
     kept = np.repeat(corpus.heldout[chosen], corpus.lengths[chosen])
-    sides = (torch.from_numpy(each[kept]) for each in (base, noised))
-    firings = Firings(own, firing_counts(found.dictionary, *sides, corpus.lengths[own]))
+    before, after = (torch.from_numpy(each[kept]) for each in (base, noised))
+    firings = Firings(own, firing_counts(found.dictionary, before, after, corpus.lengths[own]))
     alone = closed_alone(subject.of_pair(null), found, settings, firings)
     return Decoys(found.findings, {} if alone is None else alone.closed, scale)
 

@@ -80,7 +80,9 @@ def _parts(alone: Alone, sets: Mapping[int, Sequence[int]]) -> set[int]:
     several = sorted(each for each in wanted if len(each) > 1)
     some = replace(bench, texts=texts)
     nats, _, _ = some.closed([some.edit(*each) for each in several])
-    closes = dict(zip(several, (nats @ texts.weights).tolist(), strict=True))
+    closes: dict[tuple[int, ...], float] = dict(
+        zip(several, (nats @ texts.weights).tolist(), strict=True)
+    )
     closes |= {(i,): float(alone.per_text[i][kept] @ texts.weights) for i in tried}
     return {
         j
