@@ -19,6 +19,7 @@ from anaglyph.causal.interventions import exact
 from anaglyph.causal.patching import Plan, measure
 from anaglyph.causal.path import path_gradients
 from anaglyph.causal.positions import token_mask
+from anaglyph.core.errors import InputError
 from anaglyph.core.rng import rng
 from anaglyph.core.settings import FindSettings
 from anaglyph.corpus import ROLES
