@@ -13,10 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from anaglyph import ModelError, collect, diff
+from anaglyph.behaviour.behave import behaviour_of
 from anaglyph.behaviour.elicit import Speaker
 from anaglyph.causal import kl_recovered
 from anaglyph.core.errors import InputError
-from anaglyph.core.settings import load_settings
+from anaglyph.core.settings import BehaveSettings, load_settings
 from anaglyph.corpus import Document, Message, load_corpus
 from anaglyph.dictionaries import train
 from anaglyph.direct.lens import difference_lens
@@ -180,6 +181,9 @@ def test_what_works_and_what_is_refused(pair: ModelPair, tmp_path: Path):
         )
     speaker = Speaker(pair, 4, 100)
     assert len(speaker.base(["da lo"])) == len(speaker.tuned(["da lo"])) == 1
+    said = behaviour_of(pair, BehaveSettings(budget=500, reply_tokens=4))
+    assert any("not amplified" in note for note in said.notes)
+    assert any("prompts are not ranked" in note for note in said.notes)
 
 
 def test_one_width_and_two_tokenizers_are_not_subtracted(tmp_path: Path):

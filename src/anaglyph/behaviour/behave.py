@@ -190,12 +190,17 @@ class _Search:
 
     def apart(self, prompts: Sequence[str]) -> np.ndarray:
         """Return how far the amplified model's first token of a reply is from the base's, nats."""
-        ids = all_prompt_ids(self.pair.tokenizer, prompts)
-        base = after(lambda: side_stepper(self.pair, "base"), ids)
+        pair = self.pair
+        if pair.spans is not None:
+            self.notes.append("prompts are not ranked: the models predict no common tokens")
+            return np.zeros(len(prompts))
+        ids = all_prompt_ids(pair.tokenizer, prompts)
+        base = pair.shared("base", after(lambda: side_stepper(pair, "base"), ids))
         if self.alpha == 1:
-            return apart(after(lambda: side_stepper(self.pair, "tuned"), ids), base)
+            tuned = after(lambda: side_stepper(pair, "tuned"), ids)
+            return apart(pair.shared("tuned", tuned), base)
         with self.speaker.loud(self.alpha) as stepper:
-            return apart(after(stepper, ids), base)
+            return apart(pair.shared("tuned", after(stepper, ids)), base)
 
     def loud_replies(self, prompts: Sequence[str]) -> list[str]:
         """Return the amplified model's replies; none if the change is not amplified."""
@@ -231,7 +236,9 @@ def _first_prompts(search: _Search, prompts: Sequence[str] | None) -> _Asked:
     held_back = own[1::2]
     documents = read_documents("builtin:chats")
     order = rng(seed, "generic prompts").permutation(len(documents))
-    words = favoured_words(search.pair, [documents[i] for i in order], _RANKED_WORDS)
+    words = []
+    if search.pair.spans is None:
+        words = favoured_words(search.pair, [documents[i] for i in order], _RANKED_WORDS)
     turns = search.amplify(questions)
     asked_words = [word for word, _ in words[:_ASKED_WORDS]]
     about = [wording.format(topic) for topic in asked_words for wording in ASKING]
