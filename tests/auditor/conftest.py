@@ -61,7 +61,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Run:
     verdict = Verdict(verdict=DIFFERENCE, reason="planted", rate=0.1, seed=0)
     made = begin(folder, tiny_pair().tuned, verdict)
     found = verdict.model_copy(update={"findings": planted(made.subject.pair.d_base)})
-    write_verdict(folder / "findings.json", found)
+    with made.folder.stage("find", "planted again", ["findings.json"]):
+        write_verdict(folder / "findings.json", found)
     return made
 
 
