@@ -102,7 +102,7 @@ def test_every_command(command, options, run, anaglyph, monkeypatch):
 def test_the_game(tmp_path, anaglyph, small_game):
     names = ["findings", "diff-sae", "black-box", "token-kl", "perplexity", "pca"]
     players = [word for name in names for word in ("--methods", name)]
-    options = ["--organisms", "rank-one-edit", "--base", tiny_pair().base, *players, *small_game]
+    options = ["--organisms", "noise", "--base", tiny_pair().base, *players, *small_game]
     said = anaglyph("game", "play", "--out", tmp_path / "game", *options, "--device", "cuda")
     assert said.code == 0, said.err
 
