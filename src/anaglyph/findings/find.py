@@ -218,9 +218,8 @@ def _reason(store: PairedStore, found: Discovery, called: int, rate: float) -> s
     if called:
         return f"{reason}; {_counted(called, 'change')} named" + _rest(found, rate, "more")
     if found.like_noise:
-        return f"{reason}; no single change could be told from random weight noise" + _rest(
-            found, rate
-        )
+        reason += "; no single change could be told from random weight noise"
+        return reason + _rest(found, rate)
     return f"{reason}; no single change stands out at a false-discovery rate of {rate:g}"
 
 
