@@ -32,6 +32,7 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from anaglyph.behaviour.null_pair import matched_null_pair
+from anaglyph.core.devices import token_budget
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
@@ -45,7 +46,6 @@ from anaglyph.findings.sample import is_ordinary
 from anaglyph.findings.texts import Firings, firing_counts
 from anaglyph.pair import ModelPair
 from anaglyph.store import PairedStore
-from anaglyph.store.collecting import TOKEN_BUDGETS
 from anaglyph.subject import Subject
 
 MOST_TOKENS = 100_000
@@ -119,6 +119,7 @@ def find_decoys(subject: Subject, settings: FindSettings, draw: int = 0) -> Deco
         InputError, ModelError: As in `change_norms` and `closed_alone`.
     """
     pair, corpus, store, seed = subject.pair, subject.corpus, subject.store, subject.seed
+    pair.check_related("a null pair")
     layer, settings = store.layer, settings.model_copy(update={"trials": 0})
     order = rng(seed, "null pair text").permutation(corpus.n_sequences)
     read_so_far = np.cumsum(corpus.lengths[order])
@@ -148,8 +149,7 @@ def find_decoys(subject: Subject, settings: FindSettings, draw: int = 0) -> Deco
     own = chosen[corpus.heldout[chosen]]
     kept = np.repeat(corpus.heldout[chosen], corpus.lengths[chosen])
     before, after = (torch.from_numpy(each[kept]) for each in (base, noised))
-    counts = firing_counts(found.dictionary, before, after, corpus.lengths[own])
-    firings = Firings(own, counts)
+    firings = Firings(own, firing_counts(found.dictionary, before, after, corpus.lengths[own]))
     alone = closed_alone(subject.of_pair(null), found, settings, firings)
     return Decoys(found.findings, {} if alone is None else alone.closed, scale)
 
@@ -308,7 +308,7 @@ def _read(
     starts = np.cumsum(corpus.lengths[sequences]) - corpus.lengths[sequences]
     out = np.empty((int(corpus.lengths[sequences].sum()), null.d_tuned), np.float32)
     with null.side("tuned") as model:
-        budget = TOKEN_BUDGETS[model.device.type]
+        budget = token_budget(model.device)
     done = 0
     for rows, input_ids, mask in padded_batches(corpus, sequences, budget):
         stream = null.run_to("tuned", input_ids, mask, [layer])[layer]
