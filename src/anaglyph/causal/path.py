@@ -21,8 +21,8 @@ from anaglyph.core.errors import InputError
 from anaglyph.corpus import padded_batches
 from anaglyph.subject import Subject
 
-POINTS = 3
-"""Of the path; three are exact for what bends like a polynomial of the fifth degree."""
+POINTS = 2
+"""Of the path; two are exact for what bends like a polynomial of the third degree."""
 TOKEN_BUDGET = 512
 """Tokens in a batch: a pass backwards keeps what every block computes."""
 

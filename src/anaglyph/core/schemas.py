@@ -203,8 +203,8 @@ class Verdict(BaseModel):
     findings: tuple[Finding, ...] = Field(default=(), description="Strongest first.")
     like_noise: tuple[Finding, ...] = Field(
         default=(),
-        description="Changes of the activations that do not beat random weight noise; strongest "
-        "first.",
+        description="Changes of the activations that do not beat random weight noise, or whose KL "
+        "was only estimated; strongest first.",
     )
     detection_limit: DetectionLimit | None = Field(
         default=None, description="What the run could have seen; null if not measured."

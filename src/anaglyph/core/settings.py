@@ -214,7 +214,10 @@ class FindSettings(Section, frozen=True):
         default=0.1, gt=0, lt=1, description="Target false-discovery rate of the findings."
     )
     candidates: int = Field(
-        default=8, ge=0, description="Findings whose KL is measured in the models, largest first."
+        default=8,
+        ge=0,
+        description="Findings that are put into the model to measure their KL: those of the "
+        "largest estimate, and a quarter at random.",
     )
     find_tokens: int = Field(
         default=4096, ge=1, description="Held-out tokens on which that KL is measured."

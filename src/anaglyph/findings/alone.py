@@ -19,7 +19,6 @@ from anaglyph.causal.interventions import exact
 from anaglyph.causal.patching import Plan, measure
 from anaglyph.causal.path import path_gradients
 from anaglyph.causal.positions import token_mask
-from anaglyph.core.errors import InputError
 from anaglyph.core.rng import rng
 from anaglyph.core.settings import FindSettings
 from anaglyph.corpus import ROLES
@@ -76,22 +75,10 @@ class Bench:
 
     @classmethod
     def of(
-        cls,
-        subject: Subject,
-        found: Discovery,
-        settings: FindSettings,
-        firings: Firings | None = None,
+        cls, subject: Subject, found: Discovery, settings: FindSettings, firings: Firings
     ) -> "Bench":
-        """Draw the texts; without ``firings`` they are counted in the subject's store.
-
-        Raises:
-            InputError: The corpus has no held-out sequence.
-        """
-        corpus, dic = subject.corpus, found.dictionary
-        if dic is None:
-            raise InputError("no finding has an atom, so no texts can be drawn for them")
-        if firings is None:
-            firings = heldout_firings(subject.store, corpus, dic, subject.seed)
+        """Draw the texts among those in which firings were counted."""
+        corpus = subject.corpus
         lengths = corpus.lengths[firings.sequences]
         texts = drawn_where_they_fire(firings, lengths, settings.find_tokens, subject.seed)
         speaks = bool((corpus.roles == ROLES.index("assistant")).any())
@@ -196,6 +183,8 @@ def closed_alone(
     """
     if found.alignment is not None or not found.findings or found.dictionary is None:
         return None
+    if firings is None:
+        firings = heldout_firings(subject.store, subject.corpus, found.dictionary, subject.seed)
     bench = Bench.of(subject, found, settings, firings)
     estimate = bench.estimated()
     chosen = _chosen(estimate @ bench.texts.weights, settings.candidates, subject.seed)

@@ -216,19 +216,26 @@ def _reason(store: PairedStore, found: Discovery, called: int, rate: float) -> s
         )
     reason = f"activations at layer {store.layer} differ{where}"
     if called:
-        return f"{reason}; {_counted(called, 'change')} named" + _rest(found, more=" more")
+        return f"{reason}; {_counted(called, 'change')} named" + _rest(found, rate, "more")
     if found.like_noise:
-        return f"{reason}; no single change could be told from random weight noise" + _rest(found)
+        reason += "; no single change could be told from random weight noise"
+        return reason + _rest(found, rate)
     return f"{reason}; no single change stands out at a false-discovery rate of {rate:g}"
 
 
-def _rest(found: Discovery, more: str = "") -> str:
-    count = len(found.like_noise)
-    if not count:
-        return ""
-    verb = "is" if count == 1 else "are"
-    change = "change" if count == 1 else "changes"
-    return f"; {count}{more} {change} {verb} indistinguishable from random weight noise"
+def _rest(found: Discovery, rate: float, more: str = "") -> str:
+    """Count the changes that are not named: those like noise, and those that were not measured."""
+    q = [found.findings[i].q_value for i in found.like_noise]
+    weak = sum(1 for each in q if each is not None and each <= rate)
+    count, said = len(q) - weak, ""
+    if count:
+        verb = "is" if count == 1 else "are"
+        said = f"; {_counted(count, f'{more} change'.strip())} {verb} indistinguishable from random"
+        said += " weight noise"
+    if weak:
+        verb = "was" if weak == 1 else "were"
+        said += f"; {_counted(weak, 'weaker change')} {verb} only estimated"
+    return said
 
 
 def _counted(count: int, noun: str) -> str:

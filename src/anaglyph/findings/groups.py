@@ -76,7 +76,8 @@ def _parts(alone: Alone, sets: Mapping[int, Sequence[int]]) -> set[int]:
     count = max(int((np.cumsum(lengths[order]) <= TOKENS).sum()), 1)
     kept = np.sort(order[:count])
     texts = Texts(bench.texts.sequences[kept], bench.texts.weights[kept])
-    wanted = {tuple(each) for j, others in sets.items() for each in (others, [*others, j])}
+    wanted: set[tuple[int, ...]] = {tuple(others) for others in sets.values()}
+    wanted |= {(*others, j) for j, others in sets.items()}
     several = sorted(each for each in wanted if len(each) > 1)
     some = replace(bench, texts=texts)
     nats, _, _ = some.closed([some.edit(*each) for each in several])

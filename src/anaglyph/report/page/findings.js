@@ -174,7 +174,7 @@ function likeNoise(first) {
     el(
       "summary",
       {},
-      `${plural(further.length, "more change")} indistinguishable from random weight noise`,
+      `${plural(further.length, "more change")} not named: like random weight noise, or only estimated`,
     ),
     el(
       "div",
