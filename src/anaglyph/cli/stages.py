@@ -219,11 +219,12 @@ def find_command(
     run: Run, given: dict[str, Any], verify: Verify = False, as_json: AsJson = False
 ) -> None:
     """Say how far apart the models are and which changes can be named; needs `collect` alone."""
-    from anaglyph.run.stages import find
+    from anaglyph.run.stages import find, link_claims
 
     with Bars() as progress:
         opened = reopen(run, progress, verify, **given)
         find(opened)
+        link_claims(opened)
     print_verdict(opened, as_json)
 
 
@@ -244,13 +245,15 @@ def behave_command(
     from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.core.threads import set_threads
     from anaglyph.pair import ModelPair
-    from anaglyph.run.stages import behave
+    from anaglyph.run.stages import behave, link_claims
 
     asked = None if prompts is None else read_prompts(prompts)
     folder = run_or_pair(base, tuned)
     with Bars() as progress:
         if folder is not None:
-            said = behave(reopen(folder, progress, verify, **given), asked)
+            opened = reopen(folder, progress, verify, **given)
+            said = behave(opened, asked)
+            link_claims(opened)
         else:
             settings = load_settings(None, **given)
             set_threads(settings.threads)

@@ -139,6 +139,8 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
 def link_claims(run: Run) -> None:
     """Say which findings carry the verified claims; nothing is done without both."""
     said, subject = run.behaviour, run.subject
+    if not {"behave", "find"} <= set(run.folder.state.stages):
+        return
     if said is None or not said.claims or not run.verdict.findings:
         return
     key = digest(
