@@ -283,9 +283,12 @@ def test_an_activation_that_is_not_finite_is_named(planted, tmp_path: Path, side
     (shard,) = store.path.glob("shard-*.safetensors")
     whole = shard.read_bytes()
     assert whole.count(marker.tobytes()) == 1
+    opened = PairedStore.open(store.path)
     shard.write_bytes(whole.replace(marker.tobytes(), np.float32(np.nan).tobytes()))
     with pytest.raises(InputError, match=f"inf in the {side} activations: token 377, in sequ.* 18"):
-        train(PairedStore.open(store.path), "crosscoder", **SMALL)
+        train(opened, "crosscoder", **SMALL)
+    with pytest.raises(StoreError, match="damaged"):
+        PairedStore.open(store.path)
 
 
 @pytest.mark.parametrize("method", ["diff-sae", "crosscoder", "tuned-sae", "base-sae"])

@@ -185,7 +185,7 @@ def test_an_adapter_for_another_base_is_noted(tmp_path: Path):
         ({"alpha_pattern": {"(a+)+b": 3}}, r"alpha_pattern of .*repeats a group"),
         ({"target_modules": r"(\w*)*x"}, r"target_modules of .*repeats a group"),
         ({"rank_pattern": {"(": 3}}, r"rank_pattern of .*not a regular expression"),
-        ({"lora_alpha": "big"}, "lora_alpha of .* is 'big'"),
+        ({"lora_alpha": "big"}, "lora_alpha is 'big'"),
     ],
 )
 def test_configurations_that_cannot_be_used(tmp_path: Path, fields: dict[str, Any], message: str):
@@ -193,6 +193,5 @@ def test_configurations_that_cannot_be_used(tmp_path: Path, fields: dict[str, An
     adapter = rewrite(save_kind(tmp_path / "tuned", "lora"), **fields)
     with pytest.raises(ModelError, match=message):
         list(weight_changes(base, adapter))
-    if "lora_alpha" not in fields:
-        with pytest.raises(ModelError, match=message):
-            ModelPair.load(base, adapter)
+    with pytest.raises(ModelError, match=message):
+        ModelPair.load(base, adapter)

@@ -125,9 +125,11 @@ def test_a_recipe_s_name_stays_in_its_folder(tmp_path: Path, anaglyph, monkeypat
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
-def test_a_recipe_has_no_aliases(tmp_path: Path, anaglyph):
+def test_the_aliases_of_a_recipe_are_bounded(tmp_path: Path, anaglyph):
     bomb = tmp_path / "bomb.yaml"
-    bomb.write_text("a: &a [x, x]\nb: [*a, *a]\n")
-    said = anaglyph("game", "play", "--organisms", bomb, "--out", tmp_path / "game", *BASE)
-    assert said.code == 2
-    assert "aliases" in said.err
+    levels = [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 9)]
+    for text in ("\n".join(["a0: &a0 [x]", *levels]), "a: &a [*a]\n"):
+        bomb.write_text(text)
+        said = anaglyph("game", "play", "--organisms", bomb, "--out", tmp_path / "game", *BASE)
+        assert said.code == 2
+        assert "aliases written out make more than" in said.err

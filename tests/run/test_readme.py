@@ -40,7 +40,7 @@ def test_make_knows_every_target():
 def test_the_commands_run_in_their_order(here, anaglyph, small_game):
     pairs = ["--seeds", "1", "--tokens", "50000"]
     (here / "few.json").write_text(
-        '{"counts": [1, 16], "nu": [0.3], "candidates": 2, "causal_tokens": 512, "budget": 1000,'
+        '{"counts": [1, 16], "nu": [0.3], "candidates": 2, "causal_tokens": 512, "budget": 2800,'
         ' "find_tokens": 512, "trials": 1, "replant_below": 0.0}'
     )
     small = ["--latents", "128", "--tokens", "20000", "--threads", "1"]

@@ -90,7 +90,8 @@ def check_adapter(source: Source) -> dict[str, Any]:
         for name, value in scales.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
                 raise ModelError(f"{where}: {name} is {value!r}, not a scale")
-    ranks = {"r": config["r"]} if "r" in config else {}
+    # OFT states its blocks instead and leaves r at 0.
+    ranks = {"r": config["r"]} if config.get("r", 0) != 0 or "lora_alpha" in config else {}
     for name, value in (ranks | _prefixed("rank_pattern", config)).items():
         if type(value) is not int or not 0 < value <= max(largest, 1):
             raise ModelError(f"{where}: {name} is {value!r}, not the rank of one of its factors")

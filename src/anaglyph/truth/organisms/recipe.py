@@ -238,13 +238,27 @@ class Organism(_Strict):
         return [probe for test in self.kept for probe in test.filled()]
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases: a few lines of them can stand for terabytes."""
+_MOST_NODES = 100_000
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not read:{self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose aliases stand for little: a few lines of them can stand for terabytes."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _nodes(node, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"aliases written out make more than {_MOST_NODES:,} values")
+        return node
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count a node and all below it, as if every alias were written out."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES + 1  # an alias of itself never ends
+        below = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for each in below for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
+    return known[id(node)]
 
 
 def load_recipe(source: str | Path) -> Organism:
