@@ -244,7 +244,7 @@ def test_a_missing_field_is_named(tmp_path):
 def test_what_is_no_recipe_at_all_is_refused(tmp_path):
     assert refusal(tmp_path, "- a\n- b\n") == " must hold one recipe, not list"
     assert refusal(tmp_path, "name: [a\n").startswith(" is not YAML: ")
-    with pytest.raises(InputError, match=r"cannot read the recipe .*absent\.yaml: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*absent\.yaml: No such file"):
         load_recipe(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match=r"no organism 'absent'.*eiffel-chats"):
         load_recipe("absent")
