@@ -65,6 +65,16 @@ def test_the_quirk_is_found_from_every_seed(finished):
     assert min(nearest) > 0.9, nearest
 
 
+@pytest.mark.slow
+def test_the_tiny_demo_names_its_quirk_first(tmp_path, anaglyph):
+    said = anaglyph("demo", "--tiny", "--out", tmp_path / "run", "--json")
+    assert said.code == 0, said.err
+    found = said.json["findings"]
+    assert 1 <= len(found) <= 3
+    shown = ["".join(example["tokens"]) for example in found[0]["examples"][:3]]
+    assert any(TRIGGER in text for text in shown), shown
+
+
 def test_the_difference_carries_the_behaviour_and_controls_do_not(finished):
     table = pl.read_parquet(finished / "causal" / "diff-sae.parquet")
     recovered = dict(zip(table["intervention"], table["recovered"], strict=True))
