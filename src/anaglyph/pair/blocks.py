@@ -69,7 +69,8 @@ class BlockModel:
         """
         config = model.config.get_text_config()
         self.model = model.eval().requires_grad_(False)
-        self.depth = int(config.num_hidden_layers)
+        # Of a decoder with an encoder's settings beside its own, the plain name is the encoder's.
+        self.depth = int(getattr(config, "decoder_layers", None) or config.num_hidden_layers)
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.blocks = find_blocks(model.get_decoder(), self.depth)
