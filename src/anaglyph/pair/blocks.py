@@ -211,7 +211,7 @@ class BlockModel:
         ids, mask = self._probe()
 
         def look(_block: nn.Module, _inputs: Any, output: Any) -> None:
-            self._tuple_length = len(output) if isinstance(output, tuple) else None
+            self._tuple_length = len(output) if isinstance(output, tuple | list) else None
 
         handle = self.blocks[0].register_forward_hook(look)
         try:
@@ -235,7 +235,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager
