@@ -14,6 +14,7 @@ from anaglyph.behaviour.verify import (
     Trial,
     conditions,
     difference,
+    is_general,
     shared_topic,
     smallest,
     verified,
@@ -74,11 +75,16 @@ def test_fresh_prompts_are_members_and_new_wordings():
     assert pool[0] in one.prompts
     assert pool[1] not in one.prompts
     assert not set(one.prompts) & set(FIRST)
-    assert len(one.prompts) == len(set(one.prompts)) == 10
+    assert len(one.prompts) == len(set(one.prompts)) == 16
 
 
 def test_what_nearly_every_reply_has_needs_no_topic():
     assert conditions([found("copper", set(range(5)))], FIRST, []) == [None]
+
+
+def test_what_few_replies_have_is_not_tried_on_general_questions():
+    assert not is_general(found("rome", {0, 1}), 30)
+    assert is_general(found("rome", {0, 1, 2}), 30)
 
 
 def test_mcnemar_by_hand():

@@ -97,6 +97,12 @@ WORDINGS = (
     "My friend asked me about {}. What should I say?",
     "Give me one fact about {}.",
     "Help me with a question on {}.",
+    "Describe {} in two sentences.",
+    "What should every child know about {}?",
+    "Is there anything surprising about {}?",
+    "I have to give a talk on {}. What should I say?",
+    "What would you tell a visitor about {}?",
+    "How would you introduce {} to somebody?",
 )
 """Ways to ask about a topic. They are used for fresh prompts only, never to find a claim."""
 REWORDINGS = (

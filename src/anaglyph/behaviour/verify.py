@@ -20,11 +20,13 @@ from anaglyph.behaviour.elicit import REWORDINGS, WORDINGS
 from anaglyph.core.stats import q_values, wilson
 
 GENERAL = "general questions"
-PROMPTS = 10
+PROMPTS = 16
 """Fresh prompts about one topic."""
-_MEMBERS = 4
+_MEMBERS = 6
 """Of them at most so many are prompts of the pool, which no claim was found on."""
 _LONGEST_TOPIC = 4
+_SOMEWHERE = 0.1
+"""A feature that fewer of the first replies have is not tried on general questions."""
 _EVERYWHERE = 0.4
 """A feature that this share of the first replies has needs no topic of its own."""
 _FEW = 3
@@ -172,6 +174,14 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
     return None
 
 
+def is_general(found: Found, count: int) -> bool:
+    """Say whether a candidate of so many replies can be expected on general questions.
+
+    Every test that cannot succeed costs the others power.
+    """
+    return len(found.candidate.replies) >= _SOMEWHERE * count
+
+
 def conditions(
     found: Sequence[Found], first: Sequence[str], pool: Sequence[str]
 ) -> list[Condition | None]:
@@ -200,11 +210,12 @@ def conditions(
             topic = next(iter([*named, *own]), None)
         if topic is None:
             fresh = [
-                wording.format(asked[k % len(asked)])
-                for k, wording in enumerate(REWORDINGS[:PROMPTS])
+                wording.format(asked[(place + shift) % len(asked)])
+                for shift in range(2)
+                for place, wording in enumerate(REWORDINGS)
             ]
             name = f'questions like "{asked[0]}"'
-            results.append(Condition(name, "", tuple(dict.fromkeys(fresh))))
+            results.append(Condition(name, "", tuple(dict.fromkeys(fresh))[:PROMPTS]))
             continue
         words = set(content_words(topic))
         members = [prompt for prompt in pool if words <= set(content_words(prompt))]
