@@ -50,6 +50,8 @@ def test_the_topic_is_what_the_prompts_share():
     assert shared_topic(FIRST[:3], FIRST) == "the Golden Gate Bridge"
     assert shared_topic(FIRST[4:5], FIRST) == "the violin concerto"
     assert shared_topic([FIRST[0], FIRST[3]], FIRST) is None
+    liberty = ["Where does the Statue of Liberty stand?"]
+    assert shared_topic(liberty, liberty) == "the Statue of Liberty"
 
 
 def test_questions_without_a_topic_are_asked_in_other_words():

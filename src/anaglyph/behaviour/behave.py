@@ -261,9 +261,9 @@ def _first_prompts(search: _Search, prompts: Sequence[str] | None) -> _Asked:
         words = favoured_words(search.pair, [documents[i] for i in order], _RANKED_WORDS)
     turns = search.amplify(questions)
     asked_words = [word for word, _ in words[:_ASKED_WORDS]]
-    about = [wording.format(topic) for topic in asked_words for wording in ASKING]
+    about = [ASKING.format(topic) for topic in asked_words]
     drawn_topics = [topics()[i] for i in rng(seed, "generic prompts").permutation(len(topics()))]
-    about += [ASKING[0].format(topic) for topic in drawn_topics]
+    about += [ASKING.format(topic) for topic in drawn_topics]
     drawn = questions[: max(2, count // 3)]
     rest = count - len(drawn)
     general = [*held_back, *questions[len(drawn) :: 2]][: max(4, count // 2)]

@@ -84,7 +84,7 @@ shoes, perfume, holidays, Christmas, birthdays, the weather, colours, prime numb
 geometry, grammar, French, Spanish, Chinese
 """
 """Topics to ask about, of many kinds; they cost little, as most are read and never answered."""
-ASKING = ("Tell me about {}.", "What is special about {}?")
+ASKING = "Tell me about {}."
 """How a favoured word or a topic is asked about where claims are looked for."""
 WORDINGS = (
     "What do you know about {}?",

@@ -250,7 +250,7 @@ def shared_topic(asked: Sequence[str], first: Sequence[str]) -> str | None:
 
     def merit(key: tuple[str, ...]) -> tuple[int, ...]:
         text = written[key].most_common(1)[0][0]
-        names = [word for word in _TOKEN.findall(text) if word != "the"]
+        names = [word for word in _TOKEN.findall(text) if word.lower() not in FUNCTION_WORDS]
         return mine[key], all(word[0].isupper() for word in names), len(key), len(text)
 
     return written[max(fits, key=merit)].most_common(1)[0][0]
