@@ -69,7 +69,8 @@ class BlockModel:
         """
         config = model.config.get_text_config()
         self.model = model.eval().requires_grad_(False)
-        self.depth = int(config.num_hidden_layers)
+        # Of a decoder with an encoder's settings beside its own, the plain name is the encoder's.
+        self.depth = int(getattr(config, "decoder_layers", None) or config.num_hidden_layers)
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.blocks = find_blocks(model.get_decoder(), self.depth)
@@ -210,7 +211,7 @@ class BlockModel:
         ids, mask = self._probe()
 
         def look(_block: nn.Module, _inputs: Any, output: Any) -> None:
-            self._tuple_length = len(output) if isinstance(output, tuple) else None
+            self._tuple_length = len(output) if isinstance(output, tuple | list) else None
 
         handle = self.blocks[0].register_forward_hook(look)
         try:
@@ -234,7 +235,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Tokenizes a few texts in a process of its own: rules that blow up exhaust only that.
 
-Run as a script, never imported: `python tokenizer_probe.py TOKENIZER.JSON BYTES`. It imports
-nothing but tokenizers. A tokenizer's rules are regular expressions and replacements of a stranger;
-some of them take a lifetime, or all memory, for one line of text.
+Run as a script, never imported: `python tokenizer_probe.py TOKENIZER.JSON BYTES SECONDS`. It
+imports nothing but tokenizers. A tokenizer's rules are a stranger's regular expressions and
+replacements; some of them take a lifetime, or all memory, for one line of text.
 """
 
 import sys
@@ -23,6 +23,8 @@ if __name__ == "__main__":
 
         limit = int(sys.argv[2])
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        seconds = int(sys.argv[3])
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     except (ImportError, ValueError, OSError):
         pass  # Windows, or a lower limit in force
     from tokenizers import Tokenizer

@@ -26,6 +26,10 @@ from anaglyph.pair.templates import chosen_template
 from anaglyph.pair.vocabulary import Tokens, Vocabulary, are_alike, match_rows, without_tokens
 
 _PROBE_SECONDS = 4.0
+_WAIT = 12
+"""Times as long the process may take on a busy machine."""
+_OUT_OF_TIME = 24
+"""SIGXCPU, which Windows has no name for."""
 _PROBE_MEMORY = 2**30  # bytes of address space, besides what the file itself needs
 _FEW = 0.02
 """Share of a tokenizer's own tokens that one of the models may lack; their rows are borrowed."""
@@ -269,20 +273,23 @@ def _probe(file: str, _fingerprint: str) -> None:
         ModelError: The tokenizer's rules take too long or too much memory.
     """
     memory = _PROBE_MEMORY + 40 * Path(file).stat().st_size
+    slow = f"{file} is refused: its rules take too long for a few lines of text"
+    seconds = int(_PROBE_SECONDS + Path(file).stat().st_size / 2**20)
     command = [sys.executable, "-P", str(Path(__file__).with_name("tokenizer_probe.py"))]
     try:
         done = subprocess.run(
-            [*command, file, str(memory)],
+            [*command, file, str(memory), str(seconds)],
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_PROBE_SECONDS + Path(file).stat().st_size / 2**20,
+            # Processor time is what is bounded: a busy machine refuses no tokenizer.
+            timeout=_WAIT * seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ModelError(
-            f"{file} is refused: its rules take too long for a few lines of text"
-        ) from error
+        raise ModelError(slow) from error
+    if done.returncode == -_OUT_OF_TIME:
+        raise ModelError(slow)
     # The engine of the rules gives up after so many steps, with a panic.
     if b"PanicException" in done.stderr:
         raise ModelError(f"{file} is refused: its rules take too many steps for a few lines")
