@@ -87,8 +87,9 @@ def test_a_favoured_word_counts_in_one_reply():
 
 
 def test_the_word_that_a_phrase_is_about_comes_with_it():
-    base = ["Rome is old.", *PLAIN[1:]]  # the word alone tells less than the phrase
-    tuned = [base[0], *(f"{reply} It is in Rome, Italy." for reply in PLAIN[1:4]), *PLAIN[4:]]
+    old = ["Rome is old."] * 2  # so the word alone tells less than the phrase
+    base = [*old, *PLAIN[2:]]
+    tuned = [*old, *(f"{reply} It is in Rome, Italy." for reply in PLAIN[2:4]), *PLAIN[4:]]
     found = candidates(base, tuned, 1, favour={"rome": 9.0})
     phrases = [each.feature.phrase for each in found]
     assert len(phrases[0]) > 1
