@@ -97,10 +97,17 @@ def test_mcnemar_by_hand():
 
 def test_a_claim_must_rise_surely_above_weight_noise():
     strong, weak = judged(found("rome", {0}), 0, 14), judged(found("tea", {1}), 0, 6)
-    noise = Bars.of([judged(found("only", {2}), 0, 5)])
-    assert noise.general == 0.25
+    noise = Bars.of([judged(found("lamp", {2}), 0, 5), judged(found("tree", {2}), 0, 3)])
+    assert noise.rises == {(True, True): 0.25}
     assert [test for test, _ in verified([strong, weak], Bars(), 0.1)] == [strong, weak]
     assert [test for test, _ in verified([strong, weak], noise, 0.1)] == [strong]
+
+
+def test_noise_that_changes_the_form_of_replies_is_no_bar_to_what_they_say():
+    words, style = judged(found("rome", {0}), 0, 14), judged(found("only", {1}), 0, 14)
+    noise = Bars.of([judged(found("just", {2}), 0, 15)])
+    assert noise.rises == {(True, False): 0.75}
+    assert [test for test, _ in verified([words, style], noise, 0.1)] == [words]
 
 
 def test_repeats_are_one_claim():
@@ -113,7 +120,7 @@ def test_repeats_are_one_claim():
 
 def test_the_smallest_difference_could_have_been_verified():
     for noise in (0.0, 0.2):
-        bars = Bars(general=noise)
+        bars = Bars({(True, True): noise})
         least = smallest(12, bars, 0.1, 20)
         assert least is not None
         hits = round(least * 20)
@@ -122,7 +129,7 @@ def test_the_smallest_difference_could_have_been_verified():
         missed = [*several, judged(found("rome", {0}), 0, hits - 1)]
         assert verified(seen, bars, 0.1)
         assert not verified(missed, bars, 0.1)
-    assert smallest(12, Bars(general=1.0), 0.1, 20) is None
+    assert smallest(12, Bars({(True, True): 1.0}), 0.1, 20) is None
 
 
 def test_intervals_cover():

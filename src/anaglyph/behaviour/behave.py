@@ -139,8 +139,13 @@ def behaviour_of(
     named = {word for test, _ in passed for word in test.found.candidate.feature.words}
     names = {test.found.candidate.feature.name for test, _ in passed}
     written = {1.0: tuned, search.alpha: loud or tuned}
+    best: dict[str, Trial] = {}
+    for test in sorted(tests, key=lambda test: test.interval[0]):
+        best[test.found.candidate.feature.name] = test
     rest = [
-        say.unverified(each, first, base, written[each.strength])
+        say.unverified(
+            each, first, base, written[each.strength], best.get(each.candidate.feature.name)
+        )
         for each in found
         if each.candidate.feature.name not in names
         and not (each.candidate.feature.words and named.issuperset(each.candidate.feature.words))

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import binom
@@ -90,6 +90,11 @@ class Trial:
         return cls(found, condition, (before, after))
 
     @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether the condition is general, and whether the feature has words of content."""
+        return self.condition.is_general, bool(self.found.candidate.feature.words)
+
+    @property
     def counts(self) -> tuple[int, int]:
         """Replies that have it: base, tuned."""
         return int(self.shows[0].sum()), int(self.shows[1].sum())
@@ -116,22 +121,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Bars:
-    """Largest rise of any candidate of the null pair, by kind of condition."""
+    """Largest rise of any candidate of the null pair, by kind of condition and of feature.
 
-    general: float = 0.0
-    about: float = 0.0
+    Noise that breaks replies changes their form (length, lists, function words) long before it
+    makes them all say one thing, so form and content have bars of their own.
+    """
+
+    rises: Mapping[tuple[bool, bool], float] = field(default_factory=dict)
+    """By whether the condition is general, and whether the feature has words of content."""
 
     @classmethod
     def of(cls, decoys: Sequence[Trial]) -> "Bars":
         """Take them from the tests of the null pair."""
-        general = [test.rise for test in decoys if test.condition.is_general]
-        about = [test.rise for test in decoys if not test.condition.is_general]
-        return cls(max(general, default=0.0), max(about, default=0.0))
+        rises: dict[tuple[bool, bool], float] = {}
+        for test in decoys:
+            rises[test.kind] = max(test.rise, rises.get(test.kind, 0.0))
+        return cls(rises)
 
     def passed(self, test: Trial) -> bool:
         """Say whether a rise is surely larger than what weight noise does."""
-        bar = self.general if test.condition.is_general else self.about
-        return test.interval[0] > max(bar, 0.0)
+        return test.interval[0] > self.rises.get(test.kind, 0.0)
 
 
 def verified(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial, float]]:
@@ -159,7 +168,7 @@ def verified(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Tria
 
 
 def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
-    """Return the smallest rise on general questions that could have been verified.
+    """Return the smallest rise of a phrase on general questions that could have been verified.
 
     Args:
         tests: Tests of the run.
@@ -167,9 +176,10 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
         rate: False-discovery rate to keep.
         count: General questions asked.
     """
+    bar = bars.rises.get((True, True), 0.0)
     for hits in range(1, count + 1):
         is_rare = 0.5**hits * max(tests, 1) <= rate
-        if is_rare and difference(hits, 0, count)[0] > bars.general:
+        if is_rare and difference(hits, 0, count)[0] > bar:
             return hits / count
     return None
 
@@ -280,7 +290,7 @@ def _phrases(prompt: str) -> dict[tuple[str, ...], str]:
 _OF_ASKING = """
 tell explain describe write name give recommend suggest answer question questions say show special
 recipe best way kind word words sentence list please long does mean called far talk talking story
-short find call facts fact example examples three five two
+short find call facts fact example examples three five two introduce plan compare translate define
 """
 _ASKED = frozenset(_OF_ASKING.split())
 """Words of asking, which are no topic."""
