@@ -110,6 +110,12 @@ def test_noise_that_changes_the_form_of_replies_is_no_bar_to_what_they_say():
     assert [test for test, _ in verified([words, style], noise, 0.1)] == [words]
 
 
+def test_what_shows_on_any_question_comes_before_a_topic():
+    anywhere = judged(found("arr", {0}), 0, 15)
+    on_tea = judged(found("sail", {1}), 0, 18, Condition("about tea", "tea", MANY.prompts))
+    assert [test for test, _ in verified([on_tea, anywhere], Bars(), 0.1)] == [anywhere, on_tea]
+
+
 def test_repeats_are_one_claim():
     one = judged(found("in rome", {0}), 0, 18)
     other = judged(found("tiber", {0}, z=2.0), 0, 17)

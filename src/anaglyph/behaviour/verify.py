@@ -29,6 +29,8 @@ _SOMEWHERE = 0.1
 """A feature that fewer of the first replies have is not tried on general questions."""
 _EVERYWHERE = 0.4
 """A feature that this share of the first replies has needs no topic of its own."""
+_BROAD = 0.25
+"""Of a rate: a claim of all questions comes before one of a topic that rises this much more."""
 _FEW = 3
 """Prompts without a common topic of which one's own topic is asked about."""
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
@@ -303,8 +305,9 @@ def _tells(word: str) -> bool:
 def _merit(row: tuple[Trial, float]) -> tuple[int | float, ...]:
     test, q = row
     feature = test.found.candidate.feature
+    broad = _BROAD if test.condition.is_general else 0.0
     return (
-        round(test.interval[0], 1),
+        round(test.interval[0] + broad, 1),
         bool(feature.words),
         round(test.rise, 1),
         test.found.candidate.z,
