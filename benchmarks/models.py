@@ -56,7 +56,6 @@ _SMALL: dict[str, Any] = {
     "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
     "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "mamba_d_ssm": 32, "conv_dim": 32, "laurel_rank": 4,
-    "intermediate_size_mlp": 48, "unpadded_vocab_size": 96, "audio_chunk_size": 96,
 }  # fmt: skip
 
 
