@@ -23,7 +23,7 @@ _WIDTHS = ("size", "dim", "width", "embd", "inner", "rank", "state", "conv")
 _PLACES = ("position", "ctx", "max_seq", "window", "length")
 _MOST_PLACES = 2**26
 """Positions that a configuration may name: no tensor bounds them in most models."""
-_FEW, _WIDE = 4096, 2**20
+_FEW, _WIDE = 4096, 2**26
 """Small numbers are let through: they may count what has no tensor, or be a width that this model
 does not use. What a model has of its widths is bounded by `check_model_size`."""
 _PACKED = 8
