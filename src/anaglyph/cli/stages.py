@@ -270,6 +270,7 @@ def behave_command(
                 device=settings.device,
                 dtype=settings.model_dtype,
                 local_files_only=settings.local_files_only,
+                convert=settings.convert,
                 **settings.pair.model_dump(),
             )
             said = behaviour_of(

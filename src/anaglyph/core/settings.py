@@ -281,6 +281,10 @@ class Settings(Section, frozen=True):
     local_files_only: bool = Field(
         default=False, description="Take hub models from the local cache only."
     )
+    convert: bool = Field(
+        default=False,
+        description="Convert pickled weights (.bin) once to safetensors, running nothing in them.",
+    )
 
     def changed(self, **changes: Any) -> "Settings":
         """Return these settings with some replaced, by the names of their fields.

@@ -248,7 +248,7 @@ def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict
         return verdict
     apart = verdict.apart or Apart(layer=subject.layer, activations=None)
     if verdict.verdict == NO_DIFFERENCE and subject.pair.same_weights:
-        said = f"{verdict.reason}, and both sides are the same files"
+        said = f"{verdict.reason}, and both sides are the same weights"
         return verdict.model_copy(
             update={"reason": said, "apart": apart.model_copy(update={"kl": 0.0})}
         )

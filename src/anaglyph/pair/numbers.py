@@ -27,7 +27,6 @@ _FEW = 4096
 """Small numbers are let through: they may count what has no tensor."""
 _PACKED = 8
 """Codes in a byte, at most: of quantised weights a width is that much smaller in the files."""
-_REPLICAS = 10_000
 
 
 def check_model_numbers(source: Source) -> None:
@@ -85,23 +84,22 @@ def check_adapter(source: Source) -> dict[str, Any]:
     for _ in _numbers(config):
         pass  # refuses NaN and inf anywhere
     for field in ("lora_alpha", "alpha"):
-        scales = {field: config[field]} if field in config else {}
+        scales = {field: config[field]} if config.get(field) is not None else {}
         scales |= _prefixed("alpha_pattern", config)
         for name, value in scales.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
                 raise ModelError(f"{where}: {name} is {value!r}, not a scale")
     # OFT states its blocks instead and leaves r at 0.
-    ranks = {"r": config["r"]} if config.get("r", 0) != 0 or "lora_alpha" in config else {}
+    is_stated = config.get("r") not in (None, 0) or config.get("lora_alpha") is not None
+    ranks = {"r": config["r"]} if "r" in config and is_stated else {}
     for name, value in (ranks | _prefixed("rank_pattern", config)).items():
         if type(value) is not int or not 0 < value <= max(largest, 1):
             raise ModelError(f"{where}: {name} is {value!r}, not the rank of one of its factors")
-    replicas = config.get("layer_replication") or []
-    try:
-        added = sum(last - first for first, last in replicas)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{where}: layer_replication is not a list of ranges") from error
-    if added > _REPLICAS:
-        raise ModelError(f"{where}: layer_replication makes {added} layers")
+    if config.get("layer_replication"):
+        raise ModelError(
+            f"{where}: layer_replication repeats layers, so that adapter and base have no layers in"
+            " common: merge the adapter with peft, save the model and name that folder"
+        )
     return config
 
 
