@@ -387,6 +387,17 @@ class WeightsSettings(Section, frozen=True):
     greedy: int = Field(default=4, ge=0, description="Parts to remove greedily.")
 
 
+class WatchSettings(Section, frozen=True, allow_inf_nan=False):
+    """The command `watch`."""
+
+    directions: int = Field(
+        default=200, ge=1, description="Directions of the weight change to watch, largest first."
+    )
+    false_alarms: float = Field(
+        default=0.01, gt=0, lt=1, description="Share of generic prompts that may raise an alarm."
+    )
+
+
 class StitchSettings(Section, frozen=True):
     """The command `stitch`."""
 
