@@ -124,7 +124,7 @@ class ModelFiles(TensorFiles):
         """Return a weight's shape, of a quantised one that of the whole matrix."""
         if name in self._packed and self._quantisation is not None:
             parts = self._packed[name]
-            return self._quantisation.shape(parts, super().read, super().shape)
+            return self._quantisation.shape(parts, super().read, super().shape, name)
         return super().shape(name)
 
     def read(self, name: str) -> Tensor:
