@@ -87,7 +87,7 @@ class Mixer:
                 f"{len(shares.blocks)} alphas for {pair.n_layers} blocks: give one a block"
             )
         with pair.side("tuned") as tuned, ExitStack() as undo:
-            blocks = find_blocks(tuned.get_decoder(), pair.n_layers)
+            blocks = find_blocks(tuned, pair.n_layers)
             if pair.has_adapter:
                 _scale_adapter(tuned, blocks, shares, undo)
             elif not pair.same_weights:

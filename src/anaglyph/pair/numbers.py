@@ -23,8 +23,9 @@ _WIDTHS = ("size", "dim", "width", "embd", "inner", "rank", "state", "conv")
 _PLACES = ("position", "ctx", "max_seq", "window", "length")
 _MOST_PLACES = 2**26
 """Positions that a configuration may name: no tensor bounds them in most models."""
-_FEW = 4096
-"""Small numbers are let through: they may count what has no tensor."""
+_FEW, _WIDE = 4096, 2**26
+"""Small numbers are let through: they may count what has no tensor, or be a width that this model
+does not use. What a model has of its widths is bounded by `check_model_size`."""
 _PACKED = 8
 """Codes in a byte, at most: of quantised weights a width is that much smaller in the files."""
 
@@ -42,12 +43,12 @@ def check_model_numbers(source: Source) -> None:
         if any(word in name for word in _PLACES):
             most = _MOST_PLACES
         elif any(word in name for word in _WIDTHS):
-            most = _PACKED * largest
+            most = max(_PACKED * largest, _WIDE)
         elif any(word in name for word in _COUNTS):
-            most = max(tensors, largest)
+            most = max(tensors, largest, _FEW)
         else:
             continue
-        if value > max(most, _FEW):
+        if value > most:
             raise ModelError(
                 f"{source.weights.config}: {field} is {value}, more than its {tensors} tensors"
                 f" allow (the largest dimension is {largest})"
