@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anaglyph.core.errors import StoreError
-from anaglyph.core.files import told
+from anaglyph.core.files import check_writable, told
 
 if sys.platform != "win32":
     import fcntl
@@ -73,6 +73,24 @@ def locked(folder: Path) -> Iterator[bool]:
         if created:
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def reserved(folder: Path | None) -> Iterator[None]:
+    """Lock a folder, and find out that it can be written to, before long work whose end it takes.
+
+    Args:
+        folder: Created if missing; None reserves nothing.
+
+    Raises:
+        StoreError: Another process writes to it, or it cannot be written to.
+    """
+    if folder is None:
+        yield
+        return
+    with locked(folder):
+        check_writable(folder)
+        yield
 
 
 def owner_of(folder: Path) -> dict[str, Any] | None:

@@ -121,6 +121,12 @@ class Run:
         return self.path / "report" / "index.html"
 
     @property
+    def is_page_current(self) -> bool:
+        """Whether the page shows what the stages have last written."""
+        state = self.folder.state.stages.get("report")
+        return state is not None and state.key == self.folder.key_of_page()
+
+    @property
     def verdict(self) -> Verdict:
         """What `find` wrote."""
         self.folder.check_stage("find")

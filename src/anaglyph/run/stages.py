@@ -321,7 +321,9 @@ def find(run: Run) -> Verdict:
 
 @_one_writer
 def report(run: Run) -> Path:
-    """Write the page from what the run folder holds, after a check of it.
+    """Write the page from what finished stages wrote, after a check of it.
+
+    Other files, such as those of a stage that was killed, are not shown.
 
     Raises:
         StoreError: A file is damaged; the message names it and the command that repairs it.
@@ -330,10 +332,9 @@ def report(run: Run) -> Path:
     read = [name for name in stages if name != "report"]
     for name in read:
         run.folder.check_stage(name)
-    page = build(run.path)
-    key = digest({name: stages[name].model_dump(mode="json") for name in read})
+    page = build(run.path, {output for name in read for output in stages[name].outputs})
     output = page.relative_to(run.path).as_posix()
-    run.folder.record("report", key, time.monotonic() - start, [output])
+    run.folder.record("report", run.folder.key_of_page(), time.monotonic() - start, [output])
     return page
 
 
