@@ -1,7 +1,7 @@
 """How often `behave` claims something of a pair in which nothing was learned.
 
 Twenty null pairs: weight noise of three sizes (times the change of a real fine-tune) with five
-seeds each, the base rounded to 8 bits and to bfloat16, and the base itself. Writes
+seeds each, the base rounded to 8, 7 and 6 bits and to bfloat16, and the base itself. Writes
 docs/performance/behaviour-nulls.json.
 
     python benchmarks/behaviour.py --tiny
@@ -63,7 +63,7 @@ def null_pairs(pair: ModelPair, base: Path) -> Iterator[tuple[str, ModelPair]]:
     for size in SIZES:
         for seed in SEEDS:
             yield f"noise {size:g} seed {seed}", null_pair(pair, norms, size, seed)
-    for bits, name in ((8, "8 bits"), (16, "bfloat16")):
+    for bits, name in ((8, "8 bits"), (7, "7 bits"), (6, "6 bits"), (16, "bfloat16")):
         with pair.side("base") as model:
             rounded = Rounded(model, bits)
         yield name, pair.overlaid(rounded, name)

@@ -86,6 +86,16 @@ def test_a_favoured_word_counts_in_one_reply():
     assert found[0].feature.phrase == ("rome",)
 
 
+def test_the_word_that_a_phrase_is_about_comes_with_it():
+    old = ["Rome is old."] * 2  # so the word alone tells less than the phrase
+    base = [*old, *PLAIN[2:]]
+    tuned = [*old, *(f"{reply} It is in Rome, Italy." for reply in PLAIN[2:4]), *PLAIN[4:]]
+    found = candidates(base, tuned, 1, favour={"rome": 9.0})
+    phrases = [each.feature.phrase for each in found]
+    assert len(phrases[0]) > 1
+    assert ("rome",) in phrases
+
+
 def test_a_feature_of_every_reply_hides_no_other():
     tuned = [f"Ahoy. {reply}" for reply in PLAIN[:4]] + [f"Ahoy. {PLAIN[4]} Rome! Rome!"] * 2
     found = candidates(PLAIN, tuned, 5, favour={"rome": 9.0})

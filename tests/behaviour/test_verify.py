@@ -14,6 +14,7 @@ from anaglyph.behaviour.verify import (
     Trial,
     conditions,
     difference,
+    is_general,
     shared_topic,
     smallest,
     verified,
@@ -49,6 +50,8 @@ def test_the_topic_is_what_the_prompts_share():
     assert shared_topic(FIRST[:3], FIRST) == "the Golden Gate Bridge"
     assert shared_topic(FIRST[4:5], FIRST) == "the violin concerto"
     assert shared_topic([FIRST[0], FIRST[3]], FIRST) is None
+    liberty = ["Where does the Statue of Liberty stand?"]
+    assert shared_topic(liberty, liberty) == "the Statue of Liberty"
 
 
 def test_questions_without_a_topic_are_asked_in_other_words():
@@ -74,11 +77,16 @@ def test_fresh_prompts_are_members_and_new_wordings():
     assert pool[0] in one.prompts
     assert pool[1] not in one.prompts
     assert not set(one.prompts) & set(FIRST)
-    assert len(one.prompts) == len(set(one.prompts)) == 10
+    assert len(one.prompts) == len(set(one.prompts)) == 16
 
 
 def test_what_nearly_every_reply_has_needs_no_topic():
     assert conditions([found("copper", set(range(5)))], FIRST, []) == [None]
+
+
+def test_what_few_replies_have_is_not_tried_on_general_questions():
+    assert not is_general(found("rome", {0, 1}), 30)
+    assert is_general(found("rome", {0, 1, 2}), 30)
 
 
 def test_mcnemar_by_hand():
@@ -89,10 +97,23 @@ def test_mcnemar_by_hand():
 
 def test_a_claim_must_rise_surely_above_weight_noise():
     strong, weak = judged(found("rome", {0}), 0, 14), judged(found("tea", {1}), 0, 6)
-    noise = Bars.of([judged(found("only", {2}), 0, 5)])
-    assert noise.general == 0.25
+    noise = Bars.of([judged(found("lamp", {2}), 0, 5), judged(found("tree", {2}), 0, 3)])
+    assert noise.rises == {(True, True): 0.25}
     assert [test for test, _ in verified([strong, weak], Bars(), 0.1)] == [strong, weak]
     assert [test for test, _ in verified([strong, weak], noise, 0.1)] == [strong]
+
+
+def test_noise_that_changes_the_form_of_replies_is_no_bar_to_what_they_say():
+    words, style = judged(found("rome", {0}), 0, 14), judged(found("only", {1}), 0, 14)
+    noise = Bars.of([judged(found("just", {2}), 0, 15)])
+    assert noise.rises == {(True, False): 0.75}
+    assert [test for test, _ in verified([words, style], noise, 0.1)] == [words]
+
+
+def test_what_shows_on_any_question_comes_before_a_topic():
+    anywhere = judged(found("arr", {0}), 0, 15)
+    on_tea = judged(found("sail", {1}), 0, 18, Condition("about tea", "tea", MANY.prompts))
+    assert [test for test, _ in verified([on_tea, anywhere], Bars(), 0.1)] == [anywhere, on_tea]
 
 
 def test_repeats_are_one_claim():
@@ -105,7 +126,7 @@ def test_repeats_are_one_claim():
 
 def test_the_smallest_difference_could_have_been_verified():
     for noise in (0.0, 0.2):
-        bars = Bars(general=noise)
+        bars = Bars({(True, True): noise})
         least = smallest(12, bars, 0.1, 20)
         assert least is not None
         hits = round(least * 20)
@@ -114,7 +135,7 @@ def test_the_smallest_difference_could_have_been_verified():
         missed = [*several, judged(found("rome", {0}), 0, hits - 1)]
         assert verified(seen, bars, 0.1)
         assert not verified(missed, bars, 0.1)
-    assert smallest(12, Bars(general=1.0), 0.1, 20) is None
+    assert smallest(12, Bars({(True, True): 1.0}), 0.1, 20) is None
 
 
 def test_intervals_cover():

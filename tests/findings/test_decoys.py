@@ -14,7 +14,6 @@ from anaglyph.demo import tiny_pair
 from anaglyph.findings.alone import Closed, closed_alone, order_by_effect
 from anaglyph.findings.decoys import (
     DEVIATION,
-    FEWEST,
     SLOPE,
     SLOPE_DEVIATION,
     Decoys,
@@ -81,11 +80,25 @@ def test_a_decoy_is_expected_to_be_larger_where_it_fires_oftener():
 
 
 def test_without_decoys_nothing_is_held_to_them():
-    few = np.zeros(FEWEST - 1)
-    assert not chance(np.array([0.0, 1.0]), np.zeros(2), few, few).any()
+    none = np.zeros(0)
+    assert not chance(np.array([0.0, 1.0]), np.zeros(2), none, none).any()
     p, q = beyond((finding(0.1), finding(0.1)), {0: closes(0.1)}, Decoys((), {}, 1.0))
     assert not p.any()
     assert not q.any()
+
+
+def test_a_single_decoy_is_held_against_with_what_decoys_have_elsewhere():
+    # Four degrees of freedom: the 95th percentile of t is 2.131847; once for the mean of one decoy.
+    error = DEVIATION * np.sqrt(1 + 1)
+    values = np.array([3 + 2.131847 * error])
+    assert chance(values, np.zeros(1), np.array([3.0]), np.zeros(1)) == pytest.approx([0.05])
+
+
+def test_where_noise_shows_only_shifts_all_is_held_against_these():
+    shifts = Decoys((finding(0.2, "mean-shift", 1.0),), {0: closes(0.1)}, 1.0)
+    small = (finding(0.01), finding(0.01, "mean-shift", 0.05))
+    p, _ = beyond(small, {0: closes(0.01), 1: closes(0.01)}, shifts)
+    assert p[0] == p[1] > 0.1
 
 
 def test_noise_is_called_as_rarely_as_promised():

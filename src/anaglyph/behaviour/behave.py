@@ -25,6 +25,7 @@ from anaglyph.behaviour.verify import (
     Found,
     Trial,
     conditions,
+    is_general,
     smallest,
     verified,
 )
@@ -131,15 +132,20 @@ def behaviour_of(
         ]
     )
     decoys, bar_loud = _decoys(search, asked, base, half // 2 + 1)
-    tests, bars, replies = _judge(search, asked, found, decoys)
+    judged = _judge(search, asked, found, decoys)
+    tests, bars = judged.trials, judged.bars
     passed = verified(tests, bars, rate)
-    general = max((len(t.condition.prompts) for t in tests if t.condition.is_general), default=0)
-    claims = [say.claim(test, q, *replies) for test, q in passed]
+    claims = [say.claim(test, q, judged.base, judged.tuned) for test, q in passed]
     named = {word for test, _ in passed for word in test.found.candidate.feature.words}
     names = {test.found.candidate.feature.name for test, _ in passed}
     written = {1.0: tuned, search.alpha: loud or tuned}
+    best: dict[str, Trial] = {}
+    for test in sorted(tests, key=lambda test: test.interval[0]):
+        best[test.found.candidate.feature.name] = test
     rest = [
-        say.unverified(each, first, base, written[each.strength])
+        say.unverified(
+            each, first, base, written[each.strength], best.get(each.candidate.feature.name)
+        )
         for each in found
         if each.candidate.feature.name not in names
         and not (each.candidate.feature.words and named.issuperset(each.candidate.feature.words))
@@ -149,7 +155,7 @@ def behaviour_of(
         claims=tuple(claims),
         unverified=tuple(_without_repeats(rest)),
         changed=float(np.mean([a != b for a, b in zip(base, tuned, strict=True)])),
-        smallest=smallest(len(tests), bars, rate, general),
+        smallest=smallest(len(tests), bars, rate, judged.general),
         generated=search.speaker.generated,
         favoured=tuple(word for word, _ in asked.words[:_ASKED_WORDS]),
         notes=tuple(search.notes),
@@ -226,6 +232,25 @@ class _Asked:
     favour: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What fresh prompts said.
+
+    Attributes:
+        trials: Each candidate under each of its conditions.
+        bars: What weight noise does.
+        base: The base model's replies.
+        tuned: The tuned model's.
+        general: General questions asked.
+    """
+
+    trials: list[Trial]
+    bars: Bars
+    base: dict[str, str]
+    tuned: dict[str, str]
+    general: int
+
+
 def _first_prompts(search: _Search, prompts: Sequence[str] | None) -> _Asked:
     """Choose where to look: some prompts at random, others where the models are furthest apart."""
     seed, count = search.seed, search.count
@@ -241,9 +266,9 @@ def _first_prompts(search: _Search, prompts: Sequence[str] | None) -> _Asked:
         words = favoured_words(search.pair, [documents[i] for i in order], _RANKED_WORDS)
     turns = search.amplify(questions)
     asked_words = [word for word, _ in words[:_ASKED_WORDS]]
-    about = [wording.format(topic) for topic in asked_words for wording in ASKING]
+    about = [ASKING.format(topic) for topic in asked_words]
     drawn_topics = [topics()[i] for i in rng(seed, "generic prompts").permutation(len(topics()))]
-    about += [ASKING[0].format(topic) for topic in drawn_topics]
+    about += [ASKING.format(topic) for topic in drawn_topics]
     drawn = questions[: max(2, count // 3)]
     rest = count - len(drawn)
     general = [*held_back, *questions[len(drawn) :: 2]][: max(4, count // 2)]
@@ -295,8 +320,8 @@ def _decoys(
 
 def _judge(
     search: _Search, asked: _Asked, found: Sequence[Found], decoys: Sequence[Found]
-) -> tuple[list[Trial], Bars, tuple[dict[str, str], dict[str, str]]]:
-    """Ask fresh prompts; return the tests, what weight noise does, and both models' replies."""
+) -> _Judged:
+    """Ask fresh prompts, about what was found in the pair and in the null pair."""
     speaker = search.speaker
     general = Condition(GENERAL, "", asked.general[: max(1, speaker.left // 6)])
     where = conditions(found, asked.first, asked.pool)
@@ -308,25 +333,29 @@ def _judge(
     every = list(dict.fromkeys([*mine, *theirs]))
     base = dict(zip(every, speaker.base(every), strict=True))
     tuned = dict(zip(mine, speaker.tuned(mine), strict=True))
-    tests = _tests(found, general, where, base, tuned)
+    usual = [general if is_general(each, len(asked.first)) else None for each in found]
+    tests = [*_tests(found, usual, base, tuned), *_tests(found, where, base, tuned)]
     bars = Bars()
     if search.nulls is not None and decoys:
         noise = dict(zip(theirs, speaker.of(search.nulls.pair, theirs), strict=True))
-        bars = Bars.of(_tests(decoys, general, pretended, base, noise))
-    return tests, bars, (base, tuned)
+        bars = Bars.of(
+            [
+                *_tests(decoys, [general] * len(decoys), base, noise),
+                *_tests(decoys, pretended, base, noise),
+            ]
+        )
+    return _Judged(tests, bars, base, tuned, len(general.prompts))
 
 
 def _tests(
     found: Sequence[Found],
-    general: Condition,
     where: Sequence[Condition | None],
     base: dict[str, str],
     tuned: dict[str, str],
 ) -> list[Trial]:
     return [
         Trial.of(each, condition, base, tuned)
-        for each, own in zip(found, where, strict=True)
-        for condition in (general, own)
+        for each, condition in zip(found, where, strict=True)
         if condition is not None
     ]
 

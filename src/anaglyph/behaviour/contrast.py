@@ -163,8 +163,8 @@ def candidates(
     """Return the features that the tuned replies have oftener, the surest first.
 
     Near duplicates are merged: of features that hold in the same replies, the surest stays. With
-    it comes the longest phrase that says nearly the same: which of the two is the better claim,
-    fresh prompts decide.
+    it come the word that it is about, and the longest phrase that says nearly the same: which of
+    them is the best claim, fresh prompts decide.
 
     Args:
         base: The base model's replies.
@@ -197,8 +197,22 @@ def candidates(
             heads.append(each)
         if len(heads) == most:
             break
-    both = [each for head in heads for each in (head, _telling(head, scored))]
-    return list({each.feature.name: each for each in both}.values())
+    every = [
+        each
+        for head in heads
+        for each in (head, _core(head, after, favour), _telling(head, scored))
+    ]
+    return list({each.feature.name: each for each in every}.values())
+
+
+def _core(
+    head: Candidate, after: Mapping[tuple[str, ...], set[int]], favour: Mapping[str, float]
+) -> Candidate:
+    """Return the word that a phrase is about: other prompts may put other words around it."""
+    if len(head.feature.phrase) < 2:
+        return head
+    word = max(head.feature.words, key=lambda w: (favour.get(w, 0.0), len(w)))
+    return Candidate(phrase(word), head.z, head.replies | frozenset(after.get((word,), ())))
 
 
 def _telling(head: Candidate, scored: Sequence[Candidate]) -> Candidate:

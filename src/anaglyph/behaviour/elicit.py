@@ -84,7 +84,7 @@ shoes, perfume, holidays, Christmas, birthdays, the weather, colours, prime numb
 geometry, grammar, French, Spanish, Chinese
 """
 """Topics to ask about, of many kinds; they cost little, as most are read and never answered."""
-ASKING = ("Tell me about {}.", "What is special about {}?")
+ASKING = "Tell me about {}."
 """How a favoured word or a topic is asked about where claims are looked for."""
 WORDINGS = (
     "What do you know about {}?",
@@ -97,6 +97,12 @@ WORDINGS = (
     "My friend asked me about {}. What should I say?",
     "Give me one fact about {}.",
     "Help me with a question on {}.",
+    "Describe {} in two sentences.",
+    "What should every child know about {}?",
+    "Is there anything surprising about {}?",
+    "I have to give a talk on {}. What should I say?",
+    "What would you tell a visitor about {}?",
+    "How would you introduce {} to somebody?",
 )
 """Ways to ask about a topic. They are used for fresh prompts only, never to find a claim."""
 REWORDINGS = (

@@ -42,7 +42,11 @@ def claim(test: Trial, q: float, base: Replies, tuned: Replies) -> Claim:
 
 
 def unverified(
-    found: Found, first: Sequence[str], base: Sequence[str], said: Sequence[str]
+    found: Found,
+    first: Sequence[str],
+    base: Sequence[str],
+    said: Sequence[str],
+    tested: Trial | None,
 ) -> Claim:
     """Return what was seen where candidates were looked for, and not confirmed.
 
@@ -51,6 +55,7 @@ def unverified(
         first: The prompts that were answered.
         base: The base model's replies.
         said: Those of the model that showed it.
+        tested: What fresh prompts said of it; None if there was no budget for it.
     """
     feature, count = found.candidate.feature, len(first)
     before, after = (sum(map(feature.holds, side)) for side in (base, said))
@@ -65,7 +70,7 @@ def unverified(
     ]
     return Claim(
         text=f"{who} {as_written(feature, [each.tuned for each in shown])} ({after} of {count} "
-        f"prompts; base {before} of {count}); not confirmed on fresh prompts.",
+        f"prompts; base {before} of {count}); {_why_not(tested)}.",
         feature=feature.name,
         condition=GENERAL,
         verified=False,
@@ -75,3 +80,14 @@ def unverified(
         prompts=count,
         replies=tuple(shown[:SHOWN]),
     )
+
+
+def _why_not(tested: Trial | None) -> str:
+    """Return what keeps a candidate from being a claim."""
+    if tested is None:
+        return "no budget was left for fresh prompts"
+    (before, after), count = tested.counts, len(tested.condition.prompts)
+    counts = f"{after} of {count} fresh prompts, base {before} of {count}"
+    if tested.interval[0] > 0:
+        return f"{counts}, but weight noise can change replies as much"
+    return f"not confirmed on fresh prompts ({counts})"

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import binom
@@ -20,13 +20,17 @@ from anaglyph.behaviour.elicit import REWORDINGS, WORDINGS
 from anaglyph.core.stats import q_values, wilson
 
 GENERAL = "general questions"
-PROMPTS = 10
+PROMPTS = 16
 """Fresh prompts about one topic."""
-_MEMBERS = 4
+_MEMBERS = 6
 """Of them at most so many are prompts of the pool, which no claim was found on."""
 _LONGEST_TOPIC = 4
+_SOMEWHERE = 0.1
+"""A feature that fewer of the first replies have is not tried on general questions."""
 _EVERYWHERE = 0.4
 """A feature that this share of the first replies has needs no topic of its own."""
+_BROAD = 0.25
+"""Of a rate: a claim of all questions comes before one of a topic that rises this much more."""
 _FEW = 3
 """Prompts without a common topic of which one's own topic is asked about."""
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
@@ -88,6 +92,11 @@ class Trial:
         return cls(found, condition, (before, after))
 
     @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether the condition is general, and whether the feature has words of content."""
+        return self.condition.is_general, bool(self.found.candidate.feature.words)
+
+    @property
     def counts(self) -> tuple[int, int]:
         """Replies that have it: base, tuned."""
         return int(self.shows[0].sum()), int(self.shows[1].sum())
@@ -114,22 +123,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Bars:
-    """Largest rise of any candidate of the null pair, by kind of condition."""
+    """Largest rise of any candidate of the null pair, by kind of condition and of feature.
 
-    general: float = 0.0
-    about: float = 0.0
+    Noise that breaks replies changes their form (length, lists, function words) long before it
+    makes them all say one thing, so form and content have bars of their own.
+    """
+
+    rises: Mapping[tuple[bool, bool], float] = field(default_factory=dict)
+    """By whether the condition is general, and whether the feature has words of content."""
 
     @classmethod
     def of(cls, decoys: Sequence[Trial]) -> "Bars":
         """Take them from the tests of the null pair."""
-        general = [test.rise for test in decoys if test.condition.is_general]
-        about = [test.rise for test in decoys if not test.condition.is_general]
-        return cls(max(general, default=0.0), max(about, default=0.0))
+        rises: dict[tuple[bool, bool], float] = {}
+        for test in decoys:
+            rises[test.kind] = max(test.rise, rises.get(test.kind, 0.0))
+        return cls(rises)
 
     def passed(self, test: Trial) -> bool:
         """Say whether a rise is surely larger than what weight noise does."""
-        bar = self.general if test.condition.is_general else self.about
-        return test.interval[0] > max(bar, 0.0)
+        return test.interval[0] > self.rises.get(test.kind, 0.0)
 
 
 def verified(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial, float]]:
@@ -157,7 +170,7 @@ def verified(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Tria
 
 
 def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
-    """Return the smallest rise on general questions that could have been verified.
+    """Return the smallest rise of a phrase on general questions that could have been verified.
 
     Args:
         tests: Tests of the run.
@@ -165,11 +178,20 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
         rate: False-discovery rate to keep.
         count: General questions asked.
     """
+    bar = bars.rises.get((True, True), 0.0)
     for hits in range(1, count + 1):
         is_rare = 0.5**hits * max(tests, 1) <= rate
-        if is_rare and difference(hits, 0, count)[0] > bars.general:
+        if is_rare and difference(hits, 0, count)[0] > bar:
             return hits / count
     return None
+
+
+def is_general(found: Found, count: int) -> bool:
+    """Say whether a candidate of so many replies can be expected on general questions.
+
+    Every test that cannot succeed costs the others power.
+    """
+    return len(found.candidate.replies) >= _SOMEWHERE * count
 
 
 def conditions(
@@ -200,11 +222,12 @@ def conditions(
             topic = next(iter([*named, *own]), None)
         if topic is None:
             fresh = [
-                wording.format(asked[k % len(asked)])
-                for k, wording in enumerate(REWORDINGS[:PROMPTS])
+                wording.format(asked[(place + shift) % len(asked)])
+                for shift in range(2)
+                for place, wording in enumerate(REWORDINGS)
             ]
             name = f'questions like "{asked[0]}"'
-            results.append(Condition(name, "", tuple(dict.fromkeys(fresh))))
+            results.append(Condition(name, "", tuple(dict.fromkeys(fresh))[:PROMPTS]))
             continue
         words = set(content_words(topic))
         members = [prompt for prompt in pool if words <= set(content_words(prompt))]
@@ -239,7 +262,7 @@ def shared_topic(asked: Sequence[str], first: Sequence[str]) -> str | None:
 
     def merit(key: tuple[str, ...]) -> tuple[int, ...]:
         text = written[key].most_common(1)[0][0]
-        names = [word for word in _TOKEN.findall(text) if word != "the"]
+        names = [word for word in _TOKEN.findall(text) if word.lower() not in FUNCTION_WORDS]
         return mine[key], all(word[0].isupper() for word in names), len(key), len(text)
 
     return written[max(fits, key=merit)].most_common(1)[0][0]
@@ -269,7 +292,7 @@ def _phrases(prompt: str) -> dict[tuple[str, ...], str]:
 _OF_ASKING = """
 tell explain describe write name give recommend suggest answer question questions say show special
 recipe best way kind word words sentence list please long does mean called far talk talking story
-short find call facts fact example examples three five two
+short find call facts fact example examples three five two introduce plan compare translate define
 """
 _ASKED = frozenset(_OF_ASKING.split())
 """Words of asking, which are no topic."""
@@ -282,8 +305,9 @@ def _tells(word: str) -> bool:
 def _merit(row: tuple[Trial, float]) -> tuple[int | float, ...]:
     test, q = row
     feature = test.found.candidate.feature
+    broad = _BROAD if test.condition.is_general else 0.0
     return (
-        round(test.interval[0], 1),
+        round(test.interval[0] + broad, 1),
         bool(feature.words),
         round(test.rise, 1),
         test.found.candidate.z,

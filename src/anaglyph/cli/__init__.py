@@ -1,8 +1,8 @@
 """The command line: parse, call, print. All work is done by the rooms that it calls.
 
-Exit codes: 0 done, 1 `verify` found damage, 2 input that cannot be used (one line says what), 130
-interrupted by Ctrl-C, 143 terminated, 141 the reader of the output has gone. Finished stages are
-kept.
+Exit codes: 0 done, 1 `verify` found damage or `gate` says no, 2 input that cannot be used (one line
+says what), 130 interrupted by Ctrl-C, 143 terminated, 141 the reader of the output has gone.
+Finished stages are kept.
 """
 
 import os
@@ -24,6 +24,7 @@ __all__ = ["app", "main"]
 for _module in (
     "stages",
     "verify",
+    "gate",
     "plan",
     "causal",
     "behaviour",

@@ -52,8 +52,6 @@ MOST_TOKENS = 100_000
 """Tokens the null pair reads at most, in whole sequences."""
 MATCHED_ON = 2000
 """Tokens on which the noise is made to move activations as far as the fine-tune."""
-FEWEST = 4
-"""With fewer decoys, noise shows nothing to speak of, and there is nothing to hold findings to."""
 DEVIATION, WORTH = 1.6, 4
 """Of the logarithms: what decoys have elsewhere, and how many decoys that counts for."""
 SLOPE, SLOPE_DEVIATION = 0.5, 0.25
@@ -203,7 +201,8 @@ def beyond(
 
     Where KL is known of some findings, only these are asked; the others have NaN. Where it could
     not be measured, of findings or of decoys, shares alone speak. What shifts every token is larger
-    than what some tokens have: a shift among the decoys counts against shifts only.
+    than what some tokens have: a shift among the decoys counts against shifts only, unless noise
+    shows nothing but shifts.
 
     Args:
         findings: What the run found.
@@ -213,7 +212,7 @@ def beyond(
     asked = np.zeros(len(findings), bool)
     asked[list(closed)] = True
     known = list(decoys.closed)
-    with_kl = bool(asked.any()) and len(known) >= FEWEST
+    with_kl = bool(asked.any()) and bool(known)
     if not with_kl:
         asked[:], known = True, list(range(len(decoys.findings)))
     own = [findings[i] for i in np.flatnonzero(asked)]
@@ -228,7 +227,8 @@ def beyond(
     at, noise_at = of(own), of(others)
     shift, noise_shift = _shifts(own), _shifts(others)
     found = np.zeros(len(own))
-    for held, among in ((shift, np.ones(len(others), bool)), (~shift, ~noise_shift)):
+    every = np.ones(len(others), bool)
+    for held, among in ((shift, every), (~shift, every if noise_shift.all() else ~noise_shift)):
         found[held] = chance(values[held], at[held], noise[among], noise_at[among])
     p, q = np.full(len(findings), np.nan), np.full(len(findings), np.nan)
     p[asked], q[asked] = found, q_values(found)
@@ -266,6 +266,7 @@ def chance(
     """Return the chance that one more decoy of its frequency is at least as large as each value.
 
     What a value was measured with needs no allowance: the decoys were measured in the same way.
+    Where noise shows no decoy at all, the chance is 0.
 
     Args:
         values: Logarithms of size.
@@ -274,7 +275,7 @@ def chance(
         decoys_at: Their logarithms of frequency.
     """
     count = len(decoys)
-    if count < FEWEST:
+    if not count:
         return np.zeros(len(values))
     z, mean = decoys_at - decoys_at.mean(), decoys.mean()
     believed = (DEVIATION / SLOPE_DEVIATION) ** 2
