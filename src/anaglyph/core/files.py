@@ -195,6 +195,7 @@ def read_parquet(path: Path) -> "pl.DataFrame":
     """
     import polars as pl
 
+    check_regular(path, StoreError)
     try:
         return pl.read_parquet(path)
     except FileNotFoundError as error:
@@ -203,6 +204,20 @@ def read_parquet(path: Path) -> "pl.DataFrame":
         raise StoreError(f"cannot read {os_error_text(error, path)}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def check_regular(path: Path, error: type[AnaglyphError]) -> None:
+    """Refuse a path at which there is something, but no regular file: reading might never end.
+
+    Raises:
+        AnaglyphError: Of the type ``error``; the message names the path.
+    """
+    try:
+        regular = path.is_file() or not path.exists()
+    except (OSError, ValueError):  # no permission, or no name: opening it tells why
+        return
+    if not regular:
+        raise error(f"{path} is not a regular file")
 
 
 def first_line(error: BaseException) -> str:
@@ -216,6 +231,7 @@ def read_json(path: Path) -> Any:
     Raises:
         StoreError: The file is missing, cannot be read or is not JSON.
     """
+    check_regular(path, StoreError)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -248,9 +264,8 @@ def read_input(file: Path, error: type[AnaglyphError] = InputError) -> str:
         AnaglyphError: Of the type ``error``: it cannot be read, is no regular file, has over
             64 MiB or is not UTF-8.
     """
+    check_regular(file, error)
     try:
-        if file.exists() and not file.is_file():
-            raise error(f"{file} is not a regular file")
         if file.stat().st_size > LARGEST_INPUT:
             raise error(f"{file} has over {LARGEST_INPUT >> 20} MiB, too much for such a file")
         return file.read_text(encoding="utf-8")

@@ -96,7 +96,11 @@ def reserved(folder: Path | None) -> Iterator[None]:
 def owner_of(folder: Path) -> dict[str, Any] | None:
     """Return what the lock file says of the folder's writer; None if there is none."""
     try:
-        said = json.loads((folder / LOCK).read_bytes()[:4096])
+        opened = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            said = json.loads(os.read(opened, 4096))
+        finally:
+            os.close(opened)
     except (OSError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None

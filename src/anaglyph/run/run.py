@@ -155,7 +155,10 @@ class Run:
         if "behave" not in self.folder.state.stages:
             return None
         self.folder.check_stage("behave")
-        return read_behaviour(self.path / "behaviour.json")
+        linked = "link" in self.folder.state.stages
+        if linked:
+            self.folder.check_stage("link")
+        return read_behaviour(self.path / "behaviour.json", linked)
 
     @property
     def trained(self) -> list[str]:

@@ -138,10 +138,12 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
 @_one_writer
 def link_claims(run: Run) -> None:
     """Say which findings carry the verified claims; nothing is done without both."""
-    said, subject = run.behaviour, run.subject
+    subject = run.subject
     if not {"behave", "find"} <= set(run.folder.state.stages):
         return
-    if said is None or not said.claims or not run.verdict.findings:
+    run.folder.check_stage("behave")
+    said = read_behaviour(run.path / "behaviour.json", linked=False)
+    if not said.claims or not run.verdict.findings:
         return
     key = digest(
         {

@@ -270,7 +270,7 @@ def load_recipe(source: str | Path) -> Organism:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         path = BUILTIN / f"{source}.yaml"
-        if not path.is_file():
+        if str(source) not in builtin_organisms():
             raise InputError(
                 f"no organism {str(source)!r}: name a YAML file or one of"
                 f" {', '.join(builtin_organisms())}"
