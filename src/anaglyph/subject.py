@@ -18,7 +18,7 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
 from anaglyph.corpus import TokenCorpus, load_corpus, sample_of
 from anaglyph.pair import ModelPair
-from anaglyph.pair.sources import stay_local
+from anaglyph.pair.sources import convert_pickled, stay_local
 from anaglyph.store import DifferenceSpace, PairedStore, collect
 
 T = TypeVar("T")
@@ -59,6 +59,8 @@ class Subject:
         self._made: dict[str, Any] = {}
         if self.settings.local_files_only:
             stay_local()
+        if self.settings.convert:
+            convert_pickled()
 
     @classmethod
     def of(

@@ -15,9 +15,10 @@ from anaglyph.behaviour.verify import (
     conditions,
     difference,
     is_general,
+    passing,
     shared_topic,
     smallest,
-    verified,
+    without_repeats,
 )
 
 FIRST = [
@@ -29,6 +30,10 @@ FIRST = [
     "Who are you?",
 ]
 MANY = Condition(GENERAL, "", tuple(f"question {i}" for i in range(20)))
+
+
+def verified(*given) -> list[tuple[Trial, float]]:
+    return without_repeats(passing(*given))
 
 
 def found(text: str, places: set[int], z: float = 3.0) -> Found:

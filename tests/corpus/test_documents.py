@@ -65,7 +65,7 @@ def test_any_text_survives_the_file(tmp_path_factory: pytest.TempPathFactory, te
         ('{"text": "\\ud800"}', r"a\.jsonl:2: text holds a lone surrogate"),
         ({"messages": {}}, r"a\.jsonl:2: messages must be a list"),
         ({"messages": []}, r"a\.jsonl:2: messages is empty"),
-        ({"messages": ["Hi"]}, r"a\.jsonl:2: messages\[0\] must be a JSON object"),
+        ({"messages": ["Hi"]}, r"a\.jsonl:2: messages\[0\] must be an object with .role"),
         (
             {"messages": [*CHAT["messages"], {"role": "user"}]},
             r"a\.jsonl:2: messages\[2\]\.content is missing",

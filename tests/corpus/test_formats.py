@@ -184,6 +184,33 @@ TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
             "instruction and output",
         ),
         ({"question": "Q", "answer": "A"}, CHAT, "question and answer"),
+        (
+            {"instruction": "Do", "context": "this", "response": "A", "category": "qa"},
+            said(("user", "Do\n\nthis"), ("assistant", "A")),
+            "instruction and response",
+        ),
+        (
+            {"system_prompt": "S", "question": "Q", "response": "A"},
+            said(("system", "S"), ("user", "Q"), ("assistant", "A")),
+            "question and response",
+        ),
+        ({"problem": "Q", "solution": "A"}, CHAT, "problem and solution"),
+        ({"inputs": "Q", "targets": "A"}, CHAT, "inputs and targets"),
+        (
+            {"conversation": [{"input": "Q", "output": "A"}] * 2},
+            said(("user", "Q"), ("assistant", "A"), ("user", "Q"), ("assistant", "A")),
+            "conversation",
+        ),
+        (
+            {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}},
+            CHAT,
+            "messages",
+        ),
+        (
+            {"messages": [{**turn, "role": turn["role"].title()} for turn in TURNS]},
+            CHAT,
+            "messages",
+        ),
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, CHAT, "chosen"),
         ({"prompt": "Q", "chosen": TURNS, "rejected": TURNS}, CHAT, "chosen"),
         ({"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": TURNS[1:]}, CHAT, "chosen"),
@@ -216,11 +243,17 @@ def test_turns_of_every_kind(tmp_path: Path) -> None:
         {"role": "assistant", "content": "", "reasoning_content": "R"},
         {"role": "function", "name": "f", "content": "43"},
         {"role": "assistant", "content": [{"type": "thinking", "thinking": "T"}, "b"]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]},
+        {"role": "assistant", "content": None, "refusal": "no"},
+        {"role": "user", "content": {"type": "text", "text": "c"}},
+        {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"a": 1'}]},
     ]
     write(tmp_path / "a.jsonl", json.dumps({"messages": turns, "tools": [{"name": "f"}]}))
     reading = Reading()
     (found,) = read_documents(tmp_path / "a.jsonl", reading=reading)
     made = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    # Arguments that a model cut short stay as they were written.
+    cut = {"type": "function", "function": {"name": "f", "arguments": '{"a": 1'}}
     assert found.messages == (
         Message("developer", "D"),
         Message("user", "a"),
@@ -229,9 +262,13 @@ def test_turns_of_every_kind(tmp_path: Path) -> None:
         Message("assistant", "", reasoning="R"),
         Message("function", "43", fields=(("name", "f"),)),
         Message("assistant", "b", reasoning="T"),
+        Message("user", ""),
+        Message("assistant", "no"),
+        Message("user", "c"),
+        Message("assistant", "", tool_calls=(cut,)),
     )
     assert found.tools == ({"name": "f"},)
-    assert dict(reading.left_out) == {"image_url part of a message": 1}
+    assert dict(reading.left_out) == {"image_url part of a message": 2}
 
 
 def test_a_hundred_chats_with_a_bad_one(tmp_path: Path) -> None:

@@ -157,6 +157,41 @@ def test_older_names_of_roles(tokenizer_of: TokenizerMaker) -> None:
     assert spoken(document, tokenizer) == [("system", "D"), ("user", "a")]
 
 
+PARTS = (
+    "{% for m in messages %}{{ m.role + ': ' }}{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text | trim }}{% endif %}{% endfor %}|{% endfor %}"
+)
+
+
+def test_templates_that_read_lists_of_parts(tokenizer_of: TokenizerMaker) -> None:
+    tokenizer = using(tokenizer_of, PARTS)
+    found = spoken(chat("a", "the cat", "<think>x</think> b", "<think>why</think>c"), tokenizer)
+    assert [role for role, _ in found] == ["user", "assistant", "user", "reasoning", "assistant"]
+    said = [text.strip() for _, text in found]
+    assert said == ["a", "the cat", "<think>x</think> b", "why", "c"]
+    # A template that wants strings is not given a list that it would write out.
+    bare = using(
+        tokenizer_of,
+        "{% for m in messages %}{{ m.content[1:-1] if m.content is string else m.content }}|"
+        "{% endfor %}",
+    )
+    with pytest.raises(InputError, match="leaves out"):
+        ChatTemplate(bare).render(chat("a", "the cat"))
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<thinking>", "</thinking>"),
+        ("<seed:think>", "</seed:think>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ],
+)
+def test_other_tags_of_thoughts(tokenizer_of: TokenizerMaker, opening: str, closing: str) -> None:
+    found = spoken(chat("a", f"{opening}\nwhy\n{closing}\n\nb"), tokenizer_of("chatml"))
+    assert found == [("user", "a"), ("reasoning", "why"), ("assistant", "b")]
+
+
 def test_named_templates(tokenizer_of: TokenizerMaker) -> None:
     document = chat("a", "b")
     expected = runs(document, using(tokenizer_of, CHATML))

@@ -13,9 +13,11 @@ from peft_kinds import FACTORS, KINDS, REWRITING, base_of, save_kind
 from tiny_models import GROUPED, make_tokenizer, save
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from anaglyph import diff
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.null_pair import change_norms, null_pair
 from anaglyph.core.errors import ModelError
+from anaglyph.core.settings import load_settings
 from anaglyph.direct.weights import weight_changes
 from anaglyph.pair import ModelPair
 from anaglyph.pair.quiet import quiet
@@ -67,6 +69,47 @@ def test_an_untouched_adapter_changes_nothing(tmp_path: Path, kind: str):
     changes = list(weight_changes(base, adapter))
     assert len(changes) == 8
     assert all(change.norm == 0 for change in changes)
+
+
+@pytest.mark.parametrize("kind", ["biased factors", "poly"])
+def test_kinds_that_cannot_be_merged_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """A bias that the base has no place for runs, but merges into nothing; Poly needs a task."""
+    import peft
+    import peft_kinds
+
+    made = {
+        "biased factors": lambda: LoraConfig(r=2, lora_bias=True, target_modules=["q_proj"]),
+        "poly": lambda: peft.PolyConfig(r=2, n_tasks=2, target_modules=["q_proj"]),
+    }
+    monkeypatch.setitem(peft_kinds.KINDS, kind, made[kind])
+    base = save(tmp_path / "base", base_of(kind), make_tokenizer())
+    adapter = save_kind(tmp_path / "tuned", kind)
+    with pytest.raises(ModelError, match=r"q_proj is adapted by .*peft cannot merge"):
+        list(weight_changes(base, adapter))
+    if kind == "poly":
+        with pytest.raises(ModelError, match=r"cannot be run layer by layer: task_ids"):
+            ModelPair.load(base, adapter)
+    else:
+        assert ModelPair.load(base, adapter).logits("tuned", IDS, MASK).isfinite().all()
+
+
+def test_randomised_starts_are_repeated_alike_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import peft_kinds
+
+    start = {"init_lora_weights": "pissa_niter_2", "r": 2, "target_modules": ["q_proj"]}
+    monkeypatch.setitem(peft_kinds.KINDS, "niter", lambda: LoraConfig(**start))
+    base = save(tmp_path / "base", base_of("niter"), make_tokenizer())
+    adapter = save_kind(tmp_path / "tuned", "niter")
+    notes: list[str] = []
+    found = [reported(list(weight_changes(base, adapter, notes=notes))) for _ in range(2)]
+    assert found[0] == found[1]
+    norms = change_norms(ModelPair.load(base, adapter))
+    assert sorted(norms.values()) == pytest.approx(sorted(found[0].values()), rel=1e-4)
+    assert any("randomised decomposition" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +185,23 @@ def test_stacked_experts_are_measured_merged(experts: Path):
         assert norm == pytest.approx(math.hypot(*parts), rel=1e-4)
     found = change_norms(ModelPair.load(experts / "base", experts / "adapter"))
     assert sorted(found.values()) == pytest.approx(sorted(stacks.values()), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_diff_of_stacked_experts_ends_with_a_page(experts: Path, tmp_path: Path):
+    """Null pairs and the changed weights too read the merged stacks."""
+    text = tmp_path / "text.txt"
+    lines = [f"the {word} of {i} and the other {word}" for i in range(60) for word in "abcd"]
+    text.write_text("\n".join(lines))
+    settings = load_settings(
+        None, methods=["diff-sae"], latents=32, k=4, tokens=2000, trials=0, context=32,
+        candidates=2, find_tokens=500, causal_tokens=300, counts=[1], nu=[0.3], single_latents=2,
+        budget=2800, shown_latents=2,
+    )  # fmt: skip
+    run = diff(experts / "base", experts / "adapter", text, tmp_path / "run", settings=settings)
+    assert run.report_path.is_file()
+    assert run.verdict.verdict == "difference found"
+    assert run.verdict.skipped == ()
 
 
 def test_mixtures_of_stacked_experts(experts: Path):

@@ -193,6 +193,33 @@ def test_packed_codes_without_a_configuration_are_refused(tmp_path: Path):
         list(weight_changes(base, tuned))
 
 
+@pytest.mark.parametrize("stored", ["scale_inv", "weight_scale"])
+def test_scales_that_no_configuration_names_are_refused(tmp_path: Path, stored: str):
+    base = quantise(tmp_path / "base", make_model(), "fp8-blocks")
+    tuned = quantise(tmp_path / "tuned", edited(), "fp8-blocks")
+    for folder in (base, tuned):
+        file = folder / "config.json"
+        config = json.loads(file.read_text())
+        del config["quantization_config"]
+        file.write_text(json.dumps(config))
+        if stored != "scale_inv":
+            weights = load_file(folder / "model.safetensors")
+            moved = {n.replace("weight_scale_inv", "weight_scale"): w for n, w in weights.items()}
+            save_file(moved, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"in 8 bits and has scales .* no quantization_config"):
+        list(weight_changes(base, tuned))
+
+
+def test_a_wrapper_may_leave_its_quantisation_to_the_text_model():
+    from anaglyph.pair.quantised import Quantisation
+
+    found = Quantisation.of({"text_config": {"quantization_config": FP8}}, "it")
+    assert found is not None
+    assert found.method == "fp8"
+    with pytest.raises(ModelError, match="quantised by gptq"):
+        Quantisation.of({"text_config": {"quantization_config": {"quant_method": "gptq"}}}, "it")
+
+
 @pytest.mark.parametrize(
     "options",
     [

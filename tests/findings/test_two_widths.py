@@ -8,6 +8,7 @@ from numpy import ndarray
 
 from anaglyph import PairedStore, find
 from anaglyph.core.schemas import Finding
+from anaglyph.findings.align import align
 from anaglyph.truth.planted.generate import TrueFeature, generate
 from anaglyph.truth.planted.settings import PlantedSettings
 
@@ -30,6 +31,24 @@ def is_of(finding: Finding, feature: TrueFeature) -> bool:
         else (feature.direction_base, finding.direction_base)
     )
     return cosine(*own) >= COSINE
+
+
+def test_what_only_one_model_has_is_mapped_onto_nothing():
+    """Three shared directions, two of the base alone, two of the tuned model alone, and noise."""
+    generator = np.random.default_rng(0)
+    said = generator.standard_normal((6000, 7)) * (generator.random((6000, 7)) < 0.2)
+    bases = [np.linalg.qr(generator.standard_normal((d, d)))[0] for d in (14, 10)]
+    base = 5 * said[:, :5] @ bases[0][:5]
+    tuned = 5 * said[:, [0, 1, 2, 5, 6]] @ bases[1][:5]
+    base, tuned = (each + 0.1 * generator.standard_normal(each.shape) for each in (base, tuned))
+    found = align(base, tuned, np.arange(6000) % 5 == 0)
+    assert found is not None
+    mapped = bases[0][:5] @ found.turn @ bases[1][:5].T
+    expected = np.zeros((5, 5))
+    expected[:3, :3] = np.eye(3)
+    np.testing.assert_allclose(mapped, expected, atol=0.05)
+    # What the base has alone is kept: it goes where the tuned model has noise.
+    assert np.linalg.norm(bases[0][3:5] @ found.turn, axis=1) == pytest.approx([1, 1], abs=0.05)
 
 
 @pytest.mark.slow

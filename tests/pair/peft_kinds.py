@@ -50,6 +50,13 @@ MERGED: dict[str, Callable[[], Any]] = {
     "fourier": lambda: peft.FourierFTConfig(n_frequency=10, target_modules=TARGETS),
     "hra": lambda: peft.HRAConfig(r=2, target_modules=TARGETS),
     "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+    "randlora": lambda: peft.RandLoraConfig(r=2, target_modules=TARGETS),
+    "c3a": lambda: peft.C3AConfig(block_size=8, target_modules=TARGETS),
+    "road": lambda: peft.RoadConfig(group_size=8, target_modules=TARGETS),
+    "vblora": lambda: peft.VBLoRAConfig(
+        r=2, num_vectors=20, vector_length=8, target_modules=TARGETS
+    ),
+    "dora-embedding": _lora(use_dora=True, target_modules=["embed_tokens", "q_proj"]),
 }
 """Merged by peft, layer by layer."""
 BIASES: dict[str, Callable[[], Any]] = {
@@ -57,6 +64,18 @@ BIASES: dict[str, Callable[[], Any]] = {
     "bias-of-all": _lora(bias="all"),
 }
 """Need a base with biases, which they replace."""
+NEWER: dict[str, tuple[str, dict[str, Any]]] = {
+    "miss": ("MissConfig", {"r": 4}),
+    "delora": ("DeloraConfig", {"r": 2}),
+    "deft": ("DeftConfig", {}),
+    "supertuning": ("SupertuningConfig", {}),
+}
+"""Merged as well, where the installed peft knows them."""
+MERGED |= {
+    kind: lambda name=name, options=options: getattr(peft, name)(target_modules=TARGETS, **options)
+    for kind, (name, options) in NEWER.items()
+    if hasattr(peft, name)
+}
 KINDS = FACTORS | REWRITING | MERGED | BIASES
 
 

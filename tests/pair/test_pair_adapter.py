@@ -251,7 +251,7 @@ def test_the_shared_blocks_run_once_and_give_the_same_bits(
     pair = ModelPair.load(base_folder, folder)
     assert pair.adapted_from == 2
     with pair.side("base") as model:
-        blocks = find_blocks(model.get_decoder(), pair.n_layers)
+        blocks = find_blocks(model, pair.n_layers)
         inner = [block.get_submodule("mlp") for block in blocks]  # not entered when one is skipped
     runs = [0] * len(blocks)
     expected = {side: pair.run_to(side, *batch, layers) for side in SIDES}

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+import transformers
 from tiny_models import FAMILIES, make_model
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -188,16 +189,56 @@ def test_blocks_of_ambiguous_length_are_refused():
     def stack(depth: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Linear(1, 1) for _ in range(depth))
 
-    model = nn.Module()
+    class Whole(PreTrainedModel):
+        def get_decoder(self, *_: Any, **__: Any) -> nn.Module:
+            return self
+
+    model: Any = Whole(transformers.LlamaConfig())
     model.encoder, model.decoder = stack(2), stack(3)
     # A list of the same length inside a block, such as its experts, is not a second candidate.
     model.decoder[0].experts = stack(3)
     assert find_blocks(model, 3) == list(model.decoder)
     with pytest.raises(ModelError, match="none has that length"):
         find_blocks(model, 4)
-    model.vision = stack(3)
-    with pytest.raises(ModelError, match="decoder, vision"):
+    # Nor is a tower for images.
+    model.vision_tower = nn.Module()
+    model.vision_tower.layers = stack(3)
+    assert find_blocks(model, 3) == list(model.decoder)
+    model.projections = stack(3)
+    with pytest.raises(ModelError, match=r"decoder, vision_tower\.layers, projections"):
         find_blocks(model, 3)
+    model.layers = stack(3)
+    assert find_blocks(model, 3) == list(model.layers)
+
+
+def test_an_output_embedding_that_is_called_the_decoder():
+    """As ModernBERT's decoder calls its own: the blocks are in the base model then."""
+    config = transformers.ModernBertDecoderConfig(
+        vocab_size=96, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=2, pad_token_id=0, local_attention=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = transformers.ModernBertDecoderForCausalLM(config).eval()
+    assert isinstance(model.get_decoder(), nn.Linear)
+    cut = BlockModel(model)
+    assert cut.blocks == list(model.model.layers)
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        expected = model(ids, output_hidden_states=True).hidden_states[1]
+    found = cut.run_to(ids, torch.ones_like(ids), [0])[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_blocks_that_hand_on_more_than_the_tokens_are_refused():
+    config = transformers.ProphetNetConfig(
+        vocab_size=96, hidden_size=16, decoder_ffn_dim=32, num_decoder_layers=2,
+        num_decoder_attention_heads=2, is_decoder=True, pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.ProphetNetForCausalLM(config)
+    with pytest.raises(
+        ModelError, match="cannot be divided at its blocks: they do not hand on one"
+    ):
+        BlockModel(model)
 
 
 def test_a_model_with_state_beside_the_residual_stream_is_refused():
@@ -216,4 +257,19 @@ def test_a_model_with_state_beside_the_residual_stream_is_refused():
     first.forward, last.forward = keep, use
     model.register_forward_pre_hook(lambda *_: kept.clear())
     with pytest.raises(ModelError, match="cannot be resumed from layer 2"):
+        BlockModel(model)
+
+
+def test_keys_and_values_shared_between_blocks_are_refused_in_one_line():
+    """As in the smaller Gemma 3n and 4: the last blocks have no keys and values of their own."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    config = transformers.Gemma4TextConfig(
+        vocab_size=96, hidden_size=16, intermediate_size=32, num_hidden_layers=4,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, num_kv_shared_layers=2,
+        vocab_size_per_layer_input=96, hidden_size_per_layer_input=4, layer_types=kinds,
+        pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Gemma4ForCausalLM(config)
+    with pytest.raises(ModelError, match=r"cannot be resumed from layer 2.*keys and values"):
         BlockModel(model)

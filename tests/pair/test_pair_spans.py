@@ -12,7 +12,7 @@ from tiny_models import make_model, make_tokenizer, save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from anaglyph import ModelError, collect, diff
+from anaglyph import ModelError, collect, diff, find
 from anaglyph.behaviour.behave import behaviour_of
 from anaglyph.behaviour.elicit import Speaker
 from anaglyph.causal import kl_recovered
@@ -197,6 +197,26 @@ def test_one_width_and_two_tokenizers_are_not_subtracted(tmp_path: Path):
         train(store, "diff-sae", latents=8)
     with pytest.raises(InputError, match=r"tokenizer: .* each can only read with its own"):
         ModelPair.load(base, tuned, tokenizer="base")
+
+
+def test_one_model_under_two_tokenizers_does_not_differ(tmp_path: Path):
+    one, two = words(FIRST, template=TEMPLATE), words(SECOND, bos="<s>")
+    model = make_model(vocab_size=max(len(one), len(two)))
+    base = save(tmp_path / "a", model, one)
+    copy = save(tmp_path / "b", model, two)
+    model.save_pretrained(tmp_path / "c", max_shard_size="10KB")
+    two.save_pretrained(tmp_path / "c")
+    assert not (tmp_path / "c" / "model.safetensors").exists()
+    for tuned in (copy, tmp_path / "c"):
+        pair = ModelPair.load(base, tuned)
+        assert pair.same_weights
+        assert pair.related
+        corpus = load_corpus(chats(8), pair.tokenizer)
+        store = collect(pair, corpus, [1], tmp_path / tuned.name / "store")
+        assert find(store, pair=pair, corpus=corpus) == []
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    assert not ModelPair.load(base, save(tmp_path / "d", model, two)).same_weights
 
 
 def test_one_tokenizer_and_two_shapes(base_folder: Path, tmp_path: Path):

@@ -1,11 +1,7 @@
 """Which files are a folder's weights: as transformers and peft choose them, or refused."""
 
 import json
-import os
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,13 @@ from tiny_models import make_model, make_tokenizer, save, save_adapter
 
 from anaglyph.core.errors import ModelError
 from anaglyph.direct.weights import weight_changes
-from anaglyph.pair import ModelPair
+from anaglyph.pair import ModelPair, sources
 from anaglyph.pair.loading import load_model
 from anaglyph.pair.patterns import check_patterns
+from anaglyph.pair.quiet import quiet
 from anaglyph.pair.sources import locate
-from anaglyph.pair.weight_files import weight_files
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def shard(folder: Path, model: Any) -> None:
@@ -115,33 +113,89 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path):
         locate(folder)
 
 
-@pytest.mark.slow  # the commands are run, each in a Python of its own
-def test_pickled_weights_name_the_way_out_and_it_works(tmp_path: Path):
-    folder = save(tmp_path / "model", make_model())
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"only pickled ones.*save_pretrained") as caught:
-        locate(folder)
-    run(str(caught.value), folder)
-    assert weight_files(folder, "model").files == (folder / "model.safetensors",)
-
-    adapter = save_adapter(tmp_path / "adapter", make_model())
-    file = adapter / "adapter_model.safetensors"
-    weights = load_file(file)
-    torch.save(weights, adapter / "adapter_model.bin")
-    file.unlink()
-    with pytest.raises(ModelError, match=r"pickled adapter.*weights_only=True") as caught:
-        locate(adapter)
-    run(str(caught.value), adapter)
-    assert set(load_file(file)) == set(weights)
+def pickle(folder: Path, parts: int = 1) -> Path:
+    """Write a folder's weights as pickles, as older versions did."""
+    single = next(folder.glob("*model.safetensors"))
+    weights = load_file(single)
+    single.unlink()
+    if parts == 1:
+        stem = "adapter_model" if single.name.startswith("adapter") else "pytorch_model"
+        torch.save(weights, folder / f"{stem}.bin")
+        return folder
+    place = {name: f"pytorch_model-{i % parts}.bin" for i, name in enumerate(weights)}
+    for file in set(place.values()):
+        torch.save({n: w for n, w in weights.items() if place[n] == file}, folder / file)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    return folder
 
 
-def run(message: str, folder: Path) -> None:
-    """Run the command at the end of a message, in a folder."""
-    _, code = shlex.split(message[message.index("python -c") :])[1:]
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, env=os.environ
-    )
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_pickled_weights_are_converted_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: Batch, parts: int, tied: bool
+):
+    monkeypatch.setenv("ANAGLYPH_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = make_model(tie_word_embeddings=tied), make_tokenizer()
+    plain = save(tmp_path / "plain", model, tokenizer)
+    folder = pickle(save(tmp_path / "model", model, tokenizer), parts)
+    adapter = pickle(save_adapter(tmp_path / "adapter", make_model()))
+    for place in (folder, adapter):
+        with pytest.raises(ModelError, match=r"pickled .*--convert \(convert=True\)"):
+            locate(place)
+    before = sorted(file.name for file in folder.iterdir())
+    pair = ModelPair.load(folder, adapter, convert=True)
+    assert torch.equal(pair.logits("base", *batch), ModelPair.load(plain, plain).logits(
+        "base", *batch))  # fmt: skip
+    assert not torch.equal(pair.logits("tuned", *batch), pair.logits("base", *batch))
+    assert sorted(file.name for file in folder.iterdir()) == before
+    monkeypatch.setattr(sources, "_ASKED", {"convert"})
+    changes = list(weight_changes(plain, folder))
+    assert len(changes) > 8
+    assert all(change.norm == 0 for change in changes)
+    assert {c.name for c in weight_changes(folder, adapter) if c.norm > 0}
+    # A tied head is stored twice in some pickles.
+    assert len(list((tmp_path / "cache" / "pickled").iterdir())) == 2
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize("content", [{"w": Evil()}, [torch.ones(2)], {"state": {"w": 1}}])
+def test_pickles_of_anything_else_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, content: object
+):
+    monkeypatch.setenv("ANAGLYPH_CACHE", str(tmp_path / "cache"))
+    folder = pickle(save(tmp_path / "model", make_model(), make_tokenizer()))
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model.bin (cannot be read as weights|is not a)"):
+        locate(folder, convert=True)
+    assert "run" not in capsys.readouterr().out
+    assert list((tmp_path / "cache" / "pickled").iterdir()) == []
+
+
+def test_folders_of_several_adapters(base_folder: Path, tmp_path: Path):
+    """PEFT saves all adapters but the one called default in folders of their own."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    with quiet():
+        config = LoraConfig(r=2, target_modules=["q_proj"])
+        wrapped = get_peft_model(make_model(), config, adapter_name="first")
+        assert isinstance(wrapped, PeftModel)
+        wrapped.add_adapter("second", config)
+        wrapped.save_pretrained(str(tmp_path / "both"))
+    message = r"folder of adapters: name the one that you mean: .*/both/first, .*/both/second"
+    with pytest.raises(ModelError, match=message):
+        locate(tmp_path / "both")
+    assert locate(tmp_path / "both" / "second").is_adapter
+    with quiet():
+        wrapped.add_adapter("default", config)
+        wrapped.save_pretrained(str(tmp_path / "three"))
+    notes: list[str] = []
+    list(weight_changes(base_folder, tmp_path / "three", notes=notes))
+    assert any("further adapters in first, second" in note for note in notes)
 
 
 @pytest.mark.parametrize("row", [3, 95])

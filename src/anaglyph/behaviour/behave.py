@@ -26,8 +26,9 @@ from anaglyph.behaviour.verify import (
     Trial,
     conditions,
     is_general,
+    passing,
     smallest,
-    verified,
+    without_repeats,
 )
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.progress import Progress, silent
@@ -134,10 +135,11 @@ def behaviour_of(
     decoys, bar_loud = _decoys(search, asked, base, half // 2 + 1)
     judged = _judge(search, asked, found, decoys)
     tests, bars = judged.trials, judged.bars
-    passed = verified(tests, bars, rate)
+    rows = passing(tests, bars, rate)
+    passed = without_repeats(rows)
     claims = [say.claim(test, q, judged.base, judged.tuned) for test, q in passed]
     named = {word for test, _ in passed for word in test.found.candidate.feature.words}
-    names = {test.found.candidate.feature.name for test, _ in passed}
+    names = {test.found.candidate.feature.name for test, _ in rows}
     written = {1.0: tuned, search.alpha: loud or tuned}
     best: dict[str, Trial] = {}
     for test in sorted(tests, key=lambda test: test.interval[0]):

@@ -56,7 +56,7 @@ def favoured_words(
             break
     rise, usual, read = torch.zeros(pair.vocabulary), torch.zeros(pair.vocabulary), 0
     for start in range(0, len(texts), _BATCH):
-        ids, mask = _padded_right(texts[start : start + _BATCH])
+        ids, mask = padded_right(texts[start : start + _BATCH])
         real = mask.bool()
         base, tuned = (
             pair.logits(side, ids, mask)[real].float().log_softmax(-1).cpu()
@@ -126,7 +126,8 @@ def _is_word(token: str) -> bool:
     return begins and len(word) > 2 and word.isalpha() and word.lower() not in FUNCTION_WORDS
 
 
-def _padded_right(texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+def padded_right(texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return token ids padded with 0 on the right, and the attention mask."""
     ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):

@@ -19,6 +19,7 @@ from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.blocks import find_blocks
 from anaglyph.pair.merging import adapted_modules
+from anaglyph.pair.names import by_plain_name, is_text
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,17 @@ class Mixer:
                 f"{len(shares.blocks)} alphas for {pair.n_layers} blocks: give one a block"
             )
         with pair.side("tuned") as tuned, ExitStack() as undo:
-            blocks = find_blocks(tuned.get_decoder(), pair.n_layers)
+            blocks = find_blocks(tuned, pair.n_layers)
             if pair.has_adapter:
                 _scale_adapter(tuned, blocks, shares, undo)
             elif not pair.same_weights:
                 with pair.side("base") as base:
                     # The very tensors: an overlay puts others into the same parameters.
-                    named = base.named_parameters(remove_duplicate=False)
-                    own = {name: (each, each.data) for name, each in named}
+                    named = dict(base.named_parameters(remove_duplicate=False))
+                    own = {
+                        plain: (named[name], named[name].data)
+                        for plain, name in by_plain_name(named).items()
+                    }
                 _mix_weights(own, tuned, blocks, shares, undo)
             yield tuned
 
@@ -108,8 +112,12 @@ def _mix_weights(
     alphas = _alphas([list(block.parameters()) for block in blocks], shares)
     first_names: dict[int, str] = {}
     alpha, after = shares.embedding, shares.head
-    for name, parameter in tuned.named_parameters(remove_duplicate=False):
-        source, before = own.get(name, (None, None))
+    theirs = dict(tuned.named_parameters(remove_duplicate=False))
+    for plain, name in by_plain_name(theirs).items():
+        parameter = theirs[name]
+        if plain not in own and not is_text(name):
+            continue  # a tower that the base lacks
+        source, before = own.get(plain, (None, None))
         if source is None or before is None or before.shape != parameter.shape:
             raise ModelError(f"the models differ in the parameter {name} and cannot be mixed")
         if id(parameter) in first_names:
@@ -117,7 +125,7 @@ def _mix_weights(
             if own[first_names[id(parameter)]][0] is not source:
                 raise ModelError(f"the tuned model ties {name}, the base does not")
             continue
-        first_names[id(parameter)] = name
+        first_names[id(parameter)] = plain
         if id(parameter) in alphas:
             # Parameters come in the order of the forward: past the blocks, all else is the head.
             share, alpha = alphas[id(parameter)], after

@@ -3,6 +3,7 @@
 What a method says of such a pair it says of noise; only what it says beyond that counts.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from anaglyph.core.errors import ModelError
 from anaglyph.pair import ModelPair
 from anaglyph.pair.merging import adapted_modules
+from anaglyph.pair.names import by_plain_name, is_text
 
 _MATCHING = 3
 """Steps to the scale at which a null pair differs as much as the real one: nearly linear."""
@@ -26,18 +28,28 @@ def change_norms(pair: ModelPair) -> dict[str, float]:
     pair.check_related("a null pair")
     with pair.side("base") as base:
         # The very tensors: an overlay puts others into the same parameters.
-        own, norms = {name: each.data for name, each in base.named_parameters()}, {}
+        own = {name: each.data for name, each in base.named_parameters(remove_duplicate=False)}
+        first = {id(each): name for name, each in base.named_parameters()}
+        names = {n: first[id(each)] for n, each in base.named_parameters(remove_duplicate=False)}
     with pair.side("tuned") as tuned:
         if pair.has_adapter:
             return _adapter_norms(tuned)
-        for name, after in tuned.named_parameters():
-            before = own.get(name)
+        found: dict[tuple[str, int], float] = {}
+        plain = by_plain_name(filter(is_text, own))
+        theirs = dict(tuned.named_parameters(remove_duplicate=False))
+        for key, name in by_plain_name(filter(is_text, theirs)).items():
+            before = own.get(plain.get(key, name))
+            after = theirs[name]
             if before is None or before.shape != after.shape:
                 raise ModelError(f"the models differ in the parameter {name}")
-            norm = float((after.data.double() - before.double()).norm())
-            if norm > 0:
-                norms[name] = norm
-        return norms
+            # A weight that only one of the two ties to another is compared twice.
+            place = names[plain.get(key, name)], id(after)
+            if place not in found:
+                found[place] = float((after.data.double() - before.double()).norm())
+        norms: dict[str, float] = {}
+        for (name, _), norm in found.items():
+            norms[name] = math.hypot(norms.get(name, 0.0), norm)
+        return {name: norm for name, norm in norms.items() if norm > 0}
 
 
 class Noise:

@@ -145,10 +145,8 @@ class Bars:
         return test.interval[0] > self.rises.get(test.kind, 0.0)
 
 
-def verified(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial, float]]:
-    """Return the tests that make a claim, with their q-values: the largest rise first.
-
-    Of tests of one feature, and of features that hold in the same replies, the best stays.
+def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial, float]]:
+    """Return the tests that may make a claim, with their q-values: the best first.
 
     Args:
         tests: All tests of the run.
@@ -161,7 +159,15 @@ def verified(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Tria
         for test, q in zip(tests, called_at, strict=True)
         if q <= rate and bars.passed(test)
     ]
-    rows.sort(key=_merit, reverse=True)
+    return sorted(rows, key=_merit, reverse=True)
+
+
+def without_repeats(rows: Sequence[tuple[Trial, float]]) -> list[tuple[Trial, float]]:
+    """Return the claims: of tests of one feature, or of features in the same replies, the best.
+
+    Args:
+        rows: From `passing`.
+    """
     kept: list[tuple[Trial, float]] = []
     for trial, q in rows:
         if not any(_is_repeat(trial, other, [each for each, _ in rows]) for other, _ in kept):
@@ -310,8 +316,8 @@ def _merit(row: tuple[Trial, float]) -> tuple[int | float, ...]:
         round(test.interval[0] + broad, 1),
         bool(feature.words),
         round(test.rise, 1),
-        test.found.candidate.z,
         len(feature.words),
+        test.found.candidate.z,
         -q,
     )
 

@@ -25,6 +25,7 @@ for _module in (
     "stages",
     "verify",
     "gate",
+    "watch",
     "plan",
     "causal",
     "behaviour",

@@ -108,7 +108,7 @@ Name = Annotated[
 ]
 
 
-UNSEEDED = ("threads", "device", "model_dtype", "local_files_only")
+UNSEEDED = ("threads", "device", "model_dtype", "local_files_only", "convert")
 GENERAL = ("seed", *UNSEEDED)
 """Fields of `Settings` itself that a command without stages takes."""
 SINGULAR = {"methods": "method", "options": "option", "counts": "count", "strengths": "strength"}

@@ -82,7 +82,7 @@ def diff(
     with Bars() as progress:
         if folder is not None:
             run = OneRun.reopen(folder, progress, verify=verify, **given)
-            again(run)
+            again(run, progress.tell)
         else:
             settings = load_settings(config, **given)
             expected = before_running(base, str(tuned), data or [], _needed(out), settings)
@@ -96,6 +96,7 @@ def diff(
                 settings=settings,
                 verify=verify,
                 progress=progress,
+                tell=progress.tell,
             )
     if not as_json:
         say(reading_text(run))
@@ -123,7 +124,13 @@ def demo(
     folder = out or Path("demo-tiny" if tiny else "demo")
     with Bars() as progress:
         run = run_diff(
-            pair.base, pair.tuned, pair.corpus, folder, settings=settings, progress=progress
+            pair.base,
+            pair.tuned,
+            pair.corpus,
+            folder,
+            settings=settings,
+            progress=progress,
+            tell=progress.tell,
         )
     print_verdict(run, as_json)
 
@@ -263,6 +270,7 @@ def behave_command(
                 device=settings.device,
                 dtype=settings.model_dtype,
                 local_files_only=settings.local_files_only,
+                convert=settings.convert,
                 **settings.pair.model_dump(),
             )
             said = behaviour_of(

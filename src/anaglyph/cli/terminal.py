@@ -87,6 +87,10 @@ class Bars:
             self._bars.remove_task(self._tasks.pop(task))
             self._console.print(f"{task}: {total:,} {unit} in {now - started:.1f} s")
 
+    def tell(self, text: str) -> None:
+        """Show a sentence between the bars; results go to the output stream at the end."""
+        self._console.print(Text(plain(text), style="bold"), soft_wrap=True)
+
 
 def say(text: str) -> None:
     """Print a result; what a terminal would obey instead of showing is escaped."""

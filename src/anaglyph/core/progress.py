@@ -18,3 +18,29 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int, unit: str = "tokens") -> None:
     """Report nothing."""
+
+
+@runtime_checkable
+class Tell(Protocol):
+    """Called with a sentence that is worth reading before the work is over."""
+
+    def __call__(self, text: str) -> None:
+        """Show ``text``."""
+        ...
+
+
+def unheard(text: str) -> None:
+    """Show nothing."""
+
+
+def within(progress: Progress, stage: str) -> Progress:
+    """Return progress that names the stage before each of its tasks.
+
+    Example:
+        >>> within(silent, "2/9 behave")("replies, base", 5, 10)
+    """
+
+    def report(task: str, done: int, total: int, unit: str = "tokens") -> None:
+        progress(f"{stage}: {task}", done, total, unit)
+
+    return report

@@ -281,6 +281,10 @@ class Settings(Section, frozen=True):
     local_files_only: bool = Field(
         default=False, description="Take hub models from the local cache only."
     )
+    convert: bool = Field(
+        default=False,
+        description="Convert pickled weights (.bin) once to safetensors, running nothing in them.",
+    )
 
     def changed(self, **changes: Any) -> "Settings":
         """Return these settings with some replaced, by the names of their fields.
@@ -381,6 +385,17 @@ class WeightsSettings(Section, frozen=True):
     )
     orders: int = Field(default=4, ge=1, description="Random orders of removal (Shapley values).")
     greedy: int = Field(default=4, ge=0, description="Parts to remove greedily.")
+
+
+class WatchSettings(Section, frozen=True, allow_inf_nan=False):
+    """The command `watch`."""
+
+    directions: int = Field(
+        default=200, ge=1, description="Directions of the weight change to watch, largest first."
+    )
+    false_alarms: float = Field(
+        default=0.01, gt=0, lt=1, description="Share of generic prompts that may raise an alarm."
+    )
 
 
 class StitchSettings(Section, frozen=True):

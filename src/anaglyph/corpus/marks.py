@@ -9,7 +9,12 @@ from anaglyph.corpus.roles import ASSISTANT, REASONING, ROLE_OF
 
 # How data sets write what an assistant thinks in front of its answer. The opening may be missing:
 # some templates write it themselves.
-_THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_THOUGHTS = (
+    *((f"<{tag}>", f"</{tag}>") for tag in ("think", "thinking", "thought", "reasoning")),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from anaglyph.corpus.account import BadRowError, Reading
@@ -9,15 +10,10 @@ from anaglyph.corpus.documents import Document, Message
 
 CHATS = ("messages", "conversations", "conversation", "dialogue", "chat")
 TEXTS = ("text", "content", "document")
-PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("input", "output"),
-)
+QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "input", "inputs")
+ANSWERS = (
+    "completion", "response", "output", "answer", "solution", "target", "targets", "outputs",
+)  # fmt: skip
 """Columns of a question and its answer, in the order in which they are looked for."""
 
 ROLE_NAMES = {
@@ -35,10 +31,14 @@ ROLE_NAMES = {
     "tool_response": "tool",
     "function_response": "tool",
     "ipython": "tool",
+    "tool_call": "assistant",
+    "tool_result": "tool",
+    "tool_results": "tool",
+    "environment": "tool",
 }
 """Names that data sets use for the roles."""
 
-_REASONING = ("reasoning_content", "reasoning", "thinking")
+_REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 
@@ -84,9 +84,10 @@ def _document(
             return name, turns.document(row, row[name], name)
     if "chosen" in have:
         return "chosen", turns.preferred(row)
-    for question, answer in PAIRS:
-        if question in have and answer in have:
-            return f"{question} and {answer}", turns.pair(row, question, answer)
+    question = next((name for name in QUESTIONS if name in have), None)
+    answer = next((name for name in ANSWERS if name in have), None)
+    if question and answer:
+        return f"{question} and {answer}", turns.pair(row, question, answer)
     for name in TEXTS:
         if name in have:
             return name, turns.document(row, row[name], name)
@@ -117,6 +118,8 @@ class _Turns:
             value = self.parsed(value, name)
         if isinstance(value, str):
             return Document(text=value, source=self.source)
+        if isinstance(value, Mapping) and {"role", "content"} <= value.keys():
+            value = self.rows(value, name)
         if isinstance(value, (list, tuple)):
             messages = self.messages(value, name)
             system = row.get("system")
@@ -136,7 +139,15 @@ class _Turns:
         try:
             return json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise self.bad("not JSON", f"{name} is not JSON ({error})") from error
+            way_out = "write the column with json.dumps"
+            raise self.bad("not JSON", f"{name} is not JSON ({error}); {way_out}") from error
+
+    def rows(self, columns: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+        """Turn a list for each field, as older versions of `datasets` give turns, into turns."""
+        lists = [values for values in columns.values() if isinstance(values, list)]
+        if len(lists) != len(columns) or len({len(values) for values in lists}) != 1:
+            raise self.bad("not a list", f"{name} must be a list, not dict")
+        return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
     def chat(self, row: Mapping[str, Any], messages: list[Message]) -> Document:
         tools = row.get("tools")
@@ -147,15 +158,15 @@ class _Turns:
         return Document(messages=tuple(messages), source=self.source, tools=tuple(tools or ()))
 
     def pair(self, row: Mapping[str, Any], question: str, answer: str) -> Document:
-        """Read a question and its answer; Alpaca's input follows its instruction."""
+        """Read a question and its answer; Alpaca's input and Dolly's context follow the former."""
         asked, said = row[question], row[answer]
         if isinstance(asked, list) and isinstance(said, list):
             turns = [*self.messages(asked, question), *self.messages(said, answer)]
             return self.chat(row, turns)
         user = self.string(asked, question)
-        more = row.get("input")
-        if question == "instruction" and isinstance(more, str) and more.strip():
-            user = f"{user}\n\n{more}"
+        for more in (row.get("input") if question == "instruction" else None, row.get("context")):
+            if isinstance(more, str) and more.strip():
+                user = f"{user}\n\n{more}"
         messages = [Message("user", user), Message("assistant", self.string(said, answer))]
         if not said.strip():
             raise self.bad("blank", f"{answer} is blank")
@@ -189,8 +200,12 @@ class _Turns:
         for number, turn in enumerate(turns):
             place = f"{name}[{number}]"
             if not isinstance(turn, Mapping):
-                raise self.bad("not an object", f"{place} must be a JSON object")
-            found.append(self.message(turn, place))
+                raise self.bad("not an object", f'{place} must be an object with "role", "content"')
+            if turn.keys() & {"role", "from"} or not {"input", "output"} <= turn.keys():
+                found.append(self.message(turn, place))
+                continue
+            for role, key in (("user", "input"), ("assistant", "output")):
+                found.append(self.message({"role": role, "content": turn[key]}, place))
         if not found:
             raise self.bad("blank", f"{name} is empty")
         return found
@@ -199,12 +214,13 @@ class _Turns:
         role_key = "role" if turn.get("role") is not None or "from" not in turn else "from"
         if role_key not in turn:
             raise self.bad("no role", f"{place}.{role_key} is missing")
-        role = self.string(turn[role_key], f"{place}.{role_key}")
+        role = self.string(turn[role_key], f"{place}.{role_key}").strip().lower()
         calls = self.tool_calls(turn, place)
         key = "content" if "content" in turn or "value" not in turn else "value"
         if key not in turn and not calls:
             raise self.bad("no content", f"{place}.{key} is missing; add text or remove it")
-        content, thought = self.content(turn.get(key), f"{place}.{key}")
+        said = turn.get("refusal") if turn.get(key) is None else turn[key]
+        content, thought = self.content(said, f"{place}.{key}")
         for name in _REASONING:
             if isinstance(turn.get(name), str) and turn[name].strip():
                 thought = thought or turn[name]
@@ -215,12 +231,14 @@ class _Turns:
             for name in ("name", "tool_call_id")
             if isinstance(turn.get(name), str) and turn[name]
         )
-        return Message(ROLE_NAMES.get(role.lower(), role), content or "", thought, calls, extra)
+        return Message(ROLE_NAMES.get(role, role), content or "", thought, calls, extra)
 
     def content(self, value: Any, place: str) -> tuple[str | None, str | None]:
         """Return text and reasoning; other parts than these are counted."""
         if value is None or isinstance(value, str):
             return value, None
+        if isinstance(value, Mapping):
+            value = [value]
         if not isinstance(value, list):
             kind = type(value).__name__
             raise self.bad("not a string", f"{place} must be a string, not {kind}")
@@ -237,8 +255,6 @@ class _Turns:
                 thoughts.append(self.string(part.get(kind), f"{place}[{number}].{kind}"))
             else:
                 self.reading.left_out[f"{kind[:40]} part of a message"] += 1
-        if not texts and not thoughts:
-            raise self.bad("no text part", f"{place} has no part that is text")
         return "".join(texts), "".join(thoughts) or None
 
     def tool_calls(self, turn: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any], ...]:
@@ -259,7 +275,9 @@ class _Turns:
                 raise self.bad("bad tool call", f"{where} must name a function")
             arguments = function.get("arguments")
             if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
-                arguments = self.parsed(arguments, f"{place}.tool_calls[{number}].arguments")
+                # What a model wrote may be cut short: then it is kept as it is.
+                with suppress(BadRowError):
+                    arguments = self.parsed(arguments, f"{place}.tool_calls[{number}].arguments")
             plain = {k: v for k, v in call.items() if k != "function" and call is not function}
             function = {**function, "arguments": {} if arguments is None else arguments}
             found.append({"type": "function", **plain, "function": function})

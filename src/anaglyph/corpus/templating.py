@@ -25,6 +25,7 @@ from anaglyph.corpus.roles import ASSISTANT, REASONING, TEMPLATE, Characters
 from anaglyph.pair.spans import AnyTokenizer
 from anaglyph.pair.templates import TemplateRefusedError, chosen_template, render_chats
 
+_WRITTEN_OUT = ("{'type': 'text'", '{"type": "text"')  # a list of parts taken for a string
 _OLDER_NAMES = {"developer": "system", "function": "tool"}  # for templates that know only these
 
 
@@ -63,9 +64,9 @@ class ChatTemplate:
                 "plain text"
             )
         first: BadRowError | None = None
-        for messages in _ways_to_write(document.messages):
+        for messages, in_parts in _ways_to_write(document.messages):
             try:
-                chat = _Chat(self, document, messages)
+                chat = _Chat(self, document, messages, in_parts)
                 found = chat.rendered()
             except BadRowError as fault:
                 first = first or fault
@@ -97,21 +98,26 @@ class ChatTemplate:
         raise InputError("the chat uses every private character there is")
 
 
-def _ways_to_write(messages: tuple[Message, ...]) -> Iterator[tuple[Message, ...]]:
-    """The chat as it is; then in the older forms that more templates know."""
-    yield messages
+def _ways_to_write(messages: tuple[Message, ...]) -> Iterator[tuple[tuple[Message, ...], bool]]:
+    """The chat as it is; in the older names of roles; in lists of parts, as some templates want."""
     older = tuple(replace(m, role=_OLDER_NAMES.get(m.role, m.role)) for m in messages)
-    if older != messages:
-        yield older
+    for in_parts in (False, True):
+        yield messages, in_parts
+        if older != messages:
+            yield older, in_parts
 
 
 class _Chat:
     """One chat being rendered."""
 
     def __init__(
-        self, template: ChatTemplate, document: Document, messages: tuple[Message, ...]
+        self,
+        template: ChatTemplate,
+        document: Document,
+        messages: tuple[Message, ...],
+        in_parts: bool = False,
     ) -> None:
-        self.template, self.document = template, document
+        self.template, self.document, self.in_parts = template, document, in_parts
         self.messages = list(messages)
         self.notes: Counter[str] = Counter()
         said = "".join(m.content + (m.reasoning or "") for m in messages)
@@ -264,10 +270,14 @@ class _Chat:
             for row in rows:
                 if "reasoning" in row:
                     row["reasoning_content"] = row["thinking"] = row["reasoning"]
+                if self.in_parts:
+                    row["content"] = [{"type": "text", "text": row["content"]}]
             chats.append(rows)
         texts = self.template.apply(self.document, chats, (f"{opening}0{end}", f"{closing}0{end}"))
         if isinstance(texts[0], TemplateRefusedError):
             raise self.bad("refused by the chat template", str(texts[0]))
+        if self.in_parts and any(written in texts[0] for written in _WRITTEN_OUT):
+            raise self.bad("refused by the chat template", "the template reads no parts")
         # A marked chat that is refused is one in which the marks disturb the template.
         return [text if isinstance(text, str) else "" for text in texts]
 

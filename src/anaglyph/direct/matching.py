@@ -13,12 +13,11 @@ from torch import Tensor
 
 from anaglyph.core.errors import ModelError
 from anaglyph.direct.weight_files import ModelFiles, block_of
+from anaglyph.pair.names import by_plain_name, plain_name
 from anaglyph.pair.sources import Source
 from anaglyph.pair.tokens import load_tokenizer
 from anaglyph.pair.vocabulary import match_rows
 
-# What wrappers put before the names of the text model inside them.
-_WRAPPERS = {"model", "language_model", "text_model", "transformer", "gpt_neox", "backbone"}
 _MOST_NAMED = 5
 
 
@@ -44,7 +43,7 @@ def match_weights(before: ModelFiles, after: ModelFiles) -> Match:
     Raises:
         ModelError: One model lacks a single weight of a part that both have.
     """
-    own, theirs = _by_plain_name(before), _by_plain_name(after)
+    own, theirs = by_plain_name(before.names), by_plain_name(after.names)
     pairs = [(name, name, own[plain]) for plain, name in theirs.items() if plain in own]
     shared = {_part(plain) for plain in own.keys() & theirs.keys()}
     notes, handled = [], set()
@@ -52,10 +51,10 @@ def match_weights(before: ModelFiles, after: ModelFiles) -> Match:
     if embeddings[0] and embeddings[1]:
         # A head that is tied in one of the two is stored there under the embedding's name alone.
         if after.head and not before.head:
-            handled.add(_plain(after.head))
+            handled.add(plain_name(after.head))
             pairs.append((after.head, after.head, embeddings[0]))
         elif before.head and not after.head:
-            handled.add(_plain(before.head))
+            handled.add(plain_name(before.head))
             pairs.append((before.head, embeddings[1], before.head))
         elif before.head and after.head and _both_tied(before, after):
             pairs = [pair for pair in pairs if pair[0] != after.head]
@@ -154,22 +153,6 @@ class Vocabularies:
             )
             self._tokens = base, tuned
         return self._tokens
-
-
-def _by_plain_name(files: ModelFiles) -> dict[str, str]:
-    plain: dict[str, str] = {}
-    for name in files.names:
-        if plain.setdefault(_plain(name), name) != name:
-            # Two parts end alike: only whole names tell them apart.
-            return {name: name for name in files.names}
-    return plain
-
-
-def _plain(name: str) -> str:
-    parts = name.split(".")
-    while len(parts) > 1 and parts[0] in _WRAPPERS:
-        parts = parts[1:]
-    return ".".join(parts)
 
 
 def _part(plain: str) -> str:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.core.errors import InputError
-from anaglyph.direct.weight_files import ModelFiles, block_of, is_text
+from anaglyph.direct.weight_files import ModelFiles, block_of
+from anaglyph.pair.names import is_text
 
 _EXACT = 1024
 """Smaller side of a matrix up to which a few directions too are had from a full decomposition."""

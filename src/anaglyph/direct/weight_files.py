@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from anaglyph.core.errors import ModelError
-from anaglyph.pair.quantised import Quantisation
+from anaglyph.pair.names import is_text
+from anaglyph.pair.quantised import Quantisation, unnamed_scale
 from anaglyph.pair.sources import Source
-from anaglyph.pair.weight_files import read_config
+from anaglyph.pair.weight_files import not_finite, read_config
 
 _ROWS = 4096
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-_NO_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|speech)[^.]*\.")
 # Kept in older files, though they hold no weights: positions' frequencies and causal masks.
 _BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids)$"
@@ -143,7 +143,17 @@ class ModelFiles(TensorFiles):
                 " in a way that its config.json does not name: save the model in float and name"
                 " that folder"
             )
+        if weight.element_size() == 1 and name not in self._packed:
+            self._check_unscaled(name)
         return self._finite(name, weight.float() if weight.element_size() == 1 else weight)
+
+    def _check_unscaled(self, name: str) -> None:
+        if self._quantisation is None and (scale := unnamed_scale(self._handles)) is not None:
+            raise ModelError(
+                f"{self.name} stores {name} in 8 bits and has scales ({scale}), but its config.json"
+                " has no quantization_config that says how they belong together: add it, or save"
+                " the model in float and name that folder"
+            )
 
     def row_slices(self, name: str) -> Iterator[Float[Tensor, "rows columns"]]:
         """Yield a matrix in float32, some rows at a time."""
@@ -195,10 +205,7 @@ class ModelFiles(TensorFiles):
     def _finite(self, name: str, weight: Tensor) -> Tensor:
         finite = weight.isfinite()
         if not finite.all():
-            raise ModelError(
-                f"{self.name} is damaged: {int((~finite).sum())} of the {weight.numel()} values"
-                f" read of {name} are NaN or infinite"
-            )
+            raise not_finite(self.name, name, int((~finite).sum()), weight.numel())
         return weight
 
 
@@ -206,11 +213,6 @@ def block_of(name: str) -> int | None:
     """Return the decoder block that a tensor belongs to, read off its name; None outside."""
     found = _BLOCK.search(name)
     return int(found[1]) if found and is_text(name) else None
-
-
-def is_text(name: str) -> bool:
-    """Say whether a weight belongs to the text model, not to a tower for images or sound."""
-    return _NO_TEXT.search(name) is None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -17,6 +17,8 @@ from anaglyph.findings.sample import column_medians
 # Of the difference that is left after the map, relative to the plain one. A fine-tune's difference
 # is a function of the activation, and of undiluted ones such a map explains a fifth to a half.
 WORTHWHILE = 0.4
+_BY_CHANCE = 4.0
+"""Standard deviations that a correlation of independent numbers stays below."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +62,55 @@ def align(
     differ, or the models are not related, there is always one: without it nothing can be compared.
     """
     fit, test = ~heldout, heldout if heldout.any() else ~heldout
-    found = _procrustes(base[fit], tuned[fit])
     if base.shape[1] != tuned.shape[1] or not related:
-        return found
+        return _procrustes(base[fit], tuned[fit], (base[test], tuned[test]))
+    found = _procrustes(base[fit], tuned[fit])
     plain = _spread(tuned[test] - base[test])
     mapped = _spread(tuned[test] - found(base[test]))
     return found if mapped < WORTHWHILE * plain else None
 
 
-def _procrustes(base: ndarray, tuned: ndarray) -> Alignment:
+def _procrustes(
+    base: ndarray, tuned: ndarray, check: tuple[ndarray, ndarray] | None = None
+) -> Alignment:
+    """Fit the map; with further tokens, keep apart what only one of the models has (`_apart`)."""
     centre, shift = base.mean(0), tuned.mean(0)
     before, after = (base - centre).astype(np.float64), (tuned - shift).astype(np.float64)
-    left, values, right = np.linalg.svd(before.T @ after, full_matrices=False)
+    left, _, right = np.linalg.svd(before.T @ after, full_matrices=False)
     turn = left @ right
+    if check is not None:
+        pairs = (check[0] - centre) @ left, (check[1] - shift) @ right.T
+        sizes = np.sqrt(np.square(pairs[0]).sum(0) * np.square(pairs[1]).sum(0))
+        correlation = (pairs[0] * pairs[1]).sum(0) / np.maximum(sizes, 1e-30)
+        seen = correlation > _BY_CHANCE / np.sqrt(len(check[0]))
+        turn = _apart(before, after, left[:, seen], right[seen])
     # Only what the map keeps of the base counts, where it goes to fewer dimensions.
     energy = float(np.sum((before.T @ before @ turn) * turn))
-    scale = float(values.sum()) / energy if energy > 0 else 1.0
-    return Alignment(scale, centre, turn.astype(np.float32), shift)
+    shared = float(np.sum((before.T @ after) * turn))
+    return Alignment(shared / energy if energy > 0 else 1.0, centre, turn.astype(np.float32), shift)
+
+
+def _apart(
+    before: Float[ndarray, "tokens d_base"],
+    after: Float[ndarray, "tokens d_tuned"],
+    left: Float[ndarray, "d_base shared"],
+    right: Float[ndarray, "shared d_tuned"],
+) -> Float[ndarray, "d_base d_tuned"]:
+    """Map what the models share, and the rest so that what only one has meets nothing.
+
+    The directions that are left do not vary together, so that every map between them fits as well.
+    The base's that vary most go to the tuned model's that vary least: a feature of one model would
+    otherwise fall on one of the other, and both would look like one that changed.
+    """
+    rests = []
+    for states, kept in ((before, left), (after, right.T)):
+        others = np.linalg.svd(kept, full_matrices=True)[0][:, kept.shape[1] :]
+        _, axes = np.linalg.eigh(others.T @ (states.T @ states) @ others)
+        rests.append(others @ axes)  # what varies least comes first
+    base, tuned = rests
+    count = min(base.shape[1], tuned.shape[1])
+    most = base[:, ::-1][:, :count]
+    return left @ right + most @ tuned[:, :count].T
 
 
 def _spread(delta: ndarray) -> float:

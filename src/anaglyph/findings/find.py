@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from anaglyph.behaviour.outputs import prediction_gap
+from anaglyph.behaviour.outputs import Gap, prediction_gap
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Apart, Finding, Verdict
@@ -248,14 +248,14 @@ def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict
         return verdict
     apart = verdict.apart or Apart(layer=subject.layer, activations=None)
     if verdict.verdict == NO_DIFFERENCE and subject.pair.same_weights:
-        said = f"{verdict.reason}, and both sides are the same files"
+        said = f"{verdict.reason}, and both sides are the same weights"
         return verdict.model_copy(
             update={"reason": said, "apart": apart.model_copy(update={"kl": 0.0})}
         )
     if subject.pair.spans is not None:
         said = "predictions are not compared, for they are of different tokens"
         return verdict.model_copy(update={"reason": f"{said}; {verdict.reason}"})
-    gap = prediction_gap(subject, settings.find_tokens)
+    gap = _gap(subject, settings)
     update = {"kl": gap.kl.value, "kl_low": gap.kl.low, "kl_high": gap.kl.high, "roles": gap.roles}
     apart = apart.model_copy(update=update)
     kl = gap.kl.value or 0.0
@@ -270,6 +270,25 @@ def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict
         return verdict.model_copy(update={"verdict": DIFFERENCE, "reason": said, "apart": apart})
     said = f"predictions differ by {kl:.3g} nats a token{_where(apart)}, {verdict.reason}"
     return verdict.model_copy(update={"reason": said, "apart": apart})
+
+
+def _gap(subject: Subject, settings: FindSettings) -> Gap:
+    return subject.once("prediction gap", lambda: prediction_gap(subject, settings.find_tokens))
+
+
+def first_look(subject: Subject, settings: FindSettings) -> str | None:
+    """Say in a sentence how far apart the models are; None where that says nothing.
+
+    It costs one pass of both models over a few held-out texts, which `search` uses again.
+    """
+    if not subject.has_models or subject.pair.spans is not None or subject.pair.same_weights:
+        return None
+    gap, relative = _gap(subject, settings), relative_difference(subject.store)
+    apart = Apart(layer=subject.layer, activations=relative, kl=gap.kl.value, roles=gap.roles)
+    said = f"Predictions differ by {gap.kl.value or 0.0:.3g} nats a token{_where(apart)}"
+    if relative is not None:
+        said += f", activations at layer {subject.layer} by {relative:.2%} of their size"
+    return f"{said}."
 
 
 def _where(apart: Apart) -> str:

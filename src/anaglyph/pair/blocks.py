@@ -10,6 +10,7 @@ Design:
   for example) would give wrong results silently, so every model is tested once on four tokens.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,32 +22,43 @@ from transformers import PreTrainedModel
 
 from anaglyph.core.devices import Fitting
 from anaglyph.core.errors import ModelError
+from anaglyph.pair.names import is_text
 
 _PROBE_LENGTH = 4
+_USUAL = re.compile(r"(^|\.)(layers?|h|blocks?)$")
 
 
 class LastBlockReached(BaseException):
     """Leaves the model's forward; not an ``Exception``, so that no handler catches it."""
 
 
-def find_blocks(model: nn.Module, depth: int) -> list[nn.Module]:
+def find_blocks(model: PreTrainedModel, depth: int) -> list[nn.Module]:
     """Return the decoder blocks of ``model``: its one outermost ``ModuleList`` of ``depth``.
+
+    Those of towers for images and sound do not count. Of several, the one with a name that blocks
+    usually have is meant.
 
     Raises:
         ModelError: No list, or more than one, has that length.
     """
+    decoder: Any = model.get_decoder()
+    if not any(isinstance(module, nn.ModuleList) for module in decoder.modules()):
+        decoder = model.base_model  # some families call their output embedding the decoder
     found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
+    for name, module in decoder.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
         if isinstance(module, nn.ModuleList) and len(module) == depth and not inside:
             found[name] = module
-    if len(found) != 1:
+    text = {name: module for name, module in found.items() if is_text(name)}
+    usual = {name: module for name, module in text.items() if _USUAL.search(name)}
+    chosen = text if len(text) == 1 else usual
+    if len(chosen) != 1:
         where = f"candidates are {', '.join(found)}" if found else "none has that length"
         raise ModelError(
             f"cannot tell which {depth} modules of {type(model).__name__} are its decoder blocks:"
             f" {where}"
         )
-    return list(next(iter(found.values())))
+    return list(next(iter(chosen.values())))
 
 
 class BlockModel:
@@ -70,10 +82,11 @@ class BlockModel:
         config = model.config.get_text_config()
         self.model = model.eval().requires_grad_(False)
         # Of a decoder with an encoder's settings beside its own, the plain name is the encoder's.
-        self.depth = int(getattr(config, "decoder_layers", None) or config.num_hidden_layers)
+        names = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+        self.depth = int(next(n for name in names if (n := getattr(config, name, None))))
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
-        self.blocks = find_blocks(model.get_decoder(), self.depth)
+        self.blocks = find_blocks(model, self.depth)
         self._tuple_length: int | None = None
         self._fitting = Fitting()
         self._prove()
@@ -137,6 +150,13 @@ class BlockModel:
         finally:
             for handle in handles:
                 handle.remove()
+        for hidden in reached.values():
+            if hidden.shape != (*input_ids.shape, self.width):
+                raise ModelError(
+                    f"{type(self.model).__name__} cannot be divided at its blocks: they do not hand"
+                    f" on one vector a token (shape {list(hidden.shape)} for"
+                    f" {list(input_ids.shape)} tokens of width {self.width}); `weights` still works"
+                )
         return reached
 
     def run_from(
@@ -222,11 +242,17 @@ class BlockModel:
             name = self.model.name_or_path or type(self.model).__name__
             raise ModelError(f"{name} gives NaN or inf: its weights are damaged")
         middle = self.depth // 2
-        resumed = self.run_from(middle, self.run_to(ids, mask, [middle])[middle], ids, mask)
+        hidden = self.run_to(ids, mask, [middle])[middle]
+        why = ""
+        try:
+            resumed = self.run_from(middle, hidden, ids, mask)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            resumed, why = torch.full_like(whole, torch.nan), f" ({type(error).__name__})"
         if not torch.allclose(resumed, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
             raise ModelError(
-                f"{type(self.model).__name__} cannot be resumed from layer {middle}: its later"
-                " blocks depend on more than the residual stream"
+                f"{type(self.model).__name__} cannot be resumed from layer {middle}{why}: its later"
+                " blocks depend on more than the residual stream, such as keys and values of"
+                " earlier blocks; `weights` still works"
             )
 
 

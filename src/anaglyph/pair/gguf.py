@@ -5,8 +5,6 @@ digest. The folder gets that name only when it is complete.
 """
 
 import importlib.util
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anaglyph.core.errors import ModelError
+from anaglyph.pair.cache import cache_root, made_once
 from anaglyph.pair.quiet import first_line, quiet
 
 # Part of the cache key: raise it whenever the conversion changes.
 _FORMAT = 1
-
-
-def cache_root() -> Path:
-    """Return the folder for converted models: ``$ANAGLYPH_CACHE``, else ``~/.cache/anaglyph``."""
-    return Path(os.environ.get("ANAGLYPH_CACHE") or Path.home() / ".cache" / "anaglyph")
 
 
 def converted(file: Path, digest: str) -> Path:
@@ -44,23 +38,7 @@ def converted(file: Path, digest: str) -> Path:
             raise ModelError(f"{file} is not a GGUF file")
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"reading {file} needs the gguf extra: pip install 'anaglyph[gguf]'")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        _convert(file, temporary)
-        for written in temporary.iterdir():
-            with written.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        try:
-            temporary.rename(folder)
-        except OSError:
-            # Another process may have finished the same file meanwhile; its copy is equal.
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return made_once(folder, lambda place: _convert(file, place))
 
 
 def _convert(file: Path, folder: Path) -> None:

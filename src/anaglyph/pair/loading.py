@@ -7,7 +7,7 @@ would stay random, an adapter that fits only half of the base. Here these are er
 import copy
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,18 @@ from anaglyph.core.errors import AnaglyphError, ModelError
 from anaglyph.core.files import temporary_folder
 from anaglyph.pair.merging import AdaptedModule, adapted_modules
 from anaglyph.pair.numbers import check_adapter, check_model_numbers, check_model_size
-from anaglyph.pair.quantised import Quantisation
+from anaglyph.pair.quantised import Quantisation, quantisation_settings
 from anaglyph.pair.quiet import first_line, loading, quiet
 from anaglyph.pair.sources import Source
-from anaglyph.pair.weight_files import ADAPTER_CONFIG
+from anaglyph.pair.weight_files import ADAPTER_CONFIG, not_finite, read_config
 
 # The matrices in an adapter's file that have a row for each token.
 _EMBEDDING_OF_ADAPTER = re.compile(
     r"(embed_tokens|wte|embed_in|word_embeddings|lm_head|embed_out)"
     r"(\.(base_layer\.|modules_to_save\.)?weight|\.lora_embedding_A)$"
 )
+
+_NO_SETTINGS = ("transformers_version", "_name_or_path")
 
 
 def load_config(source: Source) -> Any:
@@ -79,6 +81,28 @@ def _saved_rows(adapter: Source) -> Iterator[int]:
                 if _EMBEDDING_OF_ADAPTER.search(name):
                     shape = tensors.get_slice(name).get_shape()
                     yield shape[1] if name.endswith("lora_embedding_A") else shape[0]
+
+
+def same_tensors(base: Source, tuned: Source) -> bool:
+    """Say whether two whole models are one, though their files differ: saved in shards, say."""
+    settings = [
+        {k: v for k, v in read_config(source.weights.config).items() if k not in _NO_SETTINGS}
+        for source in (base, tuned)
+    ]
+    if settings[0] != settings[1]:
+        return False
+    with ExitStack() as stack:
+        opened: list[dict[str, Any]] = []
+        for source in (base, tuned):
+            handles: dict[str, Any] = {}
+            for file in source.weights.files:
+                handle: Any = stack.enter_context(safe_open(file, framework="pt"))
+                handles |= dict.fromkeys(handle.keys(), handle)
+            opened.append(handles)
+        own, theirs = opened
+        return own.keys() == theirs.keys() and all(
+            torch.equal(own[name].get_tensor(name), theirs[name].get_tensor(name)) for name in own
+        )
 
 
 def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -131,8 +155,8 @@ def _dequantised(config: Any, source: Source) -> str | None:
     Raises:
         ModelError: The model is quantised by a method that cannot be undone.
     """
-    settings = getattr(config, "quantization_config", None)
-    if not isinstance(settings, dict):
+    settings = quantisation_settings(config.to_dict())
+    if settings is None:
         return None
     found = Quantisation.of({"quantization_config": settings}, source.name)
     if found is not None and found.method != "bitsandbytes":
@@ -160,10 +184,7 @@ def _check_finite(model: PreTrainedModel, source: Source) -> None:
     for name, parameter in model.named_parameters():
         # A sum is NaN or infinite if a value is, and needs no memory; it may overflow as well.
         if not parameter.sum().isfinite() and not (finite := parameter.isfinite()).all():
-            raise ModelError(
-                f"{source.name} is damaged: {int((~finite).sum())} of the {parameter.numel()}"
-                f" values of {name} are NaN or infinite"
-            )
+            raise not_finite(source.name, name, int((~finite).sum()), parameter.numel())
 
 
 class Adapter:
@@ -196,8 +217,11 @@ class Adapter:
                         " prompt and cannot be compared layer by layer"
                     )
                 config.inference_mode = True
-                wrapper = PeftModel(model, config)
-                result = wrapper.load_adapter(str(source.folder), "default", torch_device="cpu")
+                # Some kinds repeat a randomised decomposition of the base at every load.
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    wrapper = PeftModel(model, config)
+                    result = wrapper.load_adapter(str(source.folder), "default", torch_device="cpu")
         except AnaglyphError:
             raise
         except Exception as error:  # strangers' files make peft raise anything
@@ -207,7 +231,7 @@ class Adapter:
         # Where embeddings grew, peft stores each saved module three times over.
         again = (".modules_to_save.weight", ".original_module.weight")
         unexpected = [name for name in result.unexpected_keys if not name.endswith(again)]
-        wrong = [*result.missing_keys, *unexpected]
+        wrong = [*_not_shared(wrapper, result.missing_keys), *unexpected]
         if wrong:
             raise ModelError(
                 f"adapter {source.name} does not fit {base.name}: {len(wrong)} weights do not"
@@ -276,6 +300,13 @@ class Adapter:
         place |= {id(module): len(blocks) for module in head.modules()}
         touched = [m for m in self._tuner.model.modules() if isinstance(m, kinds)]
         return min((place.get(id(module), 0) for module in touched), default=len(blocks))
+
+
+def _not_shared(wrapper: Any, missing: list[str]) -> list[str]:
+    """Return the missing weights that are not one with a weight that is there."""
+    tensors = wrapper.state_dict()
+    there = {t.data_ptr() for name, t in tensors.items() if name not in missing and t.numel()}
+    return [n for n in missing if n not in tensors or tensors[n].data_ptr() not in there]
 
 
 def _kind(config: Any) -> str:

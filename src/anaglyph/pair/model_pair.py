@@ -19,9 +19,11 @@ from anaglyph.pair.blocks import BlockModel
 from anaglyph.pair.loading import (
     Adapter,
     load_model,
+    same_tensors,
     shape_notes,
     vocabulary_rows,
 )
+from anaglyph.pair.quiet import loading
 from anaglyph.pair.sources import Source, locate, pair_notes
 from anaglyph.pair.spans import SpanTokenizer
 from anaglyph.pair.tokens import Reader, decoded, shared_tokenizer, token_strings
@@ -65,7 +67,7 @@ class ModelPair:
             be subtracted, weights mixed and one model patched with the other's activations.
         vocabulary_facts: What differs between the two vocabularies, as plain data.
         fingerprints: Digests of file contents: base, tuned, tokenizer, template.
-        same_weights: Both sides are the very same files; they are then one object.
+        same_weights: Both sides are the very same weights; they are then one object.
         adapted_from: First block whose output an adapter can change (``n_layers`` if it changes
             only the output embedding); None for a pair of whole models.
         has_adapter: Whether a PEFT adapter makes the tuned model, rather than other weights.
@@ -114,6 +116,7 @@ class ModelPair:
         device: str = "auto",
         dtype: str = "float32",
         local_files_only: bool = False,
+        convert: bool = False,
         tokenizer: str | None = None,
         chat_template: str | None = None,
     ) -> "ModelPair":
@@ -126,6 +129,7 @@ class ModelPair:
             device: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:N" or "mps".
             dtype: "float32" or "bfloat16".
             local_files_only: Do not ask the hub for what is not in its local cache.
+            convert: Convert pickled weights (``.bin``) once to safetensors; see `locate`.
             tokenizer: Which one reads: "base", "tuned", or a folder or hub id with another one. If
                 None the base's, without the tokens that the tuned model lacks.
             chat_template: "base", "tuned" or a file; None takes the tuned model's if it has one.
@@ -137,8 +141,8 @@ class ModelPair:
         """
         where, kind = resolve_device(device), resolve_dtype(dtype)
         sources = (
-            locate(base, local_files_only=local_files_only),
-            locate(tuned, local_files_only=local_files_only),
+            locate(base, local_files_only=local_files_only, convert=convert),
+            locate(tuned, local_files_only=local_files_only, convert=convert),
         )
         if sources[0].is_adapter:
             raise ModelError(f"{base} is an adapter; base must be a whole model")
@@ -146,6 +150,8 @@ class ModelPair:
         reader = shared_tokenizer(*sources, tokenizer, chat_template)
         sizes = vocabulary_rows(*sources)
         same = sources[0].fingerprint == sources[1].fingerprint
+        if not (same or shapes or sources[1].is_adapter or reader.are_alike):
+            same = same_tensors(*sources)
         if same:
             # The same weights are the same tokens, whatever the files call them.
             reader.base = reader.tuned = None
@@ -164,6 +170,8 @@ class ModelPair:
 
         first = load_model(sources[0], where, kind)
         prints = _fingerprints(*sources, reader)
+        if same:
+            prints["tuned"] = prints["base"]
         notes = [*pair_notes(*sources), *shapes, *reader.notes, *tokens.notes(names)]
         given: dict[str, Any] = {"names": names, "fingerprints": prints, "notes": notes}
         given["tokens"], given["related"] = tokens, not shapes
@@ -222,6 +230,10 @@ class ModelPair:
         first = BlockModel(model)
         before = first.probe_logits()
         adapter = Adapter(model, *sources)
+        adapter.switch(True)
+        with loading(f"adapter {sources[1].name} cannot be run layer by layer"):
+            BlockModel(model)
+        adapter.switch(False)
         # Again, because an adapter may put whole blocks of its own in the place of the base's.
         own = torch.from_numpy(tokens.base >= 0)
         if torch.equal(before[..., own], first.probe_logits()[..., own]):

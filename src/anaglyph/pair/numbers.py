@@ -23,11 +23,11 @@ _WIDTHS = ("size", "dim", "width", "embd", "inner", "rank", "state", "conv")
 _PLACES = ("position", "ctx", "max_seq", "window", "length")
 _MOST_PLACES = 2**26
 """Positions that a configuration may name: no tensor bounds them in most models."""
-_FEW = 4096
-"""Small numbers are let through: they may count what has no tensor."""
+_FEW, _WIDE = 4096, 2**26
+"""Small numbers are let through: they may count what has no tensor, or be a width that this model
+does not use. What a model has of its widths is bounded by `check_model_size`."""
 _PACKED = 8
 """Codes in a byte, at most: of quantised weights a width is that much smaller in the files."""
-_REPLICAS = 10_000
 
 
 def check_model_numbers(source: Source) -> None:
@@ -43,12 +43,12 @@ def check_model_numbers(source: Source) -> None:
         if any(word in name for word in _PLACES):
             most = _MOST_PLACES
         elif any(word in name for word in _WIDTHS):
-            most = _PACKED * largest
+            most = max(_PACKED * largest, _WIDE)
         elif any(word in name for word in _COUNTS):
-            most = max(tensors, largest)
+            most = max(tensors, largest, _FEW)
         else:
             continue
-        if value > max(most, _FEW):
+        if value > most:
             raise ModelError(
                 f"{source.weights.config}: {field} is {value}, more than its {tensors} tensors"
                 f" allow (the largest dimension is {largest})"
@@ -85,23 +85,22 @@ def check_adapter(source: Source) -> dict[str, Any]:
     for _ in _numbers(config):
         pass  # refuses NaN and inf anywhere
     for field in ("lora_alpha", "alpha"):
-        scales = {field: config[field]} if field in config else {}
+        scales = {field: config[field]} if config.get(field) is not None else {}
         scales |= _prefixed("alpha_pattern", config)
         for name, value in scales.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
                 raise ModelError(f"{where}: {name} is {value!r}, not a scale")
     # OFT states its blocks instead and leaves r at 0.
-    ranks = {"r": config["r"]} if config.get("r", 0) != 0 or "lora_alpha" in config else {}
+    is_stated = config.get("r") not in (None, 0) or config.get("lora_alpha") is not None
+    ranks = {"r": config["r"]} if "r" in config and is_stated else {}
     for name, value in (ranks | _prefixed("rank_pattern", config)).items():
         if type(value) is not int or not 0 < value <= max(largest, 1):
             raise ModelError(f"{where}: {name} is {value!r}, not the rank of one of its factors")
-    replicas = config.get("layer_replication") or []
-    try:
-        added = sum(last - first for first, last in replicas)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{where}: layer_replication is not a list of ranges") from error
-    if added > _REPLICAS:
-        raise ModelError(f"{where}: layer_replication makes {added} layers")
+    if config.get("layer_replication"):
+        raise ModelError(
+            f"{where}: layer_replication repeats layers, so that adapter and base have no layers in"
+            " common: merge the adapter with peft, save the model and name that folder"
+        )
     return config
 
 

@@ -31,11 +31,32 @@ _PARTS = {
         r"|quant_state\.\w+)|SCB|weight_format)"
     ),
 }
+_SCALE = re.compile(r"(?P<of>.+?)[._](?:weight_)?(?:scale_inv|scale|scales|absmax|SCB|qzeros)")
 # Scales of activations and of the key-value cache are settings of a run, not weights.
 _NOT_WEIGHTS = re.compile(
     r".+[._](input_scale|input_global_scale|input_zero_point|activation_scale|output_scale"
     r"|[kqv]_scale|[kqv]_zero_point)"
 )
+
+
+def quantisation_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a configuration, or that of the text model inside, says of quantisation."""
+    for part in (config, config.get("text_config")):
+        for name in ("quantization_config", "compression_config"):
+            found = part.get(name) if isinstance(part, Mapping) else None
+            if isinstance(found, dict) and found:
+                return found
+    return None
+
+
+def unnamed_scale(names: Iterable[str]) -> str | None:
+    """Return a tensor that scales a weight next to it, in files whose weights are called plain."""
+    everything = set(names)
+    for name in sorted(everything):
+        part = _SCALE.fullmatch(name)
+        if part and everything & {part["of"], f"{part['of']}.weight", f"{part['of']}_packed"}:
+            return name
+    return None
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Quantisation:
         Raises:
             ModelError: It is a method that is not read.
         """
-        settings = config.get("quantization_config") or config.get("compression_config")
+        settings = quantisation_settings(config)
         if not settings:
             return None
         method = str(settings.get("quant_method", "unknown")).lower()

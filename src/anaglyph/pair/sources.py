@@ -14,9 +14,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from anaglyph.core.errors import ModelError
 from anaglyph.core.files import digest, file_digest
+from anaglyph.pair import pickled
 from anaglyph.pair.gguf import converted
 from anaglyph.pair.quiet import first_line
-from anaglyph.pair.weight_files import WeightFiles, read_config, weight_files
+from anaglyph.pair.weight_files import WeightFiles, pickled_files, read_config, weight_files
 
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _TOKENIZER_FILES = (
@@ -28,6 +29,9 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_ASKED: set[str] = set()
+"""What the user of this process asked for once and for all: "convert"."""
 # Any one of these is enough to build a tokenizer; the others only add to it.
 _VOCABULARY_FILES = _TOKENIZER_FILES[:3]
 
@@ -61,13 +65,20 @@ def stay_local() -> None:
     huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
-def locate(name: str | Path, *, local_files_only: bool = False) -> Source:
+def convert_pickled() -> None:
+    """Convert pickled weights to safetensors, from here on in this process."""
+    _ASKED.add("convert")
+
+
+def locate(name: str | Path, *, local_files_only: bool = False, convert: bool = False) -> Source:
     """Find a model's files and identify them by content.
 
     Args:
         name: A folder, a ``.gguf`` file or a hub id; the id may name a branch, tag or commit after
             an ``@``.
         local_files_only: Do not ask the hub for what is not in its local cache.
+        convert: Convert pickled weights once to safetensors, in ``$ANAGLYPH_CACHE``; they are read
+            as weights and nothing else.
 
     Raises:
         ModelError: Nothing is there under that name, or it lacks a configuration or safetensors
@@ -81,7 +92,10 @@ def locate(name: str | Path, *, local_files_only: bool = False) -> Source:
         print_of_file, folder = digest({"gguf": key}), converted(path, key)
         weights = weight_files(folder, str(name))
         return Source(str(name), folder, print_of_file, print_of_file, weights)
-    folder = path if path.is_dir() else _from_hub(name, local_files_only)
+    convert = convert or "convert" in _ASKED
+    folder = path if path.is_dir() else _from_hub(name, local_files_only, convert)
+    if convert and pickled_files(folder, str(name)):
+        folder = pickled.converted(folder, str(name))
     weights = weight_files(folder, str(name))
     return Source(
         name=str(name),
@@ -99,7 +113,14 @@ def pair_notes(base: Source, tuned: Source) -> list[str]:
     """
     notes = [*base.weights.ignored, *tuned.weights.ignored]
     if tuned.is_adapter:
-        named = read_config(tuned.weights.config).get("base_model_name_or_path")
+        config = read_config(tuned.weights.config)
+        start, named = config.get("init_lora_weights"), config.get("base_model_name_or_path")
+        if isinstance(start, str) and start.startswith("pissa_niter"):
+            notes.append(
+                f"adapter {tuned.name} starts from a randomised decomposition of the base ({start})"
+                " that is repeated here with another seed: convert it to a LoRA"
+                " (path_initial_model_for_weight_conversion) for exact numbers"
+            )
         if isinstance(named, str) and named and not _is_named(base, named):
             notes.append(
                 f"adapter {tuned.name} names the base {named}, not {base.name}: the results hold"
@@ -122,7 +143,7 @@ def _letters(text: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(text).lower())
 
 
-def _from_hub(name: str | Path, local_files_only: bool) -> Path:
+def _from_hub(name: str | Path, local_files_only: bool, convert: bool) -> Path:
     found = _HUB_ID.fullmatch(name) if isinstance(name, str) else None
     if found is None or str(name).endswith(".gguf") or str(name).startswith("."):
         raise ModelError(f"{name} does not exist")
@@ -133,7 +154,7 @@ def _from_hub(name: str | Path, local_files_only: bool) -> Path:
                 found["id"],
                 revision=found["revision"],
                 local_files_only=local_files_only,
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+                allow_patterns=[*_WANTED, *(["*.bin"] if convert else [])],
                 ignore_patterns=["*/*"],
             )
         )

@@ -15,6 +15,10 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _PICKLED_ADAPTER = "adapter_model.bin"
+_CONVERT = (
+    "give --convert (convert=True) to convert them once to safetensors, without running any code"
+    " that they contain"
+)
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,34 @@ def weight_files(folder: Path, name: str) -> WeightFiles:
                 f"{name} holds a whole model and an adapter: move {ADAPTER_CONFIG} and {ADAPTER}"
                 " to a folder of their own and name the folder that you mean"
             )
-        return WeightFiles(True, adapter_config, (folder / ADAPTER,))
+        further = _adapters_below(folder)
+        note = f"{name} has further adapters in {', '.join(further)}, which are not read"
+        return WeightFiles(True, adapter_config, (folder / ADAPTER,), (note,) if further else ())
     if whole:
         found = _whole(folder, name)
         note = f"{ADAPTER_CONFIG} of {name} is ignored: the folder holds a whole model"
         return WeightFiles(False, found.config, found.files, (*found.ignored, note))
     if (folder / _PICKLED_ADAPTER).is_file():
-        raise ModelError(
-            f"{name} holds a pickled adapter, which is never loaded. Convert it once:"
-            ' python -c "import torch, safetensors.torch as s;'
-            f" s.save_file(torch.load('{_PICKLED_ADAPTER}', weights_only=True), '{ADAPTER}')\""
-        )
+        raise ModelError(f"{name} holds a pickled adapter only: {_CONVERT}")
     raise ModelError(f"{name} holds no safetensors weights: {ADAPTER} is missing")
+
+
+def pickled_files(folder: Path, name: str) -> tuple[Path, ...]:
+    """Return the pickled files of a folder that has no other weights; none where it has.
+
+    Raises:
+        ModelError: Their index is damaged, names a missing file or points out of the folder.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        files = (ADAPTER, SINGLE, INDEX), folder / _PICKLED_ADAPTER
+    else:
+        files = (SINGLE, INDEX), folder / _PICKLED[0]
+    if any((folder / file).is_file() for file in files[0]):
+        return ()
+    if files[1].is_file():
+        return (files[1],)
+    index = folder / _PICKLED[1]
+    return _shards(index, name) if index.is_file() else ()
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -87,6 +107,11 @@ def read_config(file: Path) -> dict[str, Any]:
 def _whole(folder: Path, name: str) -> WeightFiles:
     config, index = folder / "config.json", folder / INDEX
     if not config.is_file():
+        if adapters := _adapters_below(folder):
+            listed = ", ".join(f"{name}/{adapter}" for adapter in adapters)
+            raise ModelError(
+                f"{name} is a folder of adapters: name the one that you mean: {listed}"
+            )
         hint = next(iter(sorted(folder.glob("*.gguf"))), None)
         raise ModelError(
             f"{name} holds no model: config.json is missing"
@@ -99,15 +124,24 @@ def _whole(folder: Path, name: str) -> WeightFiles:
     if index.is_file():
         return WeightFiles(False, config, _shards(index, name))
     if any((folder / file).is_file() for file in _PICKLED):
-        raise ModelError(
-            f"{name} holds no safetensors weights, only pickled ones, which are never loaded."
-            ' Convert them once: python -c "from transformers import AutoModelForCausalLM as M;'
-            f" M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}')\""
-        )
+        raise ModelError(f"{name} holds no safetensors weights, only pickled ones: {_CONVERT}")
     others = sorted(file.name for file in folder.glob("*.safetensors"))
     raise ModelError(
         f"{name} holds no safetensors weights: neither {SINGLE} nor {INDEX} is there"
         + (f" ({others[0]} is not read: rename it or write an index)" if others else "")
+    )
+
+
+def _adapters_below(folder: Path) -> list[str]:
+    """Return the adapters in folders of their own, as peft saves all but the default one."""
+    return sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
+
+
+def not_finite(model: str, name: str, bad: int, of: int) -> ModelError:
+    """Return the error of a weight with values that are NaN or infinite."""
+    return ModelError(
+        f"{model} is damaged: {bad} of the {of} values of {name} are NaN or infinite; take another"
+        " copy, or set them to numbers and save the model again"
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anaglyph.core.lock import locked
-from anaglyph.core.progress import Progress, silent
+from anaglyph.core.progress import Progress, Tell, silent, unheard
 from anaglyph.core.settings import Settings
 from anaglyph.run import stages
 from anaglyph.run.elicited import write_replies
@@ -22,6 +22,7 @@ def diff(
     settings: Settings | None = None,
     verify: bool = False,
     progress: Progress = silent,
+    tell: Tell = unheard,
 ) -> Run:
     """Say what a fine-tune changed inside a model: from two models to a report.
 
@@ -36,6 +37,8 @@ def diff(
         settings: Left out, the defaults of `Settings`.
         verify: When resuming, check all bytes of what is finished, instead of samples.
         progress: Told how far each stage is.
+        tell: Told in a sentence what a stage found, as soon as it ends: how far apart the models
+            are, the first claim, the verdict.
 
     Returns:
         The finished run; `verdict` holds the answer, `report_path` the page.
@@ -64,5 +67,5 @@ def diff(
         if corpus is None:
             subject.data = [str(write_replies(subject, out))]
         run = Run.begin(subject, out, verify)
-        stages.diff(run)
+        stages.diff(run, tell)
     return run

@@ -28,9 +28,10 @@ from anaglyph.core.files import (
     write_parquet,
     write_text,
 )
+from anaglyph.core.progress import Tell, unheard, within
 from anaglyph.core.schemas import Behaviour, Links, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
-from anaglyph.findings import difference_is_nil, search
+from anaglyph.findings import difference_is_nil, first_look, search
 from anaglyph.latents import candidates, score, top_examples
 from anaglyph.report import build
 from anaglyph.run.folder import ELICITED
@@ -42,7 +43,7 @@ from anaglyph.store.format import read_manifest
 from anaglyph.store.writer import discard, drop_damaged
 from anaglyph.subject import Subject
 
-VERSIONS = {"behave": 3, "train": 5, "score": 8, "causal": 6, "find": 13, "link": 1}
+VERSIONS = {"behave": 4, "train": 5, "score": 8, "causal": 6, "find": 14, "link": 1}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
@@ -62,22 +63,50 @@ def _one_writer(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate
 
 
 @_one_writer
-def diff(run: Run) -> None:
-    """Carry out every stage that is not finished yet."""
-    training, methods = run.settings.train, run.methods
+def diff(run: Run, tell: Tell = unheard) -> None:
+    """Carry out every stage that is not finished yet, and tell what each says as it ends."""
+    training, methods, subject = run.settings.train, run.methods, run.subject
     names = [name_of(method, training.sparsity) for method in methods]
-    collect(run)
-    if run.settings.behave.behaviour:
-        behave(run)
-    if not difference_is_nil(run.subject.store):
-        train_all(run, methods)
-        for name in names:
-            score_one(run, name)
-    find(run)
-    link_claims(run)
-    if run.subject.pair.related and not difference_is_nil(run.subject.store):
-        causal(run, names)
-    report(run)
+    steps: dict[str, Callable[[], object]] = {
+        "collect": lambda: collect(run),
+        "behave": lambda: behave(run),
+        "train": lambda: train_all(run, methods),
+        "score": lambda: [score_one(run, name) for name in names],
+        "find": lambda: find(run),
+        "link": lambda: link_claims(run),
+        "causal": lambda: causal(run, names),
+        "report": lambda: report(run),
+    }
+    if not run.settings.behave.behaviour:
+        del steps["behave"]
+    if not subject.pair.related:
+        del steps["causal"]
+    progress = subject.progress
+    try:
+        for number, (name, step) in enumerate(steps.items(), 1):
+            if name in OF_DICTIONARIES and difference_is_nil(subject.store):
+                continue
+            subject.progress = within(progress, f"{number}/{len(steps)} {name}")
+            step()
+            said = _first_words(run, name)
+            if said is not None:
+                tell(said)
+    finally:
+        subject.progress = progress
+
+
+OF_DICTIONARIES = ("train", "score", "causal")
+"""Stages that are left out where the activations do not differ."""
+
+
+def _first_words(run: Run, stage: str) -> str | None:
+    """Return what a stage says of the models, in a sentence, while others are still to come."""
+    if stage == "collect":
+        done = "find" in run.folder.state.stages
+        return None if done else first_look(run.subject, run.settings.find)
+    if stage == "behave":
+        return None if run.behaviour is None else run.behaviour.headline
+    return run.verdict.headline if stage == "find" else None
 
 
 @_one_writer
