@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 # Read where the libraries are imported, below.
 os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -144,7 +145,7 @@ class Child:
         return Done(code, out, err, took, used.ru_utime + used.ru_stime, mib)
 
 
-def _text(file: "tempfile._TemporaryFileWrapper[str]") -> str:  # pyright: ignore
+def _text(file: IO[str]) -> str:
     file.seek(0)
     text = file.read()
     file.close()
