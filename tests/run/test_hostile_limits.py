@@ -146,7 +146,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[s
         meet(f"{name} as prompts", "amplify", pair.base, pair.tuned, "--prompts", file)
         meet(f"{name} as completions", "tokens", pair.base, pair.tuned, "--completions", file)
         meet(f"{name} as template", "diff", pair.base, pair.tuned, *data, "--chat-template", file)
-        for config in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        for config in ("config.json", "tokenizer.json"):
             folder = copy(f"{name}-{config}")
             (folder / config).unlink()
             make(folder / config)
