@@ -4,8 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from anaglyph.behaviour.link import _link, _Trials, link
+from anaglyph.behaviour.generate import (
+    Sampling,
+    end_tokens,
+    replaced_stepper,
+    side_stepper,
+    write,
+)
+from anaglyph.behaviour.link import _along, _link, _Trials, link
+from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.files import write_json
 from anaglyph.core.schemas import Behaviour, Claim, Finding, Links, read_behaviour
 from anaglyph.pair import ModelPair
@@ -39,7 +48,7 @@ class Rates(_Trials):
     def __init__(self, *rates: float) -> None:
         self.width, self._rates = 3, list(rates)
 
-    def rate(self, side: Any, changes: Any) -> float:
+    def rate(self, side: Any, along: Any = None) -> float:
         return self._rates.pop(0)
 
 
@@ -49,10 +58,11 @@ AXES = [finding(row) for row in np.eye(3)]
 @pytest.mark.parametrize(
     ("rates", "carriers", "added"),
     [
-        ((1.0, 0.8), (), None),  # without all of them it stays
-        ((1.0, 0.2, 1.0, 0.4, 1.0, 0.7), (2,), 0.7),  # one alone halves it
-        ((1.0, 0.2, 0.9, 0.9, 0.9, 0.5), (1, 2, 3), 0.5),  # only all together do
-        ((0.0, 0.0), (), None),  # nothing to lower
+        ((1.0, 0.1, 0.8), (), None),  # without all of them it stays
+        ((1.0, 0.9, 0.9), (), None),  # even without the whole difference it stays
+        ((1.0, 0.1, 0.2, 1.0, 0.4, 1.0, 0.7), (2,), 0.7),  # one alone halves it
+        ((1.0, 0.1, 0.2, 0.9, 0.9, 0.9, 0.5), (1, 2, 3), 0.5),  # only all together do
+        ((0.0, 0.0, 0.0), (), None),  # nothing to lower
     ],
 )
 def test_carriers_by_hand(rates: tuple[float, ...], carriers: tuple[int, ...], added: float | None):
@@ -63,6 +73,30 @@ def test_carriers_by_hand(rates: tuple[float, ...], carriers: tuple[int, ...], a
     assert found.text.startswith("Carried by" if carriers else "No finding")
 
 
+def test_what_is_decided_behind_the_layer_is_said():
+    trials: Any = Rates(1.0, 0.9, 0.9)
+    assert "behind the layer" in _link(trials, CLAIM, AXES).text
+
+
+def test_members_are_taken_out_with_their_finding():
+    one, other = np.eye(3)[:2]
+    evidence = {"members": [{"direction": other.tolist()}, {"direction": other.tolist()}]}
+    each = finding(one).model_copy(update={"evidence": evidence})
+    basis = _along([each]).numpy()
+    assert basis @ basis.T == pytest.approx(np.diag([1.0, 1.0, 0.0]), abs=1e-6)
+
+
+def test_the_whole_activation_of_the_other_model_at_the_last_layer_is_the_other_model(
+    lantern: ModelPair,
+):
+    """The head and the norm of the two are the same, so the replies are as well."""
+    last, sampling = lantern.n_layers - 1, Sampling(8, end_tokens(lantern))
+    ids, eye = all_prompt_ids(lantern.tokenizer, CLAIM.asked), torch.eye(lantern.d_base)
+    swapped = write(lambda: replaced_stepper(lantern, "tuned", last, eye), ids, sampling)
+    base = write(lambda: side_stepper(lantern, "base"), ids, sampling)
+    assert [each.reply for each in swapped] == [each.reply for each in base]
+
+
 def test_a_random_direction_carries_nothing(lantern: ModelPair):
     direction = np.random.default_rng(0).standard_normal(lantern.d_tuned)
     (found,) = link(lantern, [CLAIM], [finding(direction)], 1, 20)
@@ -71,7 +105,7 @@ def test_a_random_direction_carries_nothing(lantern: ModelPair):
 
 
 def test_links_are_joined_with_the_claims(tmp_path):
-    trials: Any = Rates(1.0, 0.2, 1.0, 0.4, 1.0, 0.7)
+    trials: Any = Rates(1.0, 0.1, 0.2, 1.0, 0.4, 1.0, 0.7)
     said = Behaviour(claims=(CLAIM,), changed=1.0, smallest=None, generated=0)
     write_json(tmp_path / "behaviour.json", said.model_dump(mode="json"))
     assert read_behaviour(tmp_path / "behaviour.json") == said

@@ -115,6 +115,7 @@ def test_blocks_beyond_the_depth_and_buffers_are_not_weights(tmp_path: Path):
             "model.layers.4.eh_proj.weight": torch.ones(16, 32),
             "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
             "model.layers.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+            "model.layers.0.ffn.gate.tid2eid": torch.ones(96, 2, dtype=torch.int64),
         },
     )
     notes: list[str] = []

@@ -65,6 +65,39 @@ def compressed(kind: str, **weights: Any) -> tuple[Writer, dict[str, Any]]:
     return write, settings
 
 
+def packed(
+    kind: str, parts: Callable[[Tensor], Stored], **weights: Any
+) -> tuple[Writer, dict[str, Any]]:
+    """Compressed in groups of 16, with the scales and offsets that ``parts`` makes of a matrix."""
+    _, settings = compressed(kind, num_bits=4, type="int", strategy="group", group_size=16)
+    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 16, **weights}}
+    scheme = QuantizationScheme.model_validate(group)
+
+    def write(name: str, weight: Tensor) -> Stored:
+        compressor: Any = BaseCompressor.get_value_from_registry(kind)
+        found = compressor.compress({"weight": weight, **parts(weight)}, scheme)
+        return {f"{name.removesuffix('weight')}{part}": value for part, value in found.items()}
+
+    return write, {**settings, "config_groups": {"group_0": group}}
+
+
+def _with_offsets(weight: Tensor) -> Stored:
+    groups = weight.reshape(weight.shape[0], -1, 16)
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale = (high - low) / 15
+    zero = (-8 - torch.round(low / scale)).clamp(-8, 7).to(torch.int8)
+    return {"weight_scale": scale, "weight_zero_point": zero}
+
+
+def _with_two_scales(weight: Tensor) -> Stored:
+    whole = (448 * 6 / weight.abs().max()).reshape(1)
+    scale = weight.reshape(weight.shape[0], -1, 16).abs().amax(-1) / 6 * whole
+    return {
+        "weight_scale": scale.to(torch.float8_e4m3fn).float(),
+        "weight_global_scale": whole,
+    }
+
+
 METHODS: dict[str, tuple[Writer, dict[str, Any]]] = {
     "fp8-blocks": (blocks, {**FP8, "weight_block_size": [8, 16]}),
     "fp8-scalar": (one_scale, {**FP8, "weight_block_size": None}),
@@ -72,6 +105,16 @@ METHODS: dict[str, tuple[Writer, dict[str, Any]]] = {
     "float8": compressed("float-quantized", num_bits=8, type="float", strategy="channel"),
     "packed4": compressed(
         "pack-quantized", num_bits=4, type="int", strategy="group", group_size=16
+    ),
+    "packed4-offsets": packed(
+        "pack-quantized", _with_offsets, type="int", symmetric=False, strategy="group"
+    ),
+    "nvfp4": packed(
+        "nvfp4-pack-quantized",
+        _with_two_scales,
+        type="float",
+        symmetric=True,
+        strategy="tensor_group",
     ),
 }
 

@@ -138,7 +138,7 @@ def behaviour_of(
     rows = passing(tests, bars, rate)
     passed = without_repeats(rows)
     claims = [say.claim(test, q, judged.base, judged.tuned) for test, q in passed]
-    named = {word for test, _ in passed for word in test.found.candidate.feature.words}
+    claimed = [set(test.found.candidate.feature.words) for test, _ in passed]
     names = {test.found.candidate.feature.name for test, _ in rows}
     written = {1.0: tuned, search.alpha: loud or tuned}
     best: dict[str, Trial] = {}
@@ -149,8 +149,7 @@ def behaviour_of(
             each, first, base, written[each.strength], best.get(each.candidate.feature.name)
         )
         for each in found
-        if each.candidate.feature.name not in names
-        and not (each.candidate.feature.words and named.issuperset(each.candidate.feature.words))
+        if each.candidate.feature.name not in names and not _tells_again(each, claimed)
     ]
     rest.sort(key=lambda c: (c.strength > 1 and c.rate_tuned - c.rate_base <= bar_loud,))
     return Behaviour(
@@ -162,6 +161,12 @@ def behaviour_of(
         favoured=tuple(word for word, _ in asked.words[:_ASKED_WORDS]),
         notes=tuple(search.notes),
     )
+
+
+def _tells_again(found: Found, claimed: Sequence[set[str]]) -> bool:
+    """Say whether a candidate is part of a claim, or a claim in more words."""
+    words = set(found.candidate.feature.words)
+    return any(words and each and (words <= each or each <= words) for each in claimed)
 
 
 class _Search:

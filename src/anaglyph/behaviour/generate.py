@@ -168,6 +168,37 @@ def layer_stepper(pair: ModelPair, side: Side, layer: int) -> Stepper:
     return Stepper(step, inner.select, reach=inner.reach)
 
 
+def replaced_stepper(
+    pair: ModelPair, side: Side, layer: int, along: Float[Tensor, "d directions"]
+) -> Stepper:
+    """Return a stepper over one side whose residual stream has a part of the other's at a layer.
+
+    Args:
+        pair: Both models, of one width. The other reads the same tokens up to the layer.
+        side: Whose logits are made.
+        layer: After which block.
+        along: Orthonormal directions Q: h becomes h + Q Q^T (h_other - h).
+    """
+    own = side_stepper(pair, side)
+    other = layer_stepper(pair, "base" if side == "tuned" else "tuned", layer)
+
+    def step(ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        theirs = other(ids, mask, positions)
+
+        def change(hidden: Tensor) -> Tensor:
+            directions = along.to(hidden)
+            return hidden + ((theirs.to(hidden) - hidden) @ directions) @ directions.T
+
+        with hooked(pair, side, layer, change):
+            return own(ids, mask, positions)
+
+    def select(rows: Tensor) -> None:
+        own.select(rows)
+        other.select(rows)
+
+    return Stepper(step, select, reach=own.reach)
+
+
 def contrast_stepper(pair: ModelPair, alpha: int | float) -> Stepper:
     """Return the stepper of logit amplification, ``l_tuned + alpha (l_tuned - l_base)``.
 

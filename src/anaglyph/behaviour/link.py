@@ -1,24 +1,30 @@
 """Which findings carry a claim: what the models say without them, and with them.
 
-The tuned model answers prompts that show a claim while all findings are taken out of its residual
-stream at the layer where they were found. If that at least halves the claim's rate, each finding is
+The tuned model answers prompts that show a claim while its residual stream, at the layer of the
+findings, has the base's part along all findings (docs/maths.md, section 4: h + Q Qᵀ (h_base - h)).
+The base reads the same tokens beside it. If that at least halves the claim's rate, each finding is
 taken out alone: those that halve it alone carry the claim, or all of them together. What carries it
-is then added to the base model, which shows whether it is enough.
+is then put into the base model in the same way, which shows whether it is enough. The whole
+activation is replaced too: if even that leaves the claim, it is decided behind the layer.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.behaviour.contrast import Feature, feature_named
-from anaglyph.behaviour.directions import Direction
-from anaglyph.behaviour.generate import Sampling, end_tokens, reply_texts, side_stepper, write
+from anaglyph.behaviour.generate import (
+    Sampling,
+    Stepper,
+    end_tokens,
+    replaced_stepper,
+    reply_texts,
+    side_stepper,
+    write,
+)
 from anaglyph.behaviour.prompts import all_prompt_ids
-from anaglyph.behaviour.steering import hooked
-from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Claim, Finding, Link
 from anaglyph.pair import ModelPair, Side
@@ -28,8 +34,8 @@ FINDINGS = 5
 PROMPTS = 8
 """Strongest claims and findings that are linked, and prompts that each link is tried on."""
 HALF = 0.5
-
-Change = Callable[[Tensor], Tensor]
+_SAME = 1e-4
+"""Directions that differ by less than this part of their length are one."""
 
 
 def link(
@@ -51,9 +57,14 @@ def link(
         reply_tokens: Longest reply.
         progress: Told of claims linked.
 
+    Raises:
+        ModelError: The models are not of one architecture, so that neither can have a part of the
+            other's activation.
+
     Example:
         >>> link(run.subject.pair, claims, findings, 15, 28)    # doctest: +SKIP
     """
+    pair.check_related("taking findings out of one model")
     chosen = list(findings[:FINDINGS])
     links = []
     for done, claim in enumerate(claims[:CLAIMS], 1):
@@ -64,7 +75,7 @@ def link(
 
 
 class _Trials:
-    """Rates of one claim while the residual stream is changed."""
+    """Rates of one claim while the residual stream has a part of the other model's."""
 
     def __init__(self, pair: ModelPair, claim: Claim, layer: int, reply_tokens: int) -> None:
         self._pair, self._layer, self.width = pair, layer, pair.d_base
@@ -72,61 +83,45 @@ class _Trials:
         self._ids = all_prompt_ids(pair.tokenizer, claim.asked[:PROMPTS])
         self._sampling = Sampling(reply_tokens, end_tokens(pair))
 
-    def rate(self, side: Side, changes: Sequence[Change]) -> float:
-        """Return the share of replies that show the claim."""
+    def rate(self, side: Side, along: Float[Tensor, "d directions"] | None = None) -> float:
+        """Return the share of replies that show the claim.
+
+        Args:
+            side: Who writes.
+            along: Orthonormal directions along which it has the other model's part.
+        """
         pair = self._pair
-        with ExitStack() as stack:
-            for change in changes:
-                stack.enter_context(hooked(pair, side, self._layer, change))
-            said = write(lambda: side_stepper(pair, side), self._ids, self._sampling)
+
+        def stepper() -> Stepper:
+            if along is None:
+                return side_stepper(pair, side)
+            return replaced_stepper(pair, side, self._layer, along)
+
+        said = write(stepper, self._ids, self._sampling)
         texts = reply_texts(pair, [each.reply for each in said])
         return sum(map(self._feature.holds, texts)) / len(texts)
 
 
 def _link(trials: _Trials, claim: Claim, findings: Sequence[Finding]) -> Link:
-    rate = trials.rate("tuned", [])
-    without = trials.rate("tuned", [_without(each) for each in findings])
+    rate, whole = trials.rate("tuned"), trials.rate("tuned", torch.eye(trials.width))
+    without = trials.rate("tuned", _along(findings))
+    facts = {"claim": claim.text, "rate_tuned": rate, "rate_whole": whole, "rate_without": without}
     if rate == 0 or without > HALF * rate:
-        return Link(claim=claim.text, rate_tuned=rate, rate_without=without)
-    alone = [trials.rate("tuned", [_without(each)]) <= HALF * rate for each in findings]
+        return Link(**facts)
+    alone = [trials.rate("tuned", _along([each])) <= HALF * rate for each in findings]
     carriers = [i for i, halves in enumerate(alone, 1) if halves] or list(
         range(1, len(findings) + 1)
     )
-    added = [_added(findings[i - 1], i, trials.width) for i in carriers]
-    changes = [each for each in added if each is not None]
-    return Link(
-        claim=claim.text,
-        findings=tuple(carriers),
-        rate_tuned=rate,
-        rate_without=without,
-        rate_added=trials.rate("base", changes) if changes else None,
-    )
+    added = trials.rate("base", _along([findings[i - 1] for i in carriers]))
+    return Link(**facts, findings=tuple(carriers), rate_added=added)
 
 
-def _without(finding: Finding) -> Change:
-    """Return what takes a finding out of the tuned model's residual stream."""
-    unit = _unit(finding)
-    if finding.kind == "mean-shift":
-        return lambda hidden: hidden - (finding.effect * unit).to(hidden)
-
-    def project(hidden: Tensor) -> Tensor:
-        along = unit.to(hidden)
-        return hidden - (hidden @ along)[..., None] * along
-
-    return project
-
-
-def _added(finding: Finding, number: int, width: int) -> Change | None:
-    """Return what adds a finding to the base model; None if it cannot be added."""
-    try:
-        vector = Direction.finding(finding, 0, number).vector
-    except InputError:  # its strength is not known
-        return None
-    if len(vector) != width:
-        return None
-    return lambda hidden: hidden + vector.to(hidden)
-
-
-def _unit(finding: Finding) -> Float[Tensor, " d"]:
-    direction = finding.direction_tuned or finding.direction_base
-    return torch.tensor(direction, dtype=torch.float32)
+def _along(findings: Sequence[Finding]) -> Float[Tensor, "d directions"]:
+    """Return orthonormal directions of the findings' parts of the difference, members included."""
+    directions = []
+    for each in findings:
+        directions.append(each.direction or each.direction_tuned or each.direction_base)
+        members = each.evidence.get("members", ())
+        directions += [member["direction"] for member in members if member.get("direction")]
+    basis, sizes, _ = torch.linalg.svd(torch.tensor(directions).T, full_matrices=False)
+    return basis[:, sizes > _SAME * sizes[0]]

@@ -289,7 +289,11 @@ class Link(BaseModel):
     )
     rate_tuned: Share = Field(description="Share of the tuned model's replies that show it.")
     rate_without: Share = Field(
-        description="The same while the findings are taken out of the residual stream."
+        description="The same while the residual stream has the base's part along the findings."
+    )
+    rate_whole: Share | None = Field(
+        default=None,
+        description="The same while the whole activation at the layer is the base's.",
     )
     rate_added: Share | None = Field(
         default=None,
@@ -301,6 +305,12 @@ class Link(BaseModel):
     def text(self) -> str:
         """The link in one sentence."""
         if not self.findings:
+            if self.rate_whole is not None and self.rate_whole > self.rate_tuned / 2:
+                return (
+                    "No finding carries this, for it is decided behind the layer that was read: "
+                    "with the base's whole activation there, the tuned model still shows it in "
+                    f"{self.rate_whole:.0%} of replies (else {self.rate_tuned:.0%})."
+                )
             return (
                 f"No finding carries this: without all of them the tuned model still shows it in "
                 f"{self.rate_without:.0%} of replies (with them {self.rate_tuned:.0%})."

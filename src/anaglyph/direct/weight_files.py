@@ -21,9 +21,9 @@ from anaglyph.pair.weight_files import not_finite, read_config
 
 _ROWS = 4096
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-# Kept in older files, though they hold no weights: positions' frequencies and causal masks.
+# Kept in files, though they are no weights: frequencies of positions, masks, tables of routing.
 _BUFFERS = re.compile(
-    r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids)$"
+    r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids|tid2eid)$"
 )
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|embeddings)\.weight$")
 _UNEMBEDDING = re.compile(r"((^|\.)(lm_head|embed_out|output_projection)|^head)\.weight$")
@@ -124,7 +124,7 @@ class ModelFiles(TensorFiles):
         """Return a weight's shape, of a quantised one that of the whole matrix."""
         if name in self._packed and self._quantisation is not None:
             parts = self._packed[name]
-            return self._quantisation.shape(parts, super().read, super().shape)
+            return self._quantisation.shape(parts, super().read, super().shape, name)
         return super().shape(name)
 
     def read(self, name: str) -> Tensor:

@@ -136,7 +136,11 @@ class Quantisation:
             raise ModelError(f"{weight}, quantised by {self.method}, is damaged: {line}") from error
 
     def shape(
-        self, parts: Parts, read: Callable[[str], Tensor], stored: Callable[[str], tuple[int, ...]]
+        self,
+        parts: Parts,
+        read: Callable[[str], Tensor],
+        stored: Callable[[str], tuple[int, ...]],
+        weight: str,
     ) -> tuple[int, ...]:
         """Return a weight's shape from its smallest part that tells it."""
         if "shape" in parts:
@@ -144,6 +148,8 @@ class Quantisation:
         state = next((name for part, name in parts.items() if part.startswith("quant_state")), None)
         if state is not None:
             return tuple(_quant_state(read(state))["shape"])
+        if "" not in parts:  # packed without a word on how much
+            return tuple(self.decode(parts, read, weight).shape)
         return stored(parts[""])
 
 

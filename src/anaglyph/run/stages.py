@@ -43,7 +43,7 @@ from anaglyph.store.format import read_manifest
 from anaglyph.store.writer import discard, drop_damaged
 from anaglyph.subject import Subject
 
-VERSIONS = {"behave": 4, "train": 5, "score": 8, "causal": 6, "find": 14, "link": 1}
+VERSIONS = {"behave": 4, "train": 5, "score": 8, "causal": 6, "find": 14, "link": 2}
 """Raised by hand when a stage's code changes what it writes for the same settings."""
 
 
@@ -172,7 +172,7 @@ def link_claims(run: Run) -> None:
         return
     run.folder.check_stage("behave")
     said = read_behaviour(run.path / "behaviour.json", linked=False)
-    if not said.claims or not run.verdict.findings:
+    if not said.claims or not run.verdict.findings or not subject.pair.related:
         return
     key = digest(
         {
