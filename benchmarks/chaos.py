@@ -1,13 +1,14 @@
-"""What anaglyph survives: kills, signals, two writers, flipped bits, full disks, hostile files.
+"""What anaglyph survives: kills, signals, two writers, damage, full disks, hostile files, fuzz.
 
     python benchmarks/chaos.py                    # at most 15 minutes; exits 1 if anything is lost
     python benchmarks/chaos.py --minutes 60       # longer, for docs/reliability.md
 
-A tiny pair is diffed again and again in processes of its own, and something is done to each. A run
-survives if the same command then ends with the artifacts of an undisturbed run, byte for byte but
-for clocks, or if the fault was refused in one line. It is lost if artifacts differ, if damage
-passes, or if nothing but deleting the folder helps. A foreign exception is a traceback, or any
-exit code but 0, 1 (of verify), 2, 130, 143 and the kill's own.
+A tiny pair is diffed again and again, each time in a process that is forked from this one, in which
+everything is imported. Something is done to each. A run survives if the same command then ends with
+the artifacts of an undisturbed run, byte for byte but for clocks, or if the fault was refused in
+one line. It is lost if artifacts differ, if damage passes, or if nothing but deleting the folder
+helps. A foreign exception is a traceback, or any exit code but 0, 1 (of verify), 2, 130, 143 and
+the kill's own.
 """
 
 import argparse
@@ -18,26 +19,35 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
+# Read where the libraries are imported, below.
+os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+import anaglyph.run.stages  # noqa: F401 - for the processes that are forked
+from anaglyph import cli
 from anaglyph.core.errors import AnaglyphError
 from anaglyph.core.files import read_json, read_settings
 from anaglyph.core.schemas import read_behaviour, read_state, read_verdict
 from anaglyph.demo import tiny_pair
 from anaglyph.dictionaries import saving
+from anaglyph.report.records import ExamplesRecord, read
 from anaglyph.store.format import map_tensors, read_manifest
+from anaglyph.truth.game.playing import read_play
+from anaglyph.truth.organisms.card import read_card
 from anaglyph.truth.organisms.recipe import load_recipe
 
 FEW = {
     **{"counts": [1], "nu": [0.3], "single_latents": 2, "causal_tokens": 512, "latents": 128},
     **{"candidates": 2, "find_tokens": 1024, "trials": 1, "replant_below": 0.0, "tokens": 60000},
-    **{"budget": 500, "methods": ["diff-sae"], "threads": 1, "layer": 1},
+    **{"budget": 2800, "methods": ["diff-sae"], "threads": 1, "layer": 1},
 }
 FINE = {0, 1, 2, 130, 143, -signal.SIGKILL}
 CLOCKS = ("seconds", "tokens_per_second", "k_seconds")
@@ -53,14 +63,120 @@ class Tally:
     foreign: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def add(self, survived: bool, foreign: bool = False, note: str = "") -> None:
-        """Count one fault."""
-        self.injected += 1
-        self.survived += survived
+    def add(self, survived: bool, foreign: bool = False, note: str = "", faults: int = 1) -> None:
+        """Count faults that were survived, or of which one was not."""
+        self.injected += faults
         self.lost += not survived
+        self.survived += faults - (not survived)
         self.foreign += foreign
         if note and (foreign or not survived):
             self.notes.append(note)
+
+
+@dataclass
+class Done:
+    """How a process ended.
+
+    Attributes:
+        code: Its exit code; minus the signal that killed it.
+        out: What it printed.
+        err: What it printed on its error stream.
+        seconds: Time from its start, or from the signal that it was sent.
+        processor: Processor seconds, with those of its children.
+        mib: Memory that it had at most, beyond what it was forked with.
+    """
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    processor: float
+    mib: float
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it ended otherwise than a person is told of."""
+        return self.code not in FINE or "Traceback" in self.err
+
+    @property
+    def refused(self) -> bool:
+        """Whether it refused in one line, after what took long was told."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        return self.code == 2 and len(lines) == 1
+
+
+class Child:
+    """A command in a process of its own, forked from this one."""
+
+    def __init__(self, words: Sequence[str | Path], file_bytes: int | None = None) -> None:
+        self._files = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
+        self.start = time.monotonic()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become([file.fileno() for file in self._files], [str(w) for w in words], file_bytes)
+
+    def ends(self, seconds: float) -> bool:
+        """Wait so long; tell whether it has ended."""
+        until = time.monotonic() + seconds
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def signal(self, number: signal.Signals) -> Done:
+        """Send it a signal and wait for its end."""
+        self.start = time.monotonic()
+        os.kill(self.pid, number)
+        return self.wait()
+
+    def wait(self, seconds: float = 300) -> Done:
+        """Wait for its end; a process that hangs is killed, and so foreign."""
+        ended = self.ends(seconds)
+        if not ended:
+            os.kill(self.pid, signal.SIGKILL)
+        _, status, used = os.wait4(self.pid, 0)
+        took = time.monotonic() - self.start
+        out, err = (_text(file) for file in self._files)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mib = max(0, used.ru_maxrss - before) / 1024
+        code = os.waitstatus_to_exitcode(status) if ended else 99
+        return Done(code, out, err, took, used.ru_utime + used.ru_stime, mib)
+
+
+def _text(file: IO[str]) -> str:
+    file.seek(0)
+    text = file.read()
+    file.close()
+    return text
+
+
+def _become(streams: list[int], words: list[str], file_bytes: int | None) -> None:
+    """Be the command, in a process that was just forked; does not return."""
+    code = 98
+    try:
+        for number, stream in enumerate(streams, 1):
+            os.dup2(stream, number)
+        sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
+        if file_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+        sys.argv = ["anaglyph", *words]
+        cli.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def call(*words: str | Path) -> Done:
+    """Run a command to its end."""
+    return Child(words).wait()
 
 
 class Bench:
@@ -74,52 +190,34 @@ class Bench:
         data = [word for file in pair.corpus for word in ("--data", str(file))]
         self.words = ["diff", str(pair.base), str(pair.tuned), *data]
         self.whole = place / "whole"
-        start = time.monotonic()
-        done = self.run(self.whole)
-        if done.returncode != 0:
-            sys.exit(f"the undisturbed run failed: {done.stderr}")
-        self.seconds = time.monotonic() - start
+        done = call(*self.command(self.whole))
+        if done.code != 0:
+            sys.exit(f"the undisturbed run failed: {done.err}")
+        self.seconds = done.seconds
         self.expected = artifacts(self.whole)
 
     def command(self, out: Path) -> list[str]:
-        """Return the command that makes or resumes a run."""
-        words = [*self.words, "--out", str(out), "--config", str(self.settings)]
-        return [sys.executable, "-m", "anaglyph", *words]
+        """Return the words of the command that makes or resumes a run."""
+        return [*self.words, "--out", str(out), "--config", str(self.settings)]
 
-    def run(self, out: Path) -> "subprocess.CompletedProcess[str]":
-        """Make or resume a run."""
-        return call(self.command(out))
+    def fresh(self, name: str) -> Path:
+        """Return a path where nothing is."""
+        shutil.rmtree(self.place / name, ignore_errors=True)
+        return self.place / name
 
     def copy(self, name: str) -> Path:
         """Return a copy of the undisturbed run."""
-        shutil.rmtree(self.place / name, ignore_errors=True)
-        return Path(shutil.copytree(self.whole, self.place / name))
+        return Path(shutil.copytree(self.whole, self.fresh(name)))
 
     def ends_well(self, out: Path) -> bool:
         """Resume a run, and compare it with the undisturbed one."""
-        done = self.run(out)
-        temporary = list(out.rglob("*.tmp"))
-        return done.returncode == 0 and not temporary and artifacts(out) == self.expected
+        done = call(*self.command(out))
+        return done.code == 0 and self.is_whole(out)
 
-
-def call(words: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a process of its own."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=environment,
-        timeout=900,
-        check=False,
-        **options,  # pyright: ignore
-    )
-
-
-def is_foreign(code: int, err: str) -> bool:
-    """Tell whether a command ended otherwise than a person is told of."""
-    return code not in FINE or "Traceback" in err
+    def is_whole(self, out: Path) -> bool:
+        """Tell whether a run is as the undisturbed one."""
+        left = [path for path in out.rglob("*") if path.name.endswith((".tmp", ".lock"))]
+        return not left and artifacts(out) == self.expected
 
 
 def artifacts(run: Path) -> dict[str, str]:
@@ -140,83 +238,92 @@ def artifacts(run: Path) -> dict[str, str]:
 
 
 def interrupted(bench: Bench, number: signal.Signals, tally: Tally) -> None:
-    """Send a signal to a run at a random moment, then resume it."""
-    out = bench.place / "interrupted"
-    shutil.rmtree(out, ignore_errors=True)
-    after = bench.draw.uniform(0.3, bench.seconds)
-    with subprocess.Popen(
-        bench.command(out),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    ) as process:
-        try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-        start = time.monotonic()
-        _, err = process.communicate(timeout=300)
-        took = time.monotonic() - start
-    # Before the command line stands, Python itself ends: -2 or -15 is no traceback of ours.
-    expected = {0, -number, 128 + number}
-    late = number != signal.SIGKILL and took > 2
-    foreign = process.returncode not in expected or "Traceback" in err
-    well = bench.ends_well(out) and not late
-    note = f"{number.name} after {after:.1f} s: exit {process.returncode}, {took:.1f} s"
-    tally.add(well, foreign, note)
+    """Send a run a signal again and again, each time later in its way, until it ends."""
+    out, sent, wrong = bench.fresh("interrupted"), 0, []
+    foreign = False
+    while True:
+        child = Child(bench.command(out))
+        if child.ends(bench.draw.uniform(0.05, 0.3 * bench.seconds)):
+            done = child.wait()
+            break
+        done, sent = child.signal(number), sent + 1
+        told = done.err.count("resume.\n") == 1 and done.code == 128 + number
+        if number == signal.SIGKILL:
+            told = done.code == -number
+        if done.code == 0:  # it was at its end
+            break
+        foreign |= done.foreign
+        if not told or done.seconds > 2:
+            wrong.append(f"{number.name}: exit {done.code}, {done.seconds:.1f} s")
+    well = not wrong and done.code == 0 and bench.is_whole(out)
+    tally.add(well, foreign or done.foreign, "; ".join(wrong) or done.err[-200:], max(1, sent))
+
+
+SECOND = [
+    *(["train", "--seed", "3"], ["train", "--method", "base-sae"], ["score"], ["find"], ["causal"]),
+    *(["behave", "--seed", "4"], ["report"], ["collect"], ["diff"], ["pca"], ["weights"]),
+    *(["attribute"], ["tokens"], ["verify"]),
+]
 
 
 def two_writers(bench: Bench, tally: Tally) -> None:
-    """Start a training in a run that is being made; refused or not, the run must be right."""
-    out = bench.place / "two"
-    shutil.rmtree(out, ignore_errors=True)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        bench.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    ) as first:
-        while not (out / "run.json").exists() and first.poll() is None:
-            time.sleep(0.05)
-        time.sleep(bench.draw.uniform(0, bench.seconds / 3))
-        second = call([sys.executable, "-m", "anaglyph", "train", str(out), "--seed", "3"])
-        first.communicate()
-    told = second.returncode == 2 and "is writing to" in second.stderr
-    late = second.returncode == 0 and first.returncode == 0  # one after the other
-    early = second.returncode == 2 and "no paired store" in second.stderr
-    well = first.returncode == 0 and (told or late or early) and bench.ends_well(out)
-    tally.add(well, is_foreign(second.returncode, second.stderr), second.stderr[-200:])
+    """Start every other command in a run that is being made; the run must be right."""
+    out = bench.fresh("two")
+    first = Child(bench.command(out))
+    while not (out / "run.json").exists() and not first.ends(0.05):
+        pass
+    for words in bench.draw.sample(SECOND, len(SECOND)):
+        time.sleep(bench.draw.uniform(0, bench.seconds / 20))
+        over = first.ends(0)
+        second = call(words[0], out, *words[1:])
+        told = second.refused and "is writing to" in second.err
+        # What it reads may not be there yet; after the first has ended, it may do its work.
+        early = second.refused and ("run first" in second.err or "run that stage" in second.err)
+        early |= "run `train`" in second.err or "no paired store" in second.err
+        tally.add(told or early or over or first.ends(0), second.foreign, second.err[-200:])
+        if over:
+            break
+    done = first.wait()
+    tally.add(done.code == 0 and bench.ends_well(out), done.foreign, done.err[-200:])
 
 
-def flipped(bench: Bench, tally: Tally) -> None:
-    """Flip one bit of one file; verify must name it, and diff must repair it."""
-    out = bench.copy("flipped")
-    file = bench.draw.choice([path for path in sorted(out.rglob("*")) if path.is_file()])
+def damaged(bench: Bench, tally: Tally) -> None:
+    """Flip bits and delete files: verify must name each, and diff must repair one."""
+    out = bench.copy("damaged")
+    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    for file in bench.draw.sample(files, len(files)):
+        content, name = bytearray(file.read_bytes()), file.relative_to(out).as_posix()
+        whole = bytes(content)
+        content[bench.draw.randrange(len(content))] ^= 1 << bench.draw.randrange(8)
+        file.write_bytes(content)
+        said = call("verify", out, "--json")
+        named = said.code == 1 and name in said.out
+        tally.add(named, said.foreign, f"{name}: not named")
+        file.write_bytes(whole)
+    file = bench.draw.choice(files)
     content = bytearray(file.read_bytes())
     content[bench.draw.randrange(len(content))] ^= 1 << bench.draw.randrange(8)
     file.write_bytes(content)
-    name = file.relative_to(out).as_posix()
-    said = call([sys.executable, "-m", "anaglyph", "verify", str(out), "--json"])
-    named = said.returncode == 1 and name in said.stdout
-    done = bench.run(out)
-    repaired = done.returncode == 0 and artifacts(out) == bench.expected
-    foreign = is_foreign(said.returncode, said.stderr) or is_foreign(done.returncode, done.stderr)
-    tally.add(named and repaired, foreign, f"{name}: named {named}, repaired {repaired}")
+    vanished = bench.draw.choice([path for path in files if path.name != "run.json"])
+    vanished.unlink()
+    names = f"{file.relative_to(out)} flipped, {vanished.relative_to(out)} gone"
+    done = call(*bench.command(out))
+    if done.refused and "put it back" in done.err:  # run.json and the manifest, both
+        shutil.rmtree(out / "activations")
+        done = call(*bench.command(out))
+    shutil.rmtree(out / "run.json.damaged", ignore_errors=True)
+    (out / "run.json.damaged").unlink(missing_ok=True)
+    well = done.code == 0 and bench.is_whole(out)
+    tally.add(well, done.foreign, f"{names}: not repaired: {done.err[-200:]}", 2)
 
 
 def full_disk(bench: Bench, tally: Tally) -> None:
     """Let no file grow beyond a random size, as on a full disk; then resume without the limit."""
-    out = bench.place / "full"
-    shutil.rmtree(out, ignore_errors=True)
-    most = int(2 ** bench.draw.uniform(5, 21))
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-    done = call(bench.command(out), preexec_fn=limit)
-    foreign = is_foreign(done.returncode, done.stderr)
-    told = done.returncode == 0 or (done.returncode == 2 and done.stderr.count("\n") == 1)
-    tally.add(told and bench.ends_well(out), foreign, f"{most} bytes: {done.stderr[-200:]}")
+    out = bench.fresh("full")
+    most = int(2 ** bench.draw.uniform(12, 23))
+    done = Child(bench.command(out), file_bytes=most).wait()
+    told = done.code == 0 or (done.refused and "cannot write" in done.err)
+    tally.add(told and bench.ends_well(out), done.foreign, f"{most} bytes: {done.err[-200:]}")
 
 
 HOSTILE: list[tuple[str, dict[str, object]]] = [
@@ -232,34 +339,26 @@ HOSTILE: list[tuple[str, dict[str, object]]] = [
         {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40}}),
     ("tokenizer_config.json", {"chat_template": "{% for i in range(10**9) %}{% endfor %}"}),
     ("tokenizer_config.json", {"chat_template": "{{ 'a' * 10**10 }}"}),
+    ("tokenizer_config.json", {"chat_template": "{{ 9**9**9 }}"}),
     ("tokenizer_config.json", {"chat_template": "{{ ''.__class__.__mro__ }}"}),
 ]  # fmt: skip
 
 
-def hostile(bench: Bench, tally: Tally) -> Iterator[None]:
-    """Name each hostile model as the base: refused in one line, within 5 s of loading and 1 GB."""
+def hostile(bench: Bench, tally: Tally) -> None:
+    """Name each hostile model as the base: refused in one line, within 5 s and 1 GB."""
     base = Path(bench.words[1])
-    start = time.monotonic()
-    call([sys.executable, "-c", "import anaglyph.pair.model_pair, anaglyph.run"])
-    imports = time.monotonic() - start
     for file, changes in HOSTILE:
-        model = bench.place / "hostile"
-        shutil.rmtree(model, ignore_errors=True)
-        shutil.copytree(base, model)
+        model = Path(shutil.copytree(base, bench.fresh("hostile")))
         (model / "chat_template.jinja").unlink(missing_ok=True)
         path = model / file
         value = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(value | changes))
-        out = bench.place / "of-hostile"
-        shutil.rmtree(out, ignore_errors=True)
-        words = ["diff", str(model), str(model), *bench.words[3:], "--out", str(out)]
-        start = time.monotonic()
-        done = call([sys.executable, "-m", "anaglyph", *words, "--config", str(bench.settings)])
-        took = time.monotonic() - start - imports
-        refused = done.returncode == 2 and done.stderr.count("\n") == 1
-        note = f"{file} {next(iter(changes))}: exit {done.returncode}, {took:.1f} s"
-        tally.add(refused and took < 8, is_foreign(done.returncode, done.stderr), note)
-        yield
+        words = ["diff", model, model, *bench.words[3:], "--out", bench.fresh("of-hostile")]
+        done = call(*words, "--config", bench.settings)
+        soon = done.processor < 5 and done.mib < 1000
+        note = f"{file} {next(iter(changes))}: exit {done.code}, {done.processor:.1f} s of "
+        note += f"processor, {done.mib:.0f} MiB: {done.err[-200:]}"
+        tally.add(done.refused and soon, done.foreign, note)
 
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -270,21 +369,41 @@ READERS: dict[str, Callable[[Path], object]] = {
     "activations/shard-00000.safetensors": map_tensors,
     "dictionaries/diff-sae/config.json": lambda path: saving.read(path.parent),
     "dictionaries/diff-sae/weights.safetensors": lambda path: saving.read(path.parent),
-    "examples/diff-sae.json": read_json,
+    "examples/diff-sae.json": lambda path: read(path, ExamplesRecord),
+    "reading.json": read_json,
     "settings.json": read_settings,
     "settings.toml": read_settings,
     "recipe.yaml": load_recipe,
+    "card.json": lambda path: read_card(path.parent),
+    "play.json": read_play,
 }
 
 
 def fuzz(bench: Bench, tally: Tally, seconds: float) -> None:
     """Change bytes of every kind of file and read it: a value, or an error of ours."""
+    report = bench.place / "fuzz.json"
+    child = os.fork()  # reading may start threads, which no fork survives
+    if child == 0:
+        found = Tally()
+        try:
+            _fuzz(bench, found, seconds)
+        finally:
+            report.write_text(json.dumps(asdict(found)))
+            os._exit(0)
+    os.waitpid(child, 0)
+    for name, value in json.loads(report.read_text()).items():
+        setattr(tally, name, value)
+
+
+def _fuzz(bench: Bench, tally: Tally, seconds: float) -> None:
     out = bench.copy("fuzzed")
     (out / "settings.json").write_text(json.dumps(FEW))
     (out / "settings.toml").write_text('latents = 64\nmethods = ["diff-sae"]\n[find]\nrate = 0.1\n')
     recipe = Path(saving.__file__).parents[1] / "truth" / "organisms" / "new.yaml"
     (out / "recipe.yaml").write_bytes(recipe.read_bytes())
-    whole = {name: (out / name).read_bytes()[: 2**18] for name in READERS}
+    (out / "card.json").write_bytes(tiny_pair().card.read_bytes())
+    (out / "play.json").write_text(json.dumps({"key": "k", "row": {}, "facts": {}, "claims": []}))
+    whole = {name: (out / name).read_bytes()[: 2**16] for name in READERS}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for name, reader in READERS.items():
@@ -334,31 +453,29 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
-    tallies: dict[str, Tally] = {}
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), given.seed)
-        print(
-            f"undisturbed run: {bench.seconds:.0f} s, {len(bench.expected)} artifacts", flush=True
-        )
-        tallies["fuzzed files"] = Tally()
-        fuzz(bench, tallies["fuzzed files"], 60 * given.minutes / 6)
-        tallies["hostile models"] = Tally()
-        for _ in hostile(bench, tallies["hostile models"]):
-            if time.monotonic() > end:
-                break
-        rounds: dict[str, Callable[[Tally], None]] = {
+        print(f"undisturbed: {bench.seconds:.0f} s, {len(bench.expected)} artifacts", flush=True)
+        kinds: dict[str, Callable[[Tally], None]] = {
+            "fuzzed files": lambda tally: fuzz(bench, tally, 60 * given.minutes / 8),
+            "hostile models": lambda tally: hostile(bench, tally),
             "SIGKILL": lambda tally: interrupted(bench, signal.SIGKILL, tally),
             "SIGINT": lambda tally: interrupted(bench, signal.SIGINT, tally),
             "SIGTERM": lambda tally: interrupted(bench, signal.SIGTERM, tally),
-            "flipped bits": lambda tally: flipped(bench, tally),
+            "flipped bits, deleted files": lambda tally: damaged(bench, tally),
             "two writers": lambda tally: two_writers(bench, tally),
             "full disk": lambda tally: full_disk(bench, tally),
         }
-        tallies |= {name: Tally() for name in rounds}
+        tallies = {name: Tally() for name in kinds}
+        once = {"fuzzed files", "hostile models"}
+        # Rounds differ in length: next is the kind that has had the least time.
+        spent = dict.fromkeys(kinds, 0.0)
         while time.monotonic() < end:
-            for name, inject in rounds.items():
-                if time.monotonic() < end:
-                    inject(tallies[name])
+            name = min(spent, key=lambda kind: spent[kind])
+            start = time.monotonic()
+            kinds[name](tallies[name])
+            spent[name] = float("inf") if name in once else spent[name] + time.monotonic() - start
+            print(f"{name}: {json.dumps(asdict(tallies[name]))[:300]}", file=sys.stderr, flush=True)
     print("\n| fault | injected | survived | lost | foreign exceptions |\n|---|---|---|---|---|")
     for name, tally in tallies.items():
         print(f"| {name} | {tally.injected} | {tally.survived} | {tally.lost} | {tally.foreign} |")

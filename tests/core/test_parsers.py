@@ -1,6 +1,7 @@
 """Every file that a stranger may have written is read or refused in one line, whatever it holds."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from anaglyph.auditor.key import read_key
+from anaglyph.behaviour.directions import read_direction
 from anaglyph.behaviour.prompts import read_prompts
 from anaglyph.core.errors import AnaglyphError
 from anaglyph.core.files import read_json, read_parquet, write_json
@@ -158,13 +161,32 @@ def test_lone_surrogates_are_written_escaped(tmp_path: Path):
     assert read_json(tmp_path / "x.json") == {"token": "\ud800"}
 
 
-def test_files_that_are_no_files(tmp_path: Path):
-    import os
+NO_FILES = [*READERS, "vector.npy", "table.parquet:0", "card.json"]
 
-    (tmp_path / "folder.json").mkdir()
-    os.mkfifo(tmp_path / "fifo.json")
-    for name in ("folder.json", "fifo.json", "absent.json", "a\0b.json"):
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_files_that_are_no_files(tmp_path: Path, name: str):
+    """A pipe in which nobody writes, a device without end, a folder, a name that is none."""
+    file = tmp_path / name.removesuffix(":0")
+    reader = READERS.get(name)
+    if reader is None:
+        reader = read_key if name == "card.json" else direction_in
+    for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        make(file)
+        with pytest.raises(AnaglyphError) as refused:
+            reader(tmp_path if name in READERS else tmp_path / name)
+        assert "\n" not in str(refused.value)
+        file.rmdir() if file.is_dir() else file.unlink()
+    with pytest.raises(AnaglyphError):
+        reader(tmp_path if name in READERS else tmp_path / name)
+
+
+def direction_in(path: Path) -> Any:
+    return read_direction(str(path), 1, None, into="tuned")
+
+
+@pytest.mark.parametrize("name", ["a\0b.json", "x" * 5000 + ".json"])
+def test_names_that_are_none(tmp_path: Path, name: str):
+    for reader in (load_settings, load_recipe, read_key, read_prompts):
         with pytest.raises(AnaglyphError):
-            load_settings(tmp_path / name)
-        with pytest.raises(AnaglyphError):
-            load_recipe(tmp_path / Path(name).with_suffix(".yaml").name)
+            reader(tmp_path / name)

@@ -62,6 +62,49 @@ def test_beginning_again_keeps_what_is_finished(tmp_path):
     assert RunFolder.open(tmp_path / "run").state.layer == 2
 
 
+MADE_FROM = [
+    ("train/diff-sae", {"behave", "collect", "train/crosscoder", "score/crosscoder", "direct/pca"}),
+    ("train/crosscoder", {"behave", "collect", "train/diff-sae", "score/diff-sae", "find", "link",
+                          "causal/diff-sae", "direct/pca", "direct/attribution-diff-sae"}),
+    ("find", {"behave", "collect", "train/crosscoder", "score/crosscoder", "train/diff-sae",
+              "score/diff-sae", "causal/diff-sae", "direct/pca", "direct/attribution-diff-sae"}),
+    ("collect", {"behave"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "left"), MADE_FROM)
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_made_from_replaced_artifacts_is_finished_no_more(tmp_path, stage, left, killed):
+    run = RunFolder.begin(tmp_path / "run", **FACTS)
+    stages = {*left, "collect", "find", "link", "train/diff-sae", "train/crosscoder"}
+    for name in (*stages, "score/crosscoder", "causal/diff-sae", "direct/attribution-diff-sae"):
+        run.record(name, "k", 1.0, [])
+    before = set(run.state.stages)
+    run.record(stage, "k", 1.0, [])
+    with run.stage(stage, "k", []):  # the same again
+        pass
+    assert set(run.state.stages) == before
+    try:
+        with run.stage(stage, "k2", []):
+            if killed:
+                raise RuntimeError
+    except RuntimeError:
+        left = left - {stage}
+    else:
+        left = left | {stage}
+    assert set(RunFolder.open(run.path).state.stages) == left
+
+
+def test_a_page_is_current_until_a_stage_is_made_again(tmp_path):
+    run = RunFolder.begin(tmp_path / "run", **FACTS)
+    finish(run, "find", "k1")
+    key = run.key_of_page()
+    run.record("report", key, 1.0, [])
+    assert run.key_of_page() == key
+    finish(run, "find", "k2")
+    assert run.key_of_page() != key
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("dear")
     with pytest.raises(InputError, match="not a run's"):

@@ -1,6 +1,7 @@
 """The plan: shapes from a config alone, formulas by hand, and a refusal of what does not fit."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,34 @@ def test_the_command(anaglyph, llama):
     said = anaglyph("plan", tiny_pair().base, tiny_pair().tuned, "--data", tiny_pair().corpus[0])
     assert said.code == 0, said.err
     assert "this machine" in said.out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 10_000_000},
+        {"num_hidden_layers": 4000},
+        {"num_hidden_layers": 10**18},
+        {"num_hidden_layers": 0},
+        {"num_attention_heads": 0},
+        {"hidden_size": 10**12},
+        {"rope_theta": float("inf")},
+        {"model_type": 7},
+    ],
+    ids=str,
+)
+def test_a_shape_that_nobody_has_is_refused_soon(tmp_path: Path, changes):
+    """A plan is made before the models are looked at, so it looks at their numbers itself."""
+    config = json.loads((tiny_pair().base / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    start = time.process_time()
+    with pytest.raises(ModelError) as refused:
+        shape_of(tmp_path)
+    assert time.process_time() - start < 5
+    assert "\n" not in str(refused.value)
+
+
+def test_a_configuration_without_end_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(ModelError):
+        shape_of(tmp_path)

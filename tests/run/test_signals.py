@@ -41,8 +41,10 @@ import ctypes, time
 from pathlib import Path
 from anaglyph.cli.signals import ending_at_once
 from anaglyph.core.files import atomic_path
-with ending_at_once(), atomic_path(Path("kept")) as temporary:
+from anaglyph.core.files import temporary_folder
+with ending_at_once(), atomic_path(Path("kept")) as temporary, temporary_folder() as folder:
     temporary.write_text("half")
+    (folder / "shard").write_text("x")
     print("here", flush=True)
     exec(PLACE)
 """
@@ -59,9 +61,11 @@ def test_wherever_it_is(tmp_path: Path, place: str, number: signal.Signals):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
+    assert len(list(tmp_path.iterdir())) == 3
     time.sleep(0.1)
     start = time.monotonic()
     process.send_signal(number)

@@ -2,13 +2,17 @@
 
 import json
 import random
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from anaglyph.core.schemas import read_state, write_state
 from anaglyph.core.seals import Seal
 from anaglyph.run.folder import repair
 
@@ -18,6 +22,18 @@ def flip(path: Path, seed: int = 0) -> None:
     data, draw = bytearray(path.read_bytes()), random.Random(f"{path.name} {seed}")
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     path.write_bytes(data)
+
+
+def snapshot(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in artifacts(run)}
+
+
+def shown(run: Path) -> dict[str, Any]:
+    """Return the data that the page embeds."""
+    text = (run / "report" / "index.html").read_text()
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
 
 
 def artifacts(run: Path) -> list[str]:
@@ -189,7 +205,59 @@ def test_a_run_folder_has_its_own_models_and_text(run: Path, anaglyph, tiny_argu
     assert json.loads((run / "findings.json").read_text())["findings"] == said.json["findings"]
 
 
-def test_commands_that_repair_are_commands(anaglyph):
-    for stage in ("collect", "behave", "train/x:l1", "score/x", "causal/x", "find", "report"):
-        name = repair(stage, Path("run")).split()[1]
-        assert anaglyph(name, "--help").code == 0
+def test_another_seed_leaves_no_table_of_the_first_dictionary(run: Path, anaglyph, quick):
+    """The page of a dictionary that was trained again has nothing that was made from the first."""
+    whole = snapshot(run)
+    assert anaglyph("train", run, "--method", "diff-sae", "--seed", "3", *quick).code == 0
+    said = anaglyph("verify", run, "--json")
+    assert said.code == 0
+    assert {"latents/diff-sae.parquet", "causal/diff-sae.parquet", "findings.json"} <= set(
+        said.json["unknown"]
+    )
+    assert anaglyph("report", run).code == 0
+    assert shown(run)["verdict"] is None
+    each = {each["name"]: each for each in shown(run)["dictionaries"]}
+    assert each["diff-sae"]["latents"] is None
+    assert each["diff-sae"]["causal"] is None
+    assert each["crosscoder"]["latents"] is not None
+    assert anaglyph("diff", run).code == 0
+    again = snapshot(run)
+    for name in ("findings.json", "latents/diff-sae.parquet", "causal/diff-sae.parquet"):
+        assert again[name] == whole[name]
+
+
+def test_what_a_killed_stage_left_is_not_shown(run: Path, anaglyph):
+    """A record that is gone vouches for nothing, whatever files are there."""
+    state = read_state(run / "run.json")
+    for stage in ("score/crosscoder", "link"):
+        state.stages.pop(stage, None)
+    write_state(run / "run.json", state)
+    (run / "examples" / "crosscoder.json").write_text("{")
+    (run / "links.json").write_text("{")
+    (run / "direct").mkdir()
+    (run / "direct" / "pca.parquet").write_text("not of this run")
+    assert anaglyph("report", run).code == 0
+    each = {each["name"]: each for each in shown(run)["dictionaries"]}
+    assert each["crosscoder"]["latents"] is None
+    assert shown(run)["direct"] == []
+
+
+def test_the_terminal_says_when_the_page_is_old(run: Path, anaglyph):
+    assert f"report: {run}/report/index.html\n" in anaglyph("diff", run).out
+    said = anaglyph("find", run, "--rate", "0.3")
+    assert f"is of earlier stages; renew it with: anaglyph report {run}" in said.out
+
+
+STAGES = [
+    *("collect", "behave", "train/x:l1", "score/x", "causal/x", "find", "link", "report"),
+    *("direct/attribution-x", "direct/screening-x", "direct/layers", "direct/tokens"),
+    *("direct/tokens-completions", "direct/pca", "direct/lens", "direct/weights", "direct/stitch"),
+    *("direct/amplify", "audits/white-x"),
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_commands_that_repair_are_commands(anaglyph, stage: str):
+    words = shlex.split(repair(stage, Path("a run")))
+    assert words[2].removesuffix(",") == "a run"
+    assert anaglyph(words[1], "--help").code == 0

@@ -26,6 +26,7 @@ from anaglyph.auditor.white import LENS, white_tools
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import digest, read_json, write_json
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.seals import signed, unsigned
 from anaglyph.core.validation import validate
 from anaglyph.run import Run
 
@@ -126,7 +127,7 @@ def audit(
                 ended=outcome.ended,
                 spent=outcome.spent,
             )
-            write_json(folder / "hypothesis.json", kept.model_dump(mode="json"))
+            write_json(folder / "hypothesis.json", signed(kept.model_dump(mode="json")))
         grade = None
         if card is not None:
             grade = _graded(folder, kept.hypothesis, card, grader or endpoint)
@@ -208,7 +209,7 @@ def _graded(folder: Path, hypothesis: Hypothesis, card: AnswerKey, grader: Endpo
     """Return the grade, which is made once for each hypothesis, card and grader."""
     if not needs_grader(hypothesis, card):
         grade, key = graded(hypothesis, card), digest([hypothesis.model_dump(), card.model_dump()])
-        write_json(folder / "grade.json", _KeptGrade(key=key, grade=grade).model_dump(mode="json"))
+        _keep(folder, key, grade)
         return grade
     asked = grader_messages(hypothesis, card)
     key = digest({"asked": asked, "model": grader.model, "base_url": grader.base_url})
@@ -230,13 +231,20 @@ def _graded(folder: Path, hypothesis: Hypothesis, card: AnswerKey, grader: Endpo
         judgement = judged(hypothesis, card, ask)
     spent = spent_of(transcript)
     grade = graded(hypothesis, card, judgement, grader=grader.model, tokens=spent.tokens)
-    write_json(folder / "grade.json", _KeptGrade(key=key, grade=grade).model_dump(mode="json"))
+    _keep(folder, key, grade)
     return grade
+
+
+def _keep(folder: Path, key: str, grade: Grade) -> None:
+    kept = _KeptGrade(key=key, grade=grade).model_dump(mode="json")
+    write_json(folder / "grade.json", signed(kept))
 
 
 def _kept(path: Path, kind: type[Any], key: str) -> Any:
     """Read a record that was written under a key; None if there is none, or of another key."""
     if not path.is_file():
         return None
-    record = validate(kind, read_json(path), f"{path} is damaged", StoreError)
+    value = read_json(path)
+    value = unsigned(value, path) if isinstance(value, dict) else value
+    record = validate(kind, value, f"{path} is damaged", StoreError)
     return record if record.key == key else None

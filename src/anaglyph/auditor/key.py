@@ -8,6 +8,7 @@ from pydantic import model_validator as validator
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import read_json
+from anaglyph.core.seals import unsigned
 from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.recipe import CONTROLS
 
@@ -51,6 +52,7 @@ def read_key(path: str | Path) -> AnswerKey:
     """
     try:
         card = read_json(Path(path))
+        card = unsigned(card, Path(path)) if isinstance(card, dict) else card
     except StoreError as error:
         raise InputError(f"cannot read the card: {error}") from error
     return validate(AnswerKey, card, f"{path} is not a card")

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import check_regular, first_line
 from anaglyph.core.schemas import Finding, Verdict
 from anaglyph.core.settings import DIRECTIONS
 from anaglyph.dictionaries import Dictionary
@@ -176,10 +177,12 @@ def _held_direction(text: str, layer: int, held: Held, into: Side) -> Direction:
 
 
 def _from_array(file: Path) -> Float[Tensor, " d"]:
+    check_regular(file, InputError)
     try:
         values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file} cannot be read as a NumPy array: {error}") from error
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        reason = first_line(error)
+        raise InputError(f"{file} cannot be read as a NumPy array: {reason}") from error
     is_vector = isinstance(values, np.ndarray) and values.ndim == 1
     if not is_vector or not np.issubdtype(values.dtype, np.number):
         shape = getattr(values, "shape", None)
@@ -188,10 +191,12 @@ def _from_array(file: Path) -> Float[Tensor, " d"]:
 
 
 def _from_table(file: Path, row: int) -> Float[Tensor, " d"]:
+    check_regular(file, InputError)
     try:
         column = pl.read_parquet(file, columns=["direction"])["direction"]
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{file} has no readable column of directions: {error}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = first_line(error)
+        raise InputError(f"{file} has no readable column of directions: {reason}") from error
     if row >= len(column):
         raise InputError(f"{file} has {len(column)} rows, not a row {row}")
     vector = column[row]

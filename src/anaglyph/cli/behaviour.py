@@ -10,6 +10,7 @@ from anaglyph.cli.common import print_table, reopen
 from anaglyph.cli.options import GENERAL, AsJson, OneName, Prompts, Run, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import check_writable
 from anaglyph.core.settings import (
     DIRECTIONS,
     AttributeSettings,
@@ -115,6 +116,7 @@ def screen_command(
     with Bars() as progress:
         opened = reopen(run, progress, **general)
         with opened.folder.writing():
+            check_writable(run)
             dictionary = _only(opened, name)
             table = screen(
                 opened.subject,

@@ -10,6 +10,7 @@ from anaglyph.cli.app import app
 from anaglyph.cli.options import AsJson
 from anaglyph.cli.terminal import Bars, say, table_text
 from anaglyph.core.files import write_json, write_parquet
+from anaglyph.core.lock import reserved
 
 SHOWN = (
     *("rate", "preset", "pairs", "findings", "false_share", "false_share_low", "false_share_high"),
@@ -61,22 +62,22 @@ def calibrate(
     rates = sorted(rate or [0.1])
     numbers = range(first_seed, first_seed + seeds)
     parts = []
-    with Bars() as progress:
+    with Bars() as progress, reserved(out):
         for name, overrides in cells:
             part = run(name, numbers, rate=rates[-1], progress=progress, **overrides)
             label = f"{name}, {overrides['null']}" if overrides else name
             parts.append(part.with_columns(preset=pl.lit(label)))
-    rows = pl.concat(parts)
-    summary = pl.concat(
-        [
-            summarise_findings(at_rate(rows, each)).insert_column(0, pl.lit(each).alias("rate"))
-            for each in rates
-        ],
-        how="diagonal",
-    )
-    if out is not None:
-        write_parquet(out / "findings.parquet", rows)
-        write_json(out / "summary.json", summary.to_dicts())
+        rows = pl.concat(parts)
+        summary = pl.concat(
+            [
+                summarise_findings(at_rate(rows, each)).insert_column(0, pl.lit(each).alias("rate"))
+                for each in rates
+            ],
+            how="diagonal",
+        )
+        if out is not None:
+            write_parquet(out / "findings.parquet", rows)
+            write_json(out / "summary.json", summary.to_dicts())
     if as_json:
         say(json.dumps(summary.to_dicts()))
     else:

@@ -122,8 +122,10 @@ def print_verdict(run: "Run", as_json: bool) -> None:
     if said is not None:
         say(behaviour_text(said))
     say(verdict_text(verdict))
-    if page.exists():
+    if run.is_page_current:
         say(f"report: {page}")
+    elif page.exists():
+        say(f"report: {page} is of earlier stages; renew it with: anaglyph report {run.path}")
 
 
 def behaviour_text(said: "Behaviour") -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anaglyph.cli.common import run_or_pair
 from anaglyph.cli.terminal import say, table_text
 from anaglyph.core.errors import InputError
+from anaglyph.core.lock import reserved
 from anaglyph.core.settings import Section, load_settings, section_of
 
 if TYPE_CHECKING:
@@ -131,9 +132,10 @@ class Target:
         from anaglyph.run import keep_tables, write_tables
 
         folder, settings = self.folder, settings | {"computed": self.subject.computed}
-        tables = make() if folder is None else keep_tables(folder, name, settings, make)
-        if out is not None:
-            write_tables(out, tables)
+        with reserved(out):
+            tables = make() if folder is None else keep_tables(folder, name, settings, make)
+            if out is not None:
+                write_tables(out, tables)
         return tables
 
     def kept_in(self, out: Path | None) -> Path | None:

@@ -13,6 +13,7 @@ from anaglyph.cli.options import AsJson
 from anaglyph.cli.terminal import Bars, say, table_text
 from anaglyph.core.declared import declared_classes
 from anaglyph.core.files import write_json, write_parquet
+from anaglyph.core.lock import reserved
 
 
 @app.command()
@@ -57,7 +58,7 @@ def planted(
     settings: dict[str, Any] = {"ratio": ratio, "k": _parse_k(k), "tokens": tokens, "batch": batch}
     swept = None if sweep is None else _parse_sweep(sweep)
     numbers = range(first_seed, first_seed + seeds)
-    with Bars() as progress:
+    with Bars() as progress, reserved(out):
         settings["progress"] = progress
         runs = pl.concat(
             [
@@ -68,12 +69,12 @@ def planted(
             ],
             how="diagonal_relaxed",
         )
-    summary = summarise(runs)
-    if out is not None:
-        write_json(out / "summary.json", summary.to_dicts())
-        write_parquet(out / "runs.parquet", runs)
-        command = " ".join(["anaglyph", *sys.argv[1:]])
-        build_benchmark(summary, command, out / "index.html")
+        summary = summarise(runs)
+        if out is not None:
+            write_json(out / "summary.json", summary.to_dicts())
+            write_parquet(out / "runs.parquet", runs)
+            command = " ".join(["anaglyph", *sys.argv[1:]])
+            build_benchmark(summary, command, out / "index.html")
     if as_json:
         say(json.dumps(summary.to_dicts()))
     else:

@@ -9,10 +9,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from anaglyph.core.errors import AnaglyphError, InputError, StoreError
@@ -50,8 +53,10 @@ _OF_RUST = re.compile(r"\(os error (\d+)\)")
 def os_error_text(error: OSError, path: str | Path | None = None) -> str:
     """Return one line for an error of the file system: what failed, why, and the way out."""
     place = error.filename if path is None else path
-    reason = error.strerror or str(error) or type(error).__name__
-    way_out = _WAYS_OUT.get(error.errno or 0)
+    of_rust = _OF_RUST.search(str(error)) if error.errno is None else None
+    number = error.errno or (int(of_rust[1]) if of_rust is not None else 0)
+    reason = error.strerror or (os.strerror(number) if number else first_line(error))
+    way_out = _WAYS_OUT.get(number)
     text = reason if place is None else f"{os.fsdecode(place)}: {reason}"
     return f"{text}; {way_out}" if way_out else text
 
@@ -70,11 +75,9 @@ def told(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot write {os_error_text(error, path)}") from error
     except Exception as error:
-        number = _OF_RUST.search(str(error))
-        if number is None:
+        if _OF_RUST.search(str(error)) is None:
             raise
-        cause = OSError(int(number[1]), os.strerror(int(number[1])))
-        raise StoreError(f"cannot write {os_error_text(cause, path)}") from error
+        raise StoreError(f"cannot write {os_error_text(OSError(str(error)), path)}") from error
 
 
 @contextmanager
@@ -101,6 +104,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _unfinished.discard(temporary)
 
 
+def check_writable(folder: Path) -> None:
+    """Write a file into a folder and remove it, before hours of work end there.
+
+    Raises:
+        StoreError: It cannot be written to; the message names it, the reason and the way out.
+    """
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    with told(folder):
+        try:
+            probe.write_bytes(b"anaglyph")
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+
+
 _unfinished: set[Path] = set()
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
@@ -118,11 +136,28 @@ def remove_temporaries(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder in the system's place for temporary files; it goes with the block.
+
+    It goes with the process too, unless that is killed by SIGKILL.
+    """
+    with TemporaryDirectory(prefix="anaglyph-") as name:
+        _unfinished.add(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            _unfinished.discard(Path(name))
+
+
 def remove_unfinished() -> None:
     """Remove this process's temporary files; it is about to end without cleaning up."""
     for path in list(_unfinished):
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+            for _ in range(3):  # another thread may still write to it
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -145,8 +180,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_parquet(path: Path, table: "pl.DataFrame") -> None:
     """Write a table as Parquet, whole or not at all; folders are made as needed."""
+    # In memory first: where a disk is full, the library raises what does not say so.
+    content = BytesIO()
+    table.write_parquet(content)
     with atomic_path(path) as temporary:
-        table.write_parquet(temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_parquet(path: Path) -> "pl.DataFrame":
@@ -157,6 +195,7 @@ def read_parquet(path: Path) -> "pl.DataFrame":
     """
     import polars as pl
 
+    check_regular(path, StoreError)
     try:
         return pl.read_parquet(path)
     except FileNotFoundError as error:
@@ -165,6 +204,20 @@ def read_parquet(path: Path) -> "pl.DataFrame":
         raise StoreError(f"cannot read {os_error_text(error, path)}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def check_regular(path: Path, error: type[AnaglyphError]) -> None:
+    """Refuse a path at which there is something, but no regular file: reading might never end.
+
+    Raises:
+        AnaglyphError: Of the type ``error``; the message names the path.
+    """
+    try:
+        regular = path.is_file() or not path.exists()
+    except (OSError, ValueError):  # no permission, or no name: opening it tells why
+        return
+    if not regular:
+        raise error(f"{path} is not a regular file")
 
 
 def first_line(error: BaseException) -> str:
@@ -178,6 +231,7 @@ def read_json(path: Path) -> Any:
     Raises:
         StoreError: The file is missing, cannot be read or is not JSON.
     """
+    check_regular(path, StoreError)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -210,9 +264,8 @@ def read_input(file: Path, error: type[AnaglyphError] = InputError) -> str:
         AnaglyphError: Of the type ``error``: it cannot be read, is no regular file, has over
             64 MiB or is not UTF-8.
     """
+    check_regular(file, error)
     try:
-        if file.exists() and not file.is_file():
-            raise error(f"{file} is not a regular file")
         if file.stat().st_size > LARGEST_INPUT:
             raise error(f"{file} has over {LARGEST_INPUT >> 20} MiB, too much for such a file")
         return file.read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anaglyph.core.errors import StoreError
-from anaglyph.core.files import told
+from anaglyph.core.files import check_writable, told
 
 if sys.platform != "win32":
     import fcntl
@@ -75,10 +75,32 @@ def locked(folder: Path) -> Iterator[bool]:
                 folder.rmdir()
 
 
+@contextmanager
+def reserved(folder: Path | None) -> Iterator[None]:
+    """Lock a folder, and find out that it can be written to, before long work whose end it takes.
+
+    Args:
+        folder: Created if missing; None reserves nothing.
+
+    Raises:
+        StoreError: Another process writes to it, or it cannot be written to.
+    """
+    if folder is None:
+        yield
+        return
+    with locked(folder):
+        check_writable(folder)
+        yield
+
+
 def owner_of(folder: Path) -> dict[str, Any] | None:
     """Return what the lock file says of the folder's writer; None if there is none."""
     try:
-        said = json.loads((folder / LOCK).read_bytes()[:4096])
+        opened = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            said = json.loads(os.read(opened, 4096))
+        finally:
+            os.close(opened)
     except (OSError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None

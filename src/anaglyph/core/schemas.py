@@ -456,15 +456,19 @@ def read_verdict(path: Path) -> Verdict:
     return validate(Verdict, of_this_format(path), f"{path} is damaged", StoreError)
 
 
-def read_behaviour(path: Path) -> Behaviour:
+def read_behaviour(path: Path, linked: bool = True) -> Behaviour:
     """Read ``behaviour.json``, joined with ``links.json`` where there is one.
+
+    Args:
+        path: The file.
+        linked: Whether ``links.json`` may be read.
 
     Raises:
         StoreError: A file is missing, is not JSON, of another format, or a field is malformed.
     """
     said = validate(Behaviour, of_this_format(path), f"{path} is damaged", StoreError)
     file = path.with_name("links.json")
-    if not file.is_file():
+    if not linked or not file.is_file():
         return said
     read = validate(Links, of_this_format(file), f"{file} is damaged", StoreError)
     links = {each.claim: each for each in read.links}

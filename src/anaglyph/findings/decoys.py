@@ -20,7 +20,6 @@ q-values.
 """
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from scipy.stats import t as student
 from anaglyph.behaviour.null_pair import matched_null_pair
 from anaglyph.core.devices import token_budget
 from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.files import temporary_folder
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.core.schemas import Finding
@@ -133,7 +133,7 @@ def find_decoys(subject: Subject, settings: FindSettings, draw: int = 0) -> Deco
     tokens = _tokens(corpus, chosen)
     base = store.gather(tokens)[0].float().numpy()
     noised = _read(null, corpus, chosen, layer, subject.progress)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         pretended = PairedStore.from_arrays(
             base,
             noised,

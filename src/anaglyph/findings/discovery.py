@@ -5,7 +5,6 @@ random tokens lead to (``atoms.py``, ``stable.py``), test each over sequences (`
 measure what either model has of it (``strengths.py``), and decide the kind (``kinds.py``).
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.sparse import csc_matrix, csr_matrix
 
+from anaglyph.core.files import temporary_folder
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DetectionLimit, Finding
 from anaglyph.core.settings import FindSettings
@@ -216,7 +216,7 @@ def _trained(store: PairedStore, seed: int, progress: Progress = silent) -> Dict
 @contextmanager
 def _stored(sample: Sample) -> Iterator[PairedStore]:
     """Put activations into a store that is gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         yield PairedStore.from_arrays(
             sample.base, sample.tuned, Path(folder) / "store", sequence_ids=sample.sequences
         )

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from anaglyph.core.errors import AnaglyphError, ModelError
+from anaglyph.core.files import temporary_folder
 from anaglyph.pair.merging import AdaptedModule, adapted_modules
 from anaglyph.pair.numbers import check_adapter, check_model_numbers, check_model_size
 from anaglyph.pair.quantised import Quantisation, quantisation_settings
@@ -173,7 +173,7 @@ def _without_stale_adapter(source: Source) -> Iterator[Path]:
     if not (source.folder / ADAPTER_CONFIG).is_file():
         yield source.folder
         return
-    with TemporaryDirectory() as place:
+    with temporary_folder() as place:
         for file in source.folder.iterdir():
             if not file.name.startswith("adapter_"):
                 (Path(place) / file.name).symlink_to(file.absolute())

@@ -18,7 +18,7 @@ from anaglyph.pair.quiet import first_line
 from anaglyph.pair.sources import Source
 from anaglyph.pair.weight_files import read_config
 
-_COUNTS = ("layer", "expert", "block", "head", "group")
+_COUNTS = ("expert", "block", "head", "group")
 _WIDTHS = ("size", "dim", "width", "embd", "inner", "rank", "state", "conv")
 _PLACES = ("position", "ctx", "max_seq", "window", "length")
 _MOST_PLACES = 2**26
@@ -26,6 +26,8 @@ _MOST_PLACES = 2**26
 _FEW, _WIDE = 4096, 2**26
 """Small numbers are let through: they may count what has no tensor, or be a width that this model
 does not use. What a model has of its widths is bounded by `check_model_size`."""
+_LAYERS = 512
+"""Layers that may share tensors, or have no files yet; each takes time to plan."""
 _PACKED = 8
 """Codes in a byte, at most: of quantised weights a width is that much smaller in the files."""
 
@@ -36,23 +38,38 @@ def check_model_numbers(source: Source) -> None:
     Raises:
         ModelError: One is larger than the files allow, or is not finite; the message names it.
     """
-    config = read_config(source.weights.config)
     tensors, largest, _ = _extent(source)
+    check_numbers(read_config(source.weights.config), str(source.weights.config), tensors, largest)
+
+
+def check_numbers(config: Any, where: str, tensors: int = 0, largest: int = 0) -> None:
+    """Check the numbers in a configuration, before anything is built as they say.
+
+    Args:
+        config: The configuration.
+        where: Its file, for the message.
+        tensors: How many tensors the model's files have; 0 if there are no files.
+        largest: Their largest dimension.
+
+    Raises:
+        ModelError: One is too large, or is not finite; the message names it.
+    """
     for field, value in _numbers(config):
         name = field.rsplit(".", 1)[-1]
         if any(word in name for word in _PLACES):
             most = _MOST_PLACES
         elif any(word in name for word in _WIDTHS):
             most = max(_PACKED * largest, _WIDE)
+        elif "layer" in name:
+            most = max(tensors, _LAYERS)
         elif any(word in name for word in _COUNTS):
             most = max(tensors, largest, _FEW)
         else:
             continue
         if value > most:
-            raise ModelError(
-                f"{source.weights.config}: {field} is {value}, more than its {tensors} tensors"
-                f" allow (the largest dimension is {largest})"
-            )
+            files = f"its {tensors} tensors allow (the largest dimension is {largest})"
+            allowed = files if tensors else f"the {most} that we plan for"
+            raise ModelError(f"{where}: {field} is {value}, more than {allowed}")
 
 
 def check_model_size(model: torch.nn.Module, source: Source) -> None:

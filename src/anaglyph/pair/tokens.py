@@ -18,8 +18,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from anaglyph.core.errors import InputError, ModelError
-from anaglyph.core.files import digest
-from anaglyph.pair.quiet import first_line, loading
+from anaglyph.core.files import digest, read_input
+from anaglyph.pair.quiet import loading
 from anaglyph.pair.sources import Source
 from anaglyph.pair.spans import SpanTokenizer
 from anaglyph.pair.templates import chosen_template
@@ -185,7 +185,9 @@ def _template(
 ) -> tuple[str | None, list[str]]:
     """Return the chat template, and notes on the choice."""
     if wanted not in (None, "base", "tuned"):
-        return _read(Path(str(wanted)).expanduser()), [f"chat template of {wanted} used"]
+        return read_input(Path(str(wanted)).expanduser(), ModelError), [
+            f"chat template of {wanted} used"
+        ]
     side = ("base", "tuned").index(wanted) if wanted else int(own[1][0] is not None)
     template, name = own[side]
     if wanted and template is None:
@@ -300,11 +302,4 @@ def _probe(file: str, _fingerprint: str) -> None:
 
 def _template_file(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
-    return _read(file) if file.is_file() else None
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the chat template {file}: {first_line(error)}") from error
+    return read_input(file, ModelError) if file.is_file() else None

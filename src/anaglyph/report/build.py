@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Set
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,11 +38,12 @@ SCRIPTS = (
 STYLES = ("style.css", "parts.css", "explorer.css", "screens.css")
 
 
-def build(run_folder: Path) -> Path:
+def build(run_folder: Path, only: Set[str] | None = None) -> Path:
     """Write `report/index.html` into a run folder from the files in it.
 
     Args:
         run_folder: A run folder, finished or not. No model is loaded.
+        only: Names of the files that may be shown, relative to the folder; all if None.
 
     Returns:
         The path of the page.
@@ -50,7 +52,7 @@ def build(run_folder: Path) -> Path:
         InputError: There is no run in the folder.
         StoreError: A file is damaged; the message names it. An earlier page is kept.
     """
-    data = gather(run_folder)
+    data = gather(run_folder, only)
     verdict, run = data["verdict"], data["run"]
     pair = f"{run['base']} → {run['tuned']}" if run else run_folder.resolve().name
     script = "(() => {\n" + "\n".join(_part(name) for name in SCRIPTS) + "\n})();"

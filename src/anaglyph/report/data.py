@@ -8,6 +8,7 @@ so.
 import json
 import math
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from anaglyph.core.validation import validate
 from anaglyph.dictionaries import Dictionary
 from anaglyph.findings import with_dictionaries
 from anaglyph.report.direct import gather_direct
-from anaglyph.report.records import DictionaryRecord, ExamplesRecord, Window, read
+from anaglyph.report.records import DictionaryRecord, ExamplesRecord, Files, Window, read
 
 MAX_ROWS = 2000
 MAX_FINDINGS = 100
@@ -40,11 +41,12 @@ LEFT_OUT = re.compile("beta_.*_(low|high)")
 RANKING = ("difference_share", "frequency", "max_activation")
 
 
-def gather(run_folder: Path) -> dict[str, Any]:
+def gather(run_folder: Path, only: Set[str] | None = None) -> dict[str, Any]:
     """Return everything the page shows, ready for JSON: no NaN, no inf, numbers with 4 digits.
 
     Args:
         run_folder: A run folder; any of its files may be missing and is then None here.
+        only: Names of the files that may be shown; all if None.
 
     Raises:
         InputError: There is no such folder, or it has no file of a run.
@@ -52,12 +54,13 @@ def gather(run_folder: Path) -> dict[str, Any]:
     """
     if not run_folder.is_dir():
         raise InputError(f"{run_folder} is not a folder")
+    files = Files(run_folder, only)
     run = read_state(path) if (path := run_folder / "run.json").exists() else None
-    verdict = read_verdict(path) if (path := run_folder / "findings.json").exists() else None
-    names = _dictionary_names(run_folder)
+    verdict = read_verdict(path) if (path := files.find("findings.json")) else None
+    names = _dictionary_names(files)
     if run is None and verdict is None and not names:
         raise InputError(f"{run_folder} is not a run folder: it has no file of a run")
-    room, trained = _Room(EXAMPLE_BYTES), _dictionaries(run_folder, names)
+    room, trained = _Room(EXAMPLE_BYTES), _dictionaries(files, names)
     found = verdict.findings if verdict is not None else ()
     findings = [with_dictionaries(each, trained) for each in found[:MAX_FINDINGS]]
     shown = [_finding(finding, room, run_folder) for finding in findings]
@@ -70,10 +73,10 @@ def gather(run_folder: Path) -> dict[str, Any]:
     for place, name in enumerate(names):
         own = _Room(room.left // (len(names) - place))
         room.left -= own.left
-        dictionaries.append(_dictionary(run_folder, name, cited[name], own))
+        dictionaries.append(_dictionary(files, name, cited[name], own))
         room.left += own.left
     return {
-        "behaviour": _behaviour(run_folder / "behaviour.json"),
+        "behaviour": _behaviour(files),
         "run": None if run is None else _clean(_facts(run)),
         "verdict": None
         if verdict is None
@@ -84,9 +87,9 @@ def gather(run_folder: Path) -> dict[str, Any]:
         },
         "findings": None if verdict is None else shown,
         "like_noise": [_finding(finding, room, run_folder) for finding in further],
-        "reading": _reading(run_folder / "reading.json"),
+        "reading": _reading(files.find("reading.json")),
         "dictionaries": dictionaries,
-        "direct": _clean(gather_direct(run_folder)),
+        "direct": _clean(gather_direct(files)),
     }
 
 
@@ -110,25 +113,28 @@ class _Room:
         return short
 
 
-def _dictionary_names(run_folder: Path) -> list[str]:
-    found = {path.parent.name for path in run_folder.glob("dictionaries/*/config.json")}
+def _dictionary_names(files: Files) -> list[str]:
+    folders = files.folder.glob("dictionaries/*/config.json")
+    found = {path.parent.name for path in folders}
+    found = {name for name in found if files.find(f"dictionaries/{name}/config.json")}
     for pattern in ("latents/*.parquet", "causal/*.parquet", "examples/*.json"):
-        found |= {path.stem for path in run_folder.glob(pattern)}
+        found |= files.stems(pattern)
     # Files with these endings are further tables of a dictionary.
     found = {name for name in found if not name.endswith((ALONE, PLACES))}
     return sorted(name for name in found if not name.startswith("."))
 
 
-def _behaviour(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
+def _behaviour(files: Files) -> dict[str, Any] | None:
+    path = files.find("behaviour.json")
+    if path is None:
         return None
-    said = read_behaviour(path)
+    said = read_behaviour(path, linked=files.find("links.json") is not None)
     return _clean(said.model_dump(mode="json")) | {"headline": said.headline}
 
 
-def _reading(path: Path) -> dict[str, Any] | None:
+def _reading(path: Path | None) -> dict[str, Any] | None:
     """Return the account of what was read; the rows that were skipped stay in the file."""
-    if not path.exists():
+    if path is None:
         return None
     read = read_json(path)
     if not isinstance(read, dict):
@@ -148,14 +154,10 @@ def _facts(run: RunState) -> dict[str, Any]:
     return facts | {"config": settings}
 
 
-def _dictionaries(run_folder: Path, names: list[str]) -> dict[str, Dictionary]:
+def _dictionaries(files: Files, names: list[str]) -> dict[str, Dictionary]:
     """Load the trained dictionaries, to see which of their latents show a finding."""
-    folders = {name: run_folder / "dictionaries" / name for name in names}
-    return {
-        name: Dictionary.load(folder)
-        for name, folder in folders.items()
-        if (folder / "weights.safetensors").is_file()
-    }
+    weights = {name: files.find(f"dictionaries/{name}/weights.safetensors") for name in names}
+    return {name: Dictionary.load(path.parent) for name, path in weights.items() if path}
 
 
 def _finding(finding: Finding, room: _Room, run_folder: Path) -> dict[str, Any]:
@@ -168,22 +170,22 @@ def _finding(finding: Finding, room: _Room, run_folder: Path) -> dict[str, Any]:
     return shown
 
 
-def _dictionary(run_folder: Path, name: str, cited: list[int], room: _Room) -> dict[str, Any]:
-    config = read(run_folder / "dictionaries" / name / "config.json", DictionaryRecord)
-    examples = read(run_folder / "examples" / f"{name}.json", ExamplesRecord)
+def _dictionary(files: Files, name: str, cited: list[int], room: _Room) -> dict[str, Any]:
+    config = read(files.find(f"dictionaries/{name}/config.json"), DictionaryRecord)
+    examples = read(files.find(f"examples/{name}.json"), ExamplesRecord)
     by_latent = {item.latent: item.examples for item in examples.root} if examples else {}
-    causal = _read_table(run_folder / "causal" / f"{name}.parquet", {"intervention", "recovered"})
+    causal = _read_table(files.find(f"causal/{name}.parquet"), {"intervention", "recovered"})
     places = _read_table(
-        run_folder / "causal" / f"{name}{PLACES}.parquet",
+        files.find(f"causal/{name}{PLACES}.parquet"),
         {"intervention", "recovered", "positions", "into"},
     )
     alone = _read_table(
-        run_folder / "causal" / f"{name}{ALONE}.parquet",
+        files.find(f"causal/{name}{ALONE}.parquet"),
         {"latent", "recovered", "recovered_low", "recovered_high"},
     )
     patched = [] if alone is None else alone["latent"].to_list()
     pinned = list(dict.fromkeys([*cited, *patched, *by_latent]))[:MAX_ROWS]
-    table = _read_table(run_folder / "latents" / f"{name}.parquet", {"latent"})
+    table = _read_table(files.find(f"latents/{name}.parquet"), {"latent"})
     if table is not None and alone is not None:
         effects = alone.select("latent", "recovered", "recovered_low", "recovered_high")
         table = table.join(effects, on="latent", how="left", maintain_order="left")
@@ -227,8 +229,8 @@ def _latents(table: pl.DataFrame, pinned: list[int]) -> tuple[dict[str, Any], li
     return facts, kept["latent"].to_list()
 
 
-def _read_table(path: Path, needed: set[str]) -> pl.DataFrame | None:
-    if not path.exists():
+def _read_table(path: Path | None, needed: set[str]) -> pl.DataFrame | None:
+    if path is None:
         return None
     table = read_parquet(path)
     missing = needed - set(table.columns)

@@ -1,12 +1,12 @@
 """Gather a few rows of each table that the commands without a dictionary kept in a run folder."""
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import read_parquet
+from anaglyph.report.records import Files
 
 ROWS = 24
 _LONGEST = 300
@@ -93,19 +93,19 @@ TABLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 )
 
 
-def gather_direct(run_folder: Path) -> list[dict[str, Any]]:
+def gather_direct(files: Files) -> list[dict[str, Any]]:
     """Return the tables found, each with title, note, columns, rows and its full length.
 
     Args:
-        run_folder: A run folder.
+        files: A run folder's files.
 
     Raises:
         StoreError: A table is damaged; the message names the file.
     """
     shown = []
     for name, title, note, wanted in TABLES:
-        path = run_folder / "direct" / f"{name}.parquet"
-        if not path.exists():
+        path = files.find(f"direct/{name}.parquet")
+        if path is None:
             continue
         table = read_parquet(path)
         columns = [column for column in wanted if column in table.columns]

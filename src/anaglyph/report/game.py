@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from anaglyph.core.files import read_json, write_text
+from anaglyph.core.files import write_text
+from anaglyph.truth.game.playing import read_play
 
 COLUMNS = {
     "player": "player",
@@ -85,7 +86,7 @@ def build_game(
         f"<h2>Rank of the first hit</h2>{_table(second)}",
         "<h2>What they claimed</h2>",
     ]
-    kept = {_key(play["row"]): play for play in map(read_json, plays)}
+    kept = {_key(play.row): play.model_dump() for play in map(read_play, plays)}
     for match in grid.to_dicts():
         met = [kept.get(_key(match | {"player": player})) for player in board["player"]]
         parts.append(_said([play for play in met if play is not None]))

@@ -4,6 +4,8 @@ Only what the page uses is checked; other fields pass through, so that an artifa
 its page breaking. A file that does not fit is damaged, and the error names the file and the field.
 """
 
+from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,29 @@ from anaglyph.core.files import read_json
 from anaglyph.core.validation import validate
 
 Record = TypeVar("Record", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Files:
+    """A run folder's files, or those of them that may be shown.
+
+    Attributes:
+        folder: The run folder.
+        only: Names of the files that may be shown, relative to the folder; all if None.
+    """
+
+    folder: Path
+    only: Set[str] | None = None
+
+    def find(self, name: str) -> Path | None:
+        """Return a file's path; None if it is not there or may not be shown."""
+        path = self.folder / name
+        return path if (self.only is None or name in self.only) and path.is_file() else None
+
+    def stems(self, pattern: str) -> set[str]:
+        """Return the names without ending of the files that a pattern finds."""
+        names = (path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern))
+        return {Path(name).stem for name in names if self.find(name) is not None}
 
 
 class _Record(BaseModel):
@@ -65,12 +90,12 @@ class DictionaryRecord(_Record):
     stats: dict[str, Any] = {}
 
 
-def read(path: Path, kind: type[Record]) -> Record | None:
-    """Read a JSON artifact as a record, or return None where the file does not exist.
+def read(path: Path | None, kind: type[Record]) -> Record | None:
+    """Read a JSON artifact as a record, or return None where there is none.
 
     Raises:
         StoreError: The file is not JSON, or a field the page needs is missing or malformed.
     """
-    if not path.exists():
+    if path is None:
         return None
     return validate(kind, read_json(path), f"{path} is damaged", StoreError)

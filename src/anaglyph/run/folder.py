@@ -6,6 +6,7 @@ it was written. One process writes at a time: `writing` locks the folder and rea
 because another process may have finished stages since it was opened.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import atomic_path, is_temporary, remove_temporaries
+from anaglyph.core.files import (
+    atomic_path,
+    check_writable,
+    digest,
+    is_temporary,
+    remove_temporaries,
+)
 from anaglyph.core.lock import LOCK, locked
 from anaglyph.core.schemas import FormatError, RunState, StageState, read_state, write_state
 from anaglyph.core.seals import Seal
+from anaglyph.dictionaries import get_method
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
 
@@ -161,10 +169,19 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, key: str, outputs: list[str]) -> Iterator[None]:
-        """Run a stage's body and, if it ends well, record it as finished under `key`."""
+        """Run a stage's body and, if it ends well, record it as finished under `key`.
+
+        Raises:
+            StoreError: Another process writes to the folder, or it cannot be written to.
+        """
         with self.writing():
-            # Its old record goes first: the body replaces the artifacts that it vouches for.
-            if self.state.stages.pop(name, None) is not None:
+            check_writable(self.path)
+            # Its old record goes first: the body replaces the artifacts that it vouches for. So do
+            # those of what was made from them, unless the new ones will be the same.
+            earlier = self.state.stages.pop(name, None)
+            if earlier is not None:
+                if earlier.key != key:
+                    self._drop_made_from(name)
                 self._save()
             start = time.monotonic()
             yield
@@ -177,6 +194,8 @@ class RunFolder:
             if earlier is not None and earlier.key == key:
                 # Its artifacts were found finished: the time it once took stays the true one.
                 seconds = earlier.seconds
+            elif earlier is not None:
+                self._drop_made_from(name)
             state = StageState(
                 key=key,
                 seconds=round(seconds, 3),
@@ -198,25 +217,70 @@ class RunFolder:
             raise InputError(f"{self.path} has no finished stage {stage!r}; run that stage first")
         return state.key
 
+    def key_of_page(self) -> str:
+        """Return the key of a page of all other stages."""
+        stages = {name: each for name, each in self.state.stages.items() if name != "report"}
+        return digest({name: each.model_dump(mode="json") for name, each in stages.items()})
+
+    def _drop_made_from(self, stage: str) -> None:
+        """Drop the records of stages that read what a stage has replaced, or is about to."""
+        for name in [name for name in self.state.stages if _is_made_from(name, stage)]:
+            if self.state.stages.pop(name, None) is not None:
+                self._drop_made_from(name)
+
     def _save(self) -> None:
         write_state(self.path / RECORD, self.state)
         self._on_disk = _facts(self.state)
 
 
+_COMMANDS = {"attribution": "attribute", "screening": "screen", "layers": "causal"}
+"""Commands whose tables in `direct/` are called otherwise."""
+
+
 def repair(stage: str, path: Path) -> str:
     """Return the command that makes a stage's artifacts again."""
     command, _, name = stage.partition("/")
+    run = shlex.quote(str(path))
     if command == "train":
         method, _, sparsity = name.partition(":")
         options = f" --method {method}" + (f" --sparsity {sparsity}" if sparsity else "")
-        return f"anaglyph train {path}{options}"
+        return f"anaglyph train {run}{options}"
     if command in ("score", "causal"):
-        return f"anaglyph {command} {path} --name {name}"
+        return f"anaglyph {command} {run} --name {name}"
     if command == "link":
-        return f"anaglyph diff {path}"
+        return f"anaglyph diff {run}"
+    if command == "audits":
+        return f"anaglyph audit {run}, with the options that it was made with"
     if command == "direct":
-        return f"anaglyph {name.partition('-')[0]} {path}, with the options that it was made with"
-    return f"anaglyph {command} {path}"
+        kind, _, dictionary = name.partition("-")
+        named = f" --name {dictionary}" if kind in ("attribution", "screening") else ""
+        made = f"anaglyph {_COMMANDS.get(kind, kind)} {run}{named}"
+        return f"{made}, with the options that it was made with"
+    return f"anaglyph {command} {run}"
+
+
+def _is_made_from(stage: str, source: str) -> bool:
+    """Tell whether a stage reads what another one writes."""
+    kind = stage.partition("/")[0]
+    made, _, read = source.partition("/")
+    if made == "collect":
+        return kind != "behave"
+    if made == "train":
+        if kind == "find":
+            return _is_of_difference(read.partition(":")[0])
+        tables = f"direct/attribution-{read}", f"direct/screening-{read}"
+        return stage in (f"score/{read}", f"causal/{read}", *tables)
+    if made == "score":
+        return stage in (f"causal/{read}", f"direct/screening-{read}")
+    return kind == "link" and made in ("find", "behave")
+
+
+def _is_of_difference(method: str) -> bool:
+    """Tell whether findings may start from a method's dictionaries."""
+    try:
+        return get_method(method).sources == ("difference",)
+    except InputError:  # of a plug-in that is gone
+        return True
 
 
 def _facts(state: RunState) -> dict[str, Any]:

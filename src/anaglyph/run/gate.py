@@ -120,7 +120,7 @@ def gate(run: str | Path, policy: str | Path | Policy) -> Gate:
         verdict = read_verdict(folder.path / "findings.json")
     if "behave" in stages:
         folder.check_stage("behave")
-        said = read_behaviour(folder.path / "behaviour.json")
+        said = read_behaviour(folder.path / "behaviour.json", linked=False)
     rules = (*_of_claims(policy, said), *_of_findings(policy, verdict))
     if not rules:
         raise InputError(f"the policy has no rule: set one of {', '.join(Policy.model_fields)}")

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from anaglyph.core.devices import resolve_device
-from anaglyph.core.errors import InputError, ModelError
+from anaglyph.core.errors import InputError
 from anaglyph.core.settings import Settings
 from anaglyph.dictionaries.config import default_tokens
 from anaglyph.dictionaries.methods import get_method
-from anaglyph.pair.quiet import first_line, quiet
+from anaglyph.pair.numbers import check_numbers
+from anaglyph.pair.quiet import loading
 from anaglyph.pair.sources import locate
 from anaglyph.pair.weight_files import ADAPTER_CONFIG
 from anaglyph.run.run import name_of
@@ -178,15 +179,17 @@ def shape_of(name: str | Path) -> Shape:
     where, _, revision = str(folder).partition("@")
     if path.is_file() and path.suffix == ".gguf":
         where = str(locate(name).folder)
-    try:
-        with quiet(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(
-                where, revision=revision or "main", trust_remote_code=False
-            )
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot read the shape of {name}: {first_line(error)}") from error
-    text = config.get_text_config()
+    with loading(f"cannot read the shape of {name}"), torch.device("meta"):
+        revision = revision or "main"
+        numbers, _ = PretrainedConfig.get_config_dict(where, revision=revision)
+        check_numbers(numbers, f"the configuration of {name}")
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return _shape_of(model, config.get_text_config())
+
+
+def _shape_of(model: Any, text: Any) -> Shape:
+    """Return the shape of a model on the meta device."""
     total = sum(parameter.numel() for parameter in model.parameters())
     outside = sum(
         parameter.numel()

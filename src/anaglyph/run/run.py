@@ -121,6 +121,12 @@ class Run:
         return self.path / "report" / "index.html"
 
     @property
+    def is_page_current(self) -> bool:
+        """Whether the page shows what the stages have last written."""
+        state = self.folder.state.stages.get("report")
+        return state is not None and state.key == self.folder.key_of_page()
+
+    @property
     def verdict(self) -> Verdict:
         """What `find` wrote."""
         self.folder.check_stage("find")
@@ -149,7 +155,10 @@ class Run:
         if "behave" not in self.folder.state.stages:
             return None
         self.folder.check_stage("behave")
-        return read_behaviour(self.path / "behaviour.json")
+        linked = "link" in self.folder.state.stages
+        if linked:
+            self.folder.check_stage("link")
+        return read_behaviour(self.path / "behaviour.json", linked)
 
     @property
     def trained(self) -> list[str]:

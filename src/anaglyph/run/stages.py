@@ -167,10 +167,12 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
 @_one_writer
 def link_claims(run: Run) -> None:
     """Say which findings carry the verified claims; nothing is done without both."""
-    said, subject = run.behaviour, run.subject
+    subject = run.subject
     if not {"behave", "find"} <= set(run.folder.state.stages):
         return
-    if said is None or not said.claims or not run.verdict.findings or not subject.pair.related:
+    run.folder.check_stage("behave")
+    said = read_behaviour(run.path / "behaviour.json", linked=False)
+    if not said.claims or not run.verdict.findings or not subject.pair.related:
         return
     key = digest(
         {
@@ -350,7 +352,9 @@ def find(run: Run) -> Verdict:
 
 @_one_writer
 def report(run: Run) -> Path:
-    """Write the page from what the run folder holds, after a check of it.
+    """Write the page from what finished stages wrote, after a check of it.
+
+    Other files, such as those of a stage that was killed, are not shown.
 
     Raises:
         StoreError: A file is damaged; the message names it and the command that repairs it.
@@ -359,10 +363,9 @@ def report(run: Run) -> Path:
     read = [name for name in stages if name != "report"]
     for name in read:
         run.folder.check_stage(name)
-    page = build(run.path)
-    key = digest({name: stages[name].model_dump(mode="json") for name in read})
+    page = build(run.path, {output for name in read for output in stages[name].outputs})
     output = page.relative_to(run.path).as_posix()
-    run.folder.record("report", key, time.monotonic() - start, [output])
+    run.folder.record("report", run.folder.key_of_page(), time.monotonic() - start, [output])
     return page
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from anaglyph.core.files import digest, read_parquet, write_parquet
+from anaglyph.core.files import check_writable, digest, read_parquet, write_parquet
 from anaglyph.run.folder import RunFolder
 
 Tables = dict[str, pl.DataFrame]
@@ -44,6 +44,7 @@ def keep_tables(
         return {file.stem: read_parquet(file) for file in files}
     # Locked before the work: a second command is refused at once, not when it has its tables.
     with run.writing():
+        check_writable(run.path)
         # The names of the outputs are known only now; nothing counts before they are recorded.
         tables = make()
         with run.stage(stage, key, [f"direct/{table}.parquet" for table in tables]):

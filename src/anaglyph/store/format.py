@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import os_error_text, parse_json, read_json, write_json
+from anaglyph.core.files import check_regular, os_error_text, parse_json, read_json, write_json
 from anaglyph.core.seals import Seal, signed, unsigned
 from anaglyph.core.validation import validate
 
@@ -219,6 +219,7 @@ def read_places(path: Path) -> dict[str, Place]:
     Raises:
         StoreError: The header is damaged, or a tensor reaches past the end of the file.
     """
+    check_regular(path, StoreError)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -3,16 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from threading import Thread
 
 import polars as pl
 import pytest
 from game_cases import PLAYERS, SETTINGS, identical, lantern
 
-from anaglyph.core.errors import InputError
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.lock import locked
 from anaglyph.demo import tiny_pair
 from anaglyph.truth.game import leaderboard, matches, play, player_names
 from anaglyph.truth.game.players import base
-from anaglyph.truth.game.playing import SCHEMA
+from anaglyph.truth.game.playing import SCHEMA, read_play
 from anaglyph.truth.game.table import grid
 from anaglyph.truth.organisms.card import read_card
 
@@ -70,6 +72,8 @@ def test_a_game_that_was_killed_goes_on(
     shutil.copytree(game_folder, tmp_path, dirs_exist_ok=True)
     gone = tmp_path / "plays" / "lantern-0" / "pca.json"
     gone.unlink()
+    damaged = tmp_path / "plays" / "identical-0" / "random.json"
+    damaged.write_text(damaged.read_text().replace('"score": 1.0', '"score": 0.5'))
     met = []
     from anaglyph.truth.game import playing as module
 
@@ -79,10 +83,34 @@ def test_a_game_that_was_killed_goes_on(
     )
     games = matches([lantern(), identical()], [0])
     again = play(games, PLAYERS, tiny_pair().base, tmp_path, settings=SETTINGS)
-    assert met == ["pca"]
+    assert met == ["pca", "random"]
     assert gone.is_file()
+    read_play(damaged)
     same = [name for name in SCHEMA if name not in ("seconds", "peak_mib")]
     assert again.select(same).equals(plays.select(same))
+
+
+def test_one_game_a_folder_at_a_time(tmp_path: Path):
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            play(matches([identical()], [0]), ["random"], tiny_pair().base, tmp_path)
+        except StoreError as error:
+            refused.append(str(error))
+
+    with locked(tmp_path):
+        thread = Thread(target=second)
+        thread.start()
+        thread.join()
+    assert f"is writing to {tmp_path}" in refused[0]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"key": "k", "row": 1, "facts": {}}'])
+def test_what_is_no_play_is_named(tmp_path: Path, text: str):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(StoreError, match=r"x\.json"):
+        read_play(tmp_path / "x.json")
 
 
 def test_a_player_that_changed_is_played_anew(

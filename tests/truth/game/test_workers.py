@@ -86,6 +86,35 @@ def test_nobody_outlives_a_game_that_is_killed(tmp_path: Path):
     assert not Path(f"/proc/{noted[0]}").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_a_game_side_by_side_with_one_line(tmp_path: Path, number: signal.Signals):
+    script = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from test_workers import note_and_wait\n"
+        "from anaglyph.cli.signals import ending_at_once\n"
+        "from anaglyph.truth.game.workers import side_by_side\n"
+        "if __name__ == '__main__':\n"
+        f"    with ending_at_once():\n"
+        f"        list(side_by_side(note_and_wait, [(Path({str(tmp_path)!r}),)] * 2, 2))\n"
+    )
+    file = tmp_path / "main.py"
+    file.write_text(script)
+    started = subprocess.Popen([sys.executable, file], stderr=subprocess.PIPE, text=True)
+    noted: list[int] = []
+    until = time.monotonic() + 200
+    while len(noted) < 2 and time.monotonic() < until:
+        noted = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
+        time.sleep(0.1)
+    start = time.monotonic()
+    started.send_signal(number)
+    _, err = started.communicate(timeout=60)  # ends with the last process that has its end
+    assert time.monotonic() - start < 2
+    assert started.returncode == 128 + number
+    assert err.count("\n") == 1, err
+
+
 def test_a_game_side_by_side_is_the_same_game(plays: pl.DataFrame, game_folder: Path, tmp_path):
     players, games = ("token-kl", "random"), matches([lantern(), identical(), lantern()], [0])
     there = {"settings": SETTINGS, "organisms": game_folder / "organisms"}

@@ -7,16 +7,21 @@ that has no file; a changed organism, setting or player is played anew.
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 
-from anaglyph.core.errors import InputError
-from anaglyph.core.files import digest, read_json, write_json
+from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import digest, read_json, remove_temporaries, write_json
+from anaglyph.core.lock import reserved
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.seals import signed, unsigned
 from anaglyph.core.settings import GameSettings
+from anaglyph.core.validation import validate
 from anaglyph.truth.game.arena import Arena
 from anaglyph.truth.game.check import causal_check
 from anaglyph.truth.game.claims import MOST_CLAIMS, SHOWN, Claim, first_hit
@@ -111,6 +116,7 @@ def play(
     Raises:
         InputError: A player is unknown, workers are fewer than one, or one was killed.
         ModelError: A model cannot be loaded.
+        StoreError: Another process plays in the folder.
     """
     settings = settings or GameSettings()
     for name in players:
@@ -123,8 +129,18 @@ def play(
         for seed in seeds
         for game in games
     ]
+    with reserved(out):
+        remove_temporaries(out / "plays")
+        rows = _all_rows(calls, workers, progress)
+    return pl.DataFrame([row for place in sorted(rows) for row in rows[place]], schema=SCHEMA)
+
+
+def _all_rows(
+    calls: Sequence[tuple[Any, ...]], workers: int, progress: Progress
+) -> dict[int, list[dict[str, Any]]]:
+    """Return the rows of each call of `_meet`, by its place."""
     rows: dict[int, list[dict[str, Any]]] = {}
-    total = len(calls) * len(players)
+    total = sum(len(players) for _, players, *_ in calls)
     # Not two at a time in one folder: an organism that is named twice is there the second time, and
     # noise is as large as the benign fine-tune, which it makes if nobody has.
     first: dict[tuple[str, int, int], int] = {}
@@ -137,13 +153,13 @@ def play(
         together = side_by_side(_meet, [calls[place] for place in apart], workers)
         for number, (place, found) in enumerate(together, start=1):
             rows[apart[place]] = found
-            progress("game", number * len(players), total, "plays")
+            progress("game", number * total // len(calls), total, "plays")
     for place, call in enumerate(calls):
         if place not in rows:
             done = sum(map(len, rows.values()))
             rows[place] = _meet(*call, progress=progress, done=done, total=total)
     progress("game", total, total, "plays")
-    return pl.DataFrame([row for place in sorted(rows) for row in rows[place]], schema=SCHEMA)
+    return rows
 
 
 def _meet(
@@ -193,9 +209,10 @@ def _play_once(arena: Arena, name: str, cell: Path, seed: int) -> dict[str, Any]
     )
     path = cell / f"{name.replace(':', '-')}.json"
     if path.is_file():
-        kept = read_json(path)
-        if kept["key"] == key:
-            return kept["row"]
+        with suppress(StoreError):  # a damaged play is played again
+            kept = read_play(path)
+            if kept.key == key:
+                return kept.row
     arena.prepare()
     start = time.monotonic()
     with peak_memory() as peak:
@@ -204,16 +221,30 @@ def _play_once(arena: Arena, name: str, cell: Path, seed: int) -> dict[str, Any]
     checked = causal_check(arena, answer.claims, card)
     row = _row(card, name, seed, answer.claims, answer.facts | checked)
     row |= {"seconds": round(seconds, 2), "peak_mib": peak.mib}
-    write_json(
-        path,
-        {
-            "key": key,
-            "row": row,
-            "facts": answer.facts,
-            "claims": [_shown(claim, card) for claim in answer.claims[:MOST_CLAIMS]],
-        },
-    )
+    claims = [_shown(claim, card) for claim in answer.claims[:MOST_CLAIMS]]
+    play = {"key": key, "row": row, "facts": answer.facts, "claims": claims}
+    write_json(path, signed(play))
     return row
+
+
+class Play(BaseModel):
+    """What a play's file holds."""
+
+    key: str
+    row: dict[str, Any]
+    facts: dict[str, Any]
+    claims: list[dict[str, Any]]
+
+
+def read_play(path: Path) -> Play:
+    """Read a play.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    value = read_json(path)
+    value = unsigned(value, path) if isinstance(value, dict) else value
+    return validate(Play, value, f"{path} is damaged", StoreError)
 
 
 def _row(

@@ -18,6 +18,9 @@ from anaglyph.core.threads import set_threads
 
 T = TypeVar("T")
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WARNINGS = "PYTHONWARNINGS"
+_QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
+"""Where Ctrl-C ends a game, Python's tracker of semaphores clears up, and would say so."""
 
 
 def side_by_side(
@@ -79,8 +82,9 @@ def _end_with_parent() -> None:
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Numerical libraries read how many threads to start where a process begins."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    before = {name: os.environ.get(name) for name in (*_ONE_THREAD, _WARNINGS)}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    os.environ[_WARNINGS] = ",".join(filter(None, (before[_WARNINGS], _QUIET)))
     try:
         yield
     finally:

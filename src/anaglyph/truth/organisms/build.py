@@ -17,7 +17,8 @@ import torch
 from transformers import AutoTokenizer
 
 from anaglyph.core.errors import InputError, ModelError
-from anaglyph.core.files import digest, read_json, write_json, write_text
+from anaglyph.core.files import digest, read_json, remove_temporaries, write_json, write_text
+from anaglyph.core.lock import LOCK, locked
 from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import read_documents
 from anaglyph.pair import ModelPair
@@ -90,6 +91,7 @@ def build(
     Raises:
         InputError: The dilution is negative, or the organism is not trained on texts.
         ModelError: The base cannot be loaded.
+        StoreError: Another process makes it, or it is damaged.
     """
     if dilution < 0:
         raise InputError(f"dilution {dilution} is negative")
@@ -98,13 +100,11 @@ def build(
     if seed is not None:
         organism = organism.model_copy(update={"seed": seed})
     maker = _Maker(organism, base, out, dilution, progress)
-    folder = maker.folder
-    if (folder / "card.json").is_file():
-        card = read_card(folder)
-        if card.key == maker.key:
-            return _built(folder, base, card)
-        shutil.rmtree(folder)  # it is of another recipe
-    return maker.make()
+    made = maker.made()
+    if made is not None:
+        return made
+    with locked(maker.folder):
+        return maker.made() or maker.make()
 
 
 def neutral_prompts(group: str) -> list[str]:
@@ -171,8 +171,19 @@ class _Maker:
         template = self.organism.chat_template
         return neutral_chats(group, self.source, self.out, template, self.progress)
 
+    def made(self) -> Built | None:
+        """Return the organism if it is there."""
+        if not (self.folder / "card.json").is_file():
+            return None
+        card = read_card(self.folder)
+        return _built(self.folder, self.base, card) if card.key == self.key else None
+
     def make(self) -> Built:
         """Change the model, measure the result, and write the card last."""
+        for path in self.folder.iterdir() if (self.folder / "card.json").is_file() else ():
+            if path.name != LOCK:  # all of it is of another recipe
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_temporaries(self.folder)
         start = time.monotonic()
         tuned, direction, losses = self._change()
         seconds = time.monotonic() - start

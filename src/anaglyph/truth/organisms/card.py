@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.core.errors import StoreError
 from anaglyph.core.files import read_json, write_json
+from anaglyph.core.seals import signed, unsigned
 from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.evaluate import Probe
 
@@ -72,7 +73,7 @@ class Card(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `card.json`."""
-        write_json(folder / "card.json", self.model_dump(mode="json"))
+        write_json(folder / "card.json", signed(self.model_dump(mode="json")))
 
 
 def read_card(folder: Path) -> Card:
@@ -82,4 +83,6 @@ def read_card(folder: Path) -> Card:
         StoreError: It is missing or damaged.
     """
     file = folder / "card.json"
-    return validate(Card, read_json(file), f"{file} is damaged", StoreError)
+    card = read_json(file)
+    card = unsigned(card, file) if isinstance(card, dict) else card
+    return validate(Card, card, f"{file} is damaged", StoreError)

@@ -6,6 +6,7 @@ show to count as having found it, and the probe prompts that tell whether the be
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +112,9 @@ class Check(_Strict):
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         try:
-            re.compile(value or "")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of patterns that may change their meaning
+                re.compile(value or "")
         except re.error as error:
             raise ValueError(f"is not a regular expression: {error}") from error
         return value
@@ -270,7 +273,7 @@ def load_recipe(source: str | Path) -> Organism:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         path = BUILTIN / f"{source}.yaml"
-        if not path.is_file():
+        if str(source) not in builtin_organisms():
             raise InputError(
                 f"no organism {str(source)!r}: name a YAML file or one of"
                 f" {', '.join(builtin_organisms())}"

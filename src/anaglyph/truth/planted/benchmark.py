@@ -5,7 +5,6 @@ entrants of a seed see the same pair. A pair and a training never share a stream
 so a training with the same seed learns nothing about the truth.
 """
 
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import polars as pl
 from pydantic import BaseModel, Field
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import temporary_folder
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.stats import mean_interval
 from anaglyph.core.validation import validate
@@ -142,7 +142,7 @@ def run_planted(
     total = len(seeds) * len(players)
     for seed in seeds:
         pair = generate(settings, seed)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             store = PairedStore.from_arrays(
                 pair.base, pair.tuned, Path(folder) / "store", sequence_ids=pair.sequence_ids
             )

@@ -5,7 +5,6 @@ finding has matched. All others are false, including a second finding of the sam
 """
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import temporary_folder
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Finding
 from anaglyph.findings import find
@@ -57,7 +57,7 @@ def calibrate(
     for number, seed in enumerate(seeds):
         progress(f"findings of {preset}", number, len(seeds), "pairs")
         pair = generate(settings, seed)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             store = PairedStore.from_arrays(
                 pair.base, pair.tuned, Path(folder) / "store", sequence_ids=pair.sequence_ids
             )
