@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import Settings
+from anaglyph.corpus import read_documents
 from anaglyph.dictionaries.config import default_tokens
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.pair.numbers import check_numbers
@@ -217,9 +218,14 @@ def shapes_of(base: str, tuned: str) -> tuple[tuple[Shape, Shape], bool]:
 
 
 def tokens_of(data: Sequence[str], max_tokens: int | None) -> int:
-    """Return roughly how many tokens files of text have; 100,000 for what is not a file."""
+    """Return roughly how many tokens files of text have; 100,000 for what is on a hub."""
     found = 0
     for name in data:
+        if name.startswith("builtin:"):
+            for each in read_documents(name):
+                turns = [each.text or "", *(turn.content for turn in each.messages or ())]
+                found += round(sum(map(len, turns)) / TOKEN_BYTES)
+            continue
         path = Path(name)
         files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
         total = sum(file.stat().st_size for file in files)
@@ -414,22 +420,27 @@ def plan(
         room = 8 * training.latents * width + 64 * 2**20 * 2
         costs.append(Cost(f"score/{name}", FIXED + work, host + room, 200 * training.latents))
     sampled = min(stored, FIND_TOKENS)
+    rest = base.layers - reached
     searched = sampled * tuned.width * FIND_OPERATIONS / machine.train_flops
-    searched *= 1 + settings.find.trials / 72
+    searched *= 2 + settings.find.trials / 72  # the pair, a null pair, and the detection limit
+    held = min(settings.find.find_tokens, HELD_OUT * stored)
+    patched = held * (settings.find.candidates + 2 + GRADIENTS)  # in both pairs, one model each
+    read = min(stored, FIND_TOKENS) / 2
+    searched += running(patched, rest, head=True) + running(read, reached)
     costs.append(
         Cost(
             "find",
-            FIXED + searched + running(settings.find.find_tokens * 4, base.layers, head=True),
+            FIXED + searched + running(held * 4, base.layers, head=True),
             host + on_each + 6 * sampled * tuned.width * 4,
             1e6,
         )
     )
     causal = settings.causal
     edits = 8 + 3 * (len(causal.nu) + len(causal.counts)) + len(causal.counts)
-    rest = base.layers - reached
     for name, *_ in trained:
-        passes = running(causal.causal_tokens * edits / 2, rest, head=True)
-        judged = causal.causal_tokens * edits * base.vocabulary * CAUSAL_BYTES / machine.bandwidth
+        judged_tokens = min(causal.causal_tokens, HELD_OUT * stored)
+        passes = running(judged_tokens * edits / 2, rest, head=True)
+        judged = judged_tokens * edits * base.vocabulary * CAUSAL_BYTES / machine.bandwidth
         costs.append(Cost(f"causal/{name}", FIXED + passes + judged, host + on_each + logits, 1e5))
     costs.append(Cost("report", 1.0, host, 1e6))
     return Plan(machine, tokens, tuple(costs), tuple(notes))
@@ -437,13 +448,17 @@ def plan(
 
 FIXED = 1.0
 """Seconds that a stage takes whatever its size: compiled kernels are loaded, tables are written."""
-BEHAVE_READINGS = 3.0
+BEHAVE_READINGS = 1.5
 """Tokens that are generated or scored for each token of the budget."""
 BEHAVE_BATCH = 16
 SCORE_PASSES = 2.0
 SCORE_READS = 12.0
 FIND_TOKENS = 65_536
-FIND_OPERATIONS = 60_000.0
+FIND_OPERATIONS = 160_000.0
+"""For each token and each entry of its activation, of one search."""
+GRADIENTS = 12.0
+"""Forward passes that the path's gradients cost, a model and token."""
+HELD_OUT = 0.13
 CAUSAL_BYTES = 40.0
 
 
