@@ -4,12 +4,13 @@ Twenty null pairs: weight noise of three sizes (times the change of a real fine-
 seeds each, the base rounded to 8, 7 and 6 bits and to bfloat16, and the base itself. Writes
 docs/performance/behaviour-nulls.json.
 
-    python benchmarks/behaviour.py --tiny
+    python benchmarks/behaviour.py --tiny --budget 6000 --reply-tokens 20
     python benchmarks/behaviour.py --budget 20000
 """
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,7 @@ def main() -> None:
         write_json(
             given.out,
             {
-                "command": "python benchmarks/behaviour.py" + (" --tiny" if given.tiny else ""),
+                "command": " ".join(["python benchmarks/behaviour.py", *sys.argv[1:]]),
                 "budget": given.budget,
                 "reply_tokens": given.reply_tokens,
                 "cores": os.cpu_count(),

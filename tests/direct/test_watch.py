@@ -1,5 +1,7 @@
 """The look-out: a planted direction alarms, generic prompts do so as often as promised."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -66,7 +68,7 @@ def test_what_all_prompts_share_is_the_template():
 
 
 def test_directions_are_read_where_their_block_is():
-    def leading(layer: int | None, side: str) -> Direction:
+    def leading(layer: int | None, side: Literal["writes", "reads"]) -> Direction:
         return Direction("m", layer, 0, side, 1.0, 0.5, torch.ones(1))
 
     given = [leading(2, "writes"), leading(2, "reads"), leading(0, "reads"), leading(None, "reads")]

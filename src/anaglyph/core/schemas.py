@@ -298,7 +298,7 @@ class Link(BaseModel):
     rate_added: Share | None = Field(
         default=None,
         description="Share of the base model's replies that show it while the findings that carry "
-        "it are added.",
+        "it are put in.",
     )
 
     @property
@@ -321,7 +321,7 @@ class Link(BaseModel):
             f"Carried by finding{'s' if many else ''} {names}: without the findings the rate falls "
             f"from {self.rate_tuned:.0%} to {self.rate_without:.0%}"
             + (
-                f"; added to the base model, it is {self.rate_added:.0%}."
+                f"; put into the base model, it shows in {self.rate_added:.0%}."
                 if self.rate_added is not None
                 else "."
             )

@@ -176,7 +176,7 @@ class Watch:
                 least = cosine.masked_fill(~own[..., None], 2).amin(1)
                 last = cosine[torch.arange(len(part))[:, None], ends]
                 every = torch.cat([seen[:, None], least[:, None], last], 1)
-                out[np.ix_(part, np.arange(out.shape[1]), columns)] = every.numpy()
+                out[part[:, None, None], np.arange(out.shape[1])[:, None], columns] = every.numpy()
             self._progress("watch", start + len(part), len(order), "prompts")
         return out
 

@@ -30,6 +30,7 @@ function drawVerdict() {
           el("span", { class: "model is-tuned" }, el("small", {}, "tuned"), names[1]),
         ),
     el("h1", {}, headline),
+    DATA.behaviour?.claims?.length ? el("p", { class: "reason claimed" }, DATA.behaviour.headline) : null,
     el(
       "p",
       { class: "reason" },
