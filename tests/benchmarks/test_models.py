@@ -16,11 +16,11 @@ def test_a_few_architectures_work(name: str, tmp_path: Path):
 
 
 def test_what_fails_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def broken(name: str) -> None:
+    def broken(name: str, **_: object) -> None:
         raise ValueError(f"{name} has no size\nsecond line")
 
     monkeypatch.setattr(models, "tiny", broken)
-    assert models.attempt("llama", tmp_path) == "built small: llama has no size"
+    assert models.attempt("llama", tmp_path) == f"{models.NOT_BUILT}: llama has no size"
 
 
 def listed() -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 from anaglyph.core.errors import StoreError
 from anaglyph.report import build
 from anaglyph.report.direct import ROWS, gather_direct
+from anaglyph.report.records import Files
 
 from .fixture import make_run
 from .test_report_page import HOSTILE, browser, open_in_browser
@@ -32,9 +33,9 @@ def write_some(folder: Path) -> None:
 
 
 def test_tables_are_cut_and_counted(tmp_path):
-    assert gather_direct(tmp_path) == []
+    assert gather_direct(Files(tmp_path)) == []
     write_some(tmp_path)
-    weights, directions, replies = gather_direct(tmp_path)
+    weights, directions, replies = gather_direct(Files(tmp_path))
     assert weights["columns"] == ["matrix", "norm", "share"]
     assert (len(weights["rows"]), weights["total"]) == (ROWS, 40)
     assert weights["rows"][1] == ["layers.1.mlp", 39.0, None]
@@ -51,17 +52,17 @@ def test_only_the_first_token_of_a_reading_is_shown(tmp_path):
         "token": ["a", "b"],
     }
     write(tmp_path, "lens-tokens", pl.DataFrame(rows))
-    (table,) = gather_direct(tmp_path)
+    (table,) = gather_direct(Files(tmp_path))
     assert table["rows"] == [["tuned", "patchscope", "a"]]
 
 
 def test_damage_is_named(tmp_path):
     write(tmp_path, "stitch", pl.DataFrame({"other": [1]}))
     with pytest.raises(StoreError, match=r"stitch\.parquet is damaged: it has no column kind"):
-        gather_direct(tmp_path)
+        gather_direct(Files(tmp_path))
     (tmp_path / "direct" / "stitch.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match=r"stitch\.parquet is damaged"):
-        gather_direct(tmp_path)
+        gather_direct(Files(tmp_path))
 
 
 @browser
@@ -72,6 +73,6 @@ def test_a_browser_draws_the_tables(tmp_path):
     assert 'data-ready="true"' in document
     assert "data-error" not in document
     assert "Matrices that changed most" in document
-    assert "The first 24 of 40 rows" in document
+    assert "The top 24 of 40 rows" in document
     assert "layers.1.mlp" in document
     assert "<img" not in document

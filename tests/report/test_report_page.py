@@ -151,7 +151,7 @@ def test_a_browser_draws_the_findings_and_opens_the_linked_latent(run: Path, tmp
     document = open_in_browser(page, tmp_path, "#latent=crosscoder/3")
     assert 'data-ready="true"' in document
     assert "data-error" not in document
-    assert "<h1>Difference found</h1>" in document
+    assert "<h1>The models differ</h1>" in document
     assert document.count('<article class="card"') == 3
     assert "94%" in document
     assert document.count('class="token') > 200

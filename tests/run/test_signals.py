@@ -12,7 +12,7 @@ import pytest
 # Where an exception would be swallowed, or no Python handler could run.
 PLACES = {
     "python": "while True: pass",
-    "compiled code": "ctypes.CDLL(None).sleep(30)",
+    "compiled code": "while True: ctypes.CDLL(None).sleep(30)",
     "a callback": """
 kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 def compare(a, b):

@@ -142,12 +142,15 @@ def temporary_folder() -> Iterator[Path]:
 
     It goes with the process too, unless that is killed by SIGKILL.
     """
-    with TemporaryDirectory(prefix="anaglyph-") as name:
-        _unfinished.add(Path(name))
-        try:
-            yield Path(name)
-        finally:
-            _unfinished.discard(Path(name))
+    # A signal may end the process while the folder is being removed: it stays listed until then.
+    folder = TemporaryDirectory(prefix="anaglyph-", ignore_cleanup_errors=True)
+    path = Path(folder.name)
+    _unfinished.add(path)
+    try:
+        yield path
+    finally:
+        folder.cleanup()
+        _unfinished.discard(path)
 
 
 def remove_unfinished() -> None:
