@@ -261,6 +261,7 @@ def behave_command(
             opened = reopen(folder, progress, verify, **given)
             said = behave(opened, asked)
             link_claims(opened)
+            said = opened.behaviour or said  # with its links
         else:
             settings = load_settings(None, **given)
             set_threads(settings.threads)

@@ -87,8 +87,7 @@ def diff(run: Run, tell: Tell = unheard) -> None:
             if name in OF_DICTIONARIES and difference_is_nil(subject.store):
                 continue
             subject.progress = within(progress, f"{number}/{len(steps)} {name}")
-            step()
-            said = _first_words(run, name)
+            said = _first_words(run, step())
             if said is not None:
                 tell(said)
     finally:
@@ -99,14 +98,13 @@ OF_DICTIONARIES = ("train", "score", "causal")
 """Stages that are left out where the activations do not differ."""
 
 
-def _first_words(run: Run, stage: str) -> str | None:
-    """Return what a stage says of the models, in a sentence, while others are still to come."""
-    if stage == "collect":
-        done = "find" in run.folder.state.stages
-        return None if done else first_look(run.subject, run.settings.find)
-    if stage == "behave":
-        return None if run.behaviour is None else run.behaviour.headline
-    return run.verdict.headline if stage == "find" else None
+def _first_words(run: Run, made: object) -> str | None:
+    """Return what a stage made says of the models, while other stages are still to come."""
+    if isinstance(made, Behaviour | Verdict):
+        return made.headline
+    if isinstance(made, PairedStore) and "find" not in run.folder.state.stages:
+        return first_look(run.subject, run.settings.find)
+    return None
 
 
 @_one_writer
@@ -136,7 +134,10 @@ def collect(run: Run) -> PairedStore:
 
 @_one_writer
 def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
-    """Let both models answer prompts, and say what the tuned model does differently."""
+    """Let both models answer prompts, and say what the tuned model does differently.
+
+    Links to findings are another stage's (`link_claims`); `Run.behaviour` joins the two.
+    """
     settings, state = run.settings, run.folder.state
     key = digest(
         {
@@ -161,7 +162,7 @@ def behave(run: Run, prompts: Sequence[str] | None = None) -> Behaviour:
                 progress=run.subject.progress,
             )
             write_json(run.path / "behaviour.json", said.model_dump(mode="json"))
-    return read_behaviour(run.path / "behaviour.json")
+    return read_behaviour(run.path / "behaviour.json", linked=False)
 
 
 @_one_writer
