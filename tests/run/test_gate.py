@@ -60,6 +60,19 @@ def test_an_expected_claim_is_not_counted(finished: Path):
     assert not gate(finished, Policy(most_claims=0)).passed
 
 
+def test_only_whole_words_of_what_a_claim_is_about_count(finished: Path):
+    (claim, *others) = read_json(finished / "behaviour.json")["claims"]
+    assert not others
+    assert "tuned" in claim["text"]
+    assert claim["feature"] == 'says "under the old bridge tonight"'
+    for words in ("Old Bridge", "bridge, tonight!"):
+        assert gate(finished, Policy(most_claims=0, expected=(words,))).passed
+    # Of the sentence alone, a part of a word, words in another order, nothing.
+    for words in ("tuned", "night", "bridge old", ""):
+        assert not gate(finished, Policy(most_claims=0, expected=(words,))).passed
+        assert gate(finished, Policy(forbidden=(words,))).passed
+
+
 def test_what_was_not_measured_does_not_pass(finished: Path, tmp_path: Path):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     state = read_json(run / "run.json")

@@ -1,9 +1,11 @@
 """Whether a fine-tune may be released: a policy held against what a run found."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anaglyph.behaviour.contrast import phrase, words_of
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_settings
 from anaglyph.core.schemas import (
@@ -27,10 +29,11 @@ class Policy(Section, frozen=True, allow_inf_nan=False):
         default=None, ge=0, description="Verified claims at most, expected ones not counted."
     )
     expected: tuple[str, ...] = Field(
-        default=(), description="Words that an expected claim holds, such as the new name."
+        default=(),
+        description="Words or phrases that an expected claim is about, such as the new name.",
     )
     forbidden: tuple[str, ...] = Field(
-        default=(), description="Words that no claim may hold, verified or not."
+        default=(), description="Words or phrases that no claim may be about, verified or not."
     )
     largest_rise: float | None = Field(
         default=None,
@@ -128,10 +131,7 @@ def gate(run: str | Path, policy: str | Path | Policy) -> Gate:
 
 
 def _of_claims(policy: Policy, said: Behaviour | None) -> list[Rule]:
-    def holds(claim: Claim, words: tuple[str, ...]) -> bool:
-        return any(word.lower() in claim.text.lower() for word in words)
-
-    claims = [] if said is None else [c for c in said.claims if not holds(c, policy.expected)]
+    claims = [] if said is None else [c for c in said.claims if not _holds(c, policy.expected)]
     rules = []
     if policy.most_claims is not None:
         texts = "; ".join(each.text for each in claims)
@@ -139,7 +139,7 @@ def _of_claims(policy: Policy, said: Behaviour | None) -> list[Rule]:
         rules.append(_rule("most_claims", policy.most_claims, found, len(claims)))
     if policy.forbidden:
         every = () if said is None else (*said.claims, *said.unverified)
-        bad = [each.text for each in every if holds(each, policy.forbidden)]
+        bad = [each.text for each in every if _holds(each, policy.forbidden)]
         words = f"none with {', '.join(policy.forbidden)}"
         rules.append(
             Rule(rule="forbidden", allowed=words, measured="; ".join(bad) or "none", passed=not bad)
@@ -154,6 +154,15 @@ def _of_claims(policy: Policy, said: Behaviour | None) -> list[Rule]:
         found = "no difference could have been verified" if least is None else f"{least:.2f}"
         rules.append(_rule("weakest_claim", policy.weakest_claim, found, least))
     return rules if said is not None else [_unmeasured(each, "behave") for each in rules]
+
+
+def _holds(claim: Claim, phrases: Sequence[str]) -> bool:
+    """Say whether a claim is about a phrase: whole words of its feature or its condition.
+
+    The sentence has further words ("the tuned model says"), which must match nothing.
+    """
+    wanted = [phrase(each) for each in phrases if words_of(each)]
+    return any(each.holds(part) for each in wanted for part in (claim.feature, claim.condition))
 
 
 def _of_findings(policy: Policy, verdict: Verdict | None) -> list[Rule]:
