@@ -146,7 +146,11 @@ def behaviour_of(
         best[test.found.candidate.feature.name] = test
     rest = [
         say.unverified(
-            each, first, base, written[each.strength], best.get(each.candidate.feature.name)
+            each,
+            first,
+            base,
+            written[each.strength],
+            say.why_not(best.get(each.candidate.feature.name), bars),
         )
         for each in found
         if each.candidate.feature.name not in names and not _tells_again(each, claimed)

@@ -2,7 +2,7 @@
 
 The tuned model answers prompts that show a claim while its residual stream, at the layer of the
 findings, has the base's part along all findings (docs/maths.md, section 4: h + Q Qᵀ (h_base - h)).
-The base reads the same tokens beside it. If that at least halves the claim's rate, each finding is
+The base reads the same tokens. If that at least halves the claim's rate, each finding is
 taken out alone: those that halve it alone carry the claim, or all of them together. What carries it
 is then put into the base model in the same way, which shows whether it is enough. The whole
 activation is replaced too: if even that leaves the claim, it is decided behind the layer.

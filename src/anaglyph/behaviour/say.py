@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from anaglyph.behaviour.contrast import as_written
-from anaglyph.behaviour.verify import GENERAL, Found, Replies, Trial
+from anaglyph.behaviour.verify import GENERAL, Bars, Found, Replies, Trial
 from anaglyph.core.schemas import Claim, SideBySide
 
 SHOWN = 3
@@ -42,11 +42,7 @@ def claim(test: Trial, q: float, base: Replies, tuned: Replies) -> Claim:
 
 
 def unverified(
-    found: Found,
-    first: Sequence[str],
-    base: Sequence[str],
-    said: Sequence[str],
-    tested: Trial | None,
+    found: Found, first: Sequence[str], base: Sequence[str], said: Sequence[str], why: str
 ) -> Claim:
     """Return what was seen where candidates were looked for, and not confirmed.
 
@@ -55,7 +51,7 @@ def unverified(
         first: The prompts that were answered.
         base: The base model's replies.
         said: Those of the model that showed it.
-        tested: What fresh prompts said of it; None if there was no budget for it.
+        why: What keeps it from being a claim; see `why_not`.
     """
     feature, count = found.candidate.feature, len(first)
     before, after = (sum(map(feature.holds, side)) for side in (base, said))
@@ -70,7 +66,7 @@ def unverified(
     ]
     return Claim(
         text=f"{who} {as_written(feature, [each.tuned for each in shown])} ({after} of {count} "
-        f"prompts; base {before} of {count}); {_why_not(tested)}.",
+        f"prompts; base {before} of {count}); {why}.",
         feature=feature.name,
         condition=GENERAL,
         verified=False,
@@ -82,12 +78,19 @@ def unverified(
     )
 
 
-def _why_not(tested: Trial | None) -> str:
-    """Return what keeps a candidate from being a claim."""
+def why_not(tested: Trial | None, bars: Bars) -> str:
+    """Return what keeps a candidate from being a claim.
+
+    Args:
+        tested: What fresh prompts said of it; None if there was no budget for it.
+        bars: What weight noise does.
+    """
     if tested is None:
         return "no budget was left for fresh prompts"
     (before, after), count = tested.counts, len(tested.condition.prompts)
     counts = f"{after} of {count} fresh prompts, base {before} of {count}"
-    if tested.interval[0] > 0:
+    if tested.interval[0] <= 0:
+        return f"not confirmed on fresh prompts ({counts})"
+    if not bars.passed(tested):
         return f"{counts}, but weight noise can change replies as much"
-    return f"not confirmed on fresh prompts ({counts})"
+    return f"{counts}, too few to be sure of one candidate among many"

@@ -193,7 +193,7 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
 
 
 def is_general(found: Found, count: int) -> bool:
-    """Say whether a candidate of so many replies can be expected on general questions.
+    """Say whether a candidate is in enough replies to be expected on general questions.
 
     Every test that cannot succeed costs the others power.
     """
