@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.common import print_table, reopen
+from anaglyph.cli.common import asked_prompts, print_table, reopen
 from anaglyph.cli.options import GENERAL, AsJson, OneName, Prompts, Run, with_settings
 from anaglyph.cli.terminal import Bars
 from anaglyph.core.errors import InputError
@@ -73,14 +73,11 @@ def steer_command(
 ) -> None:
     """Let base, tuned and a steered model answer the same prompts, side by side."""
     from anaglyph.behaviour.directions import read_direction
-    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.causal import steer
 
     own, general = _split(given)
     settings = section_of(SteerSettings, own)
-    asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
-    if not asked:
-        raise InputError("name a --prompt, or a file of --prompts")
+    asked = asked_prompts(prompt, prompts)
     if (latent is None) == (direction is None):
         raise InputError("name either a --latent or a --direction")
     with Bars() as progress:

@@ -111,6 +111,20 @@ def reading_text(run: "Run") -> str:
     return "\n".join(parts)
 
 
+def asked_prompts(prompt: list[str] | None, prompts: Path | None) -> list[str]:
+    """Return the user turns of ``--prompt`` and of the file of ``--prompts``.
+
+    Raises:
+        InputError: There are none, or the file cannot be read.
+    """
+    from anaglyph.behaviour.prompts import read_prompts
+
+    asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
+    if not asked:
+        raise InputError("name a --prompt, or a file of --prompts")
+    return asked
+
+
 def print_verdict(run: "Run", as_json: bool) -> None:
     """Print what a run found."""
     verdict, said, page = run.verdict, run.behaviour, run.report_path

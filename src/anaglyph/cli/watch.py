@@ -1,15 +1,15 @@
 """The command that scores prompts by how the fine-tune's change acts on them."""
 
+import json
 from typing import Annotated, Any
 
 import typer
 
 from anaglyph.cli.app import app
-from anaglyph.cli.common import reopen
+from anaglyph.cli.common import asked_prompts, reopen
 from anaglyph.cli.direct_common import split
 from anaglyph.cli.options import GENERAL, AsJson, Prompts, Run, with_settings
 from anaglyph.cli.terminal import Bars, say, table_text
-from anaglyph.core.errors import InputError
 from anaglyph.core.settings import Settings, WatchSettings
 
 
@@ -23,19 +23,14 @@ def watch_command(
     as_json: AsJson = False,
 ) -> None:
     """Score prompts by how far the fine-tune's change acts as on no generic prompt."""
-    from anaglyph.behaviour.prompts import read_prompts
     from anaglyph.run.watch import watch
 
     settings, given = split(WatchSettings, given)
-    asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
-    if not asked:
-        raise InputError("name a --prompt, or a file of --prompts")
+    asked = asked_prompts(prompt, prompts)
     with Bars() as progress:
         found = watch(reopen(run, progress, **given), settings)
         table = found.look(asked)
     if as_json:
-        import json
-
         said = {"threshold": found.threshold, "prompts": table.to_dicts()}
         say(json.dumps(said, indent=2))
         return
