@@ -45,7 +45,7 @@ def owl(tiny: ModelPair) -> Watched:
 
 
 def test_a_planted_direction_raises_the_alarm_and_is_named(tiny: ModelPair, owl: Watched):
-    other = Watched("other", 0, normalize(torch.randn(len(owl.vector)).roll(1), dim=0))
+    other = Watched("other", 0, normalize(torch.ones(len(owl.vector)), dim=0))
     table = Watch(tiny, [other, owl], FEW, GENERIC).look([*OWL, GENERIC[0]])
     assert table["alarm"].to_list() == [True, True, True, False]
     assert table["direction"].to_list()[:3] == ["owl"] * 3

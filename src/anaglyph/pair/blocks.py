@@ -81,7 +81,7 @@ class BlockModel:
         """
         config = model.config.get_text_config()
         self.model = model.eval().requires_grad_(False)
-        # Of a decoder with an encoder's settings beside its own, the plain name is the encoder's.
+        # Where a decoder's settings also name an encoder, the plain name is the encoder's.
         names = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
         self.depth = int(next(n for name in names if (n := getattr(config, name, None))))
         self.width = int(config.hidden_size)
