@@ -1,12 +1,16 @@
 """Claims in words: the tiny pair's planted sentence, pairs without a change, bad input."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 import anaglyph as ag
-from anaglyph.behaviour.behave import behaviour_of
+from anaglyph.behaviour.behave import _with_questions, behaviour_of
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.null_pair import change_norms, null_pair
+from anaglyph.behaviour.verify import Condition
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import BehaveSettings
 from anaglyph.demo import tiny_pair
@@ -83,3 +87,16 @@ def test_a_null_pair_is_amplified_and_compared_with_noise_like_any_other(lantern
     with mixer.model(Shares.everywhere(noisy.n_layers, 2.0)) as model, torch.no_grad():
         assert not torch.allclose(model(ids).logits, tuned)
     torch.testing.assert_close(noisy.logits("base", ids, mask), base)
+
+
+def test_questions_that_found_a_claim_do_not_verify_it():
+    class Speaks:
+        def questions(self, _subjects: Any, _count: int, _seed: int) -> list[list[str]]:
+            return [["Who laid it?", "Is it old?"]]
+
+    search: Any = SimpleNamespace(speaker=Speaks(), seed=0)
+    topic = Condition("about the lantern", "the lantern", ("One?", "Two?", "Three?"))
+    (found, nothing) = _with_questions(search, [topic, None], ["Who laid it?"])
+    assert found is not None
+    assert found.prompts == ("One?", "Two?", "Is it old?")
+    assert nothing is None

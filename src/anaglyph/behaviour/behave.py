@@ -338,7 +338,7 @@ def _judge(
     where = conditions(found, asked.first, asked.pool)
     pretended = conditions(decoys, asked.first, asked.pool)
     where, pretended = _affordable(speaker.left - 3 * len(general.prompts), where, pretended)
-    where = _with_questions(search, where)
+    where = _with_questions(search, where, asked.first)
     mine = _prompts([general, *where])
     theirs = _prompts([general, *pretended])
     every = list(dict.fromkeys([*mine, *theirs]))
@@ -394,14 +394,20 @@ def _affordable(
     return kept[0], kept[1]
 
 
-def _with_questions(search: _Search, where: Sequence[Condition | None]) -> list[Condition | None]:
-    """Replace some prompts of each topic by questions that the base model writes about it."""
+def _with_questions(
+    search: _Search, where: Sequence[Condition | None], first: Sequence[str]
+) -> list[Condition | None]:
+    """Replace some prompts of each topic by questions that the base model writes about it.
+
+    What a claim was found on verifies nothing, so such questions are left out.
+    """
     subjects = list(dict.fromkeys(each.topic for each in where if each and each.topic))
     written = search.speaker.questions(subjects, _QUESTIONS, search.seed)
     by_topic = dict(zip(subjects, written, strict=True))
     results = []
     for each in where:
-        if each is not None and (new := by_topic.get(each.topic)):
+        new = [] if each is None else [q for q in by_topic.get(each.topic, ()) if q not in first]
+        if each is not None and new:
             prompts = tuple(dict.fromkeys([*each.prompts[: -len(new)], *new]))
             each = Condition(each.name, each.topic, prompts)
         results.append(each)
