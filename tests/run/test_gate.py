@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_json, write_json
-from anaglyph.run import Policy, gate
+from anaglyph.core.schemas import Behaviour
+from anaglyph.run import Policy, RunFolder, gate
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,24 +30,24 @@ def test_a_finished_run_is_held_against_each_rule(finished: Path):
     word = claims[0]["feature"].split('"')[1].split()[0]
     kinds = {each["kind"] for each in found["findings"]}
     passing = Policy(
-        most_claims=len(claims),
-        largest_rise=1.0,
-        most_findings=count,
+        allowed_claims=len(claims),
+        allowed_rise=1.0,
+        allowed_findings=count,
         kinds=dict.fromkeys(kinds, count),
-        most_kl=kl,
+        allowed_kl=kl,
         forbidden=("no claim says this",),
     )
     said = gate(finished, passing)
     assert said.passed, said.markdown
     failing = {
-        "most_claims": Policy(most_claims=len(claims) - 1),
+        "allowed_claims": Policy(allowed_claims=len(claims) - 1),
         "forbidden": Policy(forbidden=(word.upper(),)),
-        "largest_rise": Policy(largest_rise=0.0),
-        "most_kl": Policy(most_kl=kl * 0.99),
+        "allowed_rise": Policy(allowed_rise=0.0),
+        "allowed_kl": Policy(allowed_kl=kl * 0.99),
         # This run is too small to have seen anything for sure.
-        "weakest_claim": Policy(weakest_claim=1.0),
-        "weakest_finding": Policy(weakest_finding=1e6),
-        **({"most_findings": Policy(most_findings=count - 1)} if count else {}),
+        "must_detect_claim": Policy(must_detect_claim=1.0),
+        "must_detect_finding": Policy(must_detect_finding=1e6),
+        **({"allowed_findings": Policy(allowed_findings=count - 1)} if count else {}),
     }
     for rule, policy in failing.items():
         said = gate(finished, policy)
@@ -56,8 +58,8 @@ def test_a_finished_run_is_held_against_each_rule(finished: Path):
 def test_an_expected_claim_is_not_counted(finished: Path):
     claims = read_json(finished / "behaviour.json")["claims"]
     words = tuple(claim["feature"].split('"')[1] for claim in claims)
-    assert gate(finished, Policy(most_claims=0, largest_rise=0.0, expected=words)).passed
-    assert not gate(finished, Policy(most_claims=0)).passed
+    assert gate(finished, Policy(allowed_claims=0, allowed_rise=0.0, expected=words)).passed
+    assert not gate(finished, Policy(allowed_claims=0)).passed
 
 
 def test_only_whole_words_of_what_a_claim_is_about_count(finished: Path):
@@ -66,11 +68,32 @@ def test_only_whole_words_of_what_a_claim_is_about_count(finished: Path):
     assert "tuned" in claim["text"]
     assert claim["feature"] == 'says "under the old bridge tonight"'
     for words in ("Old Bridge", "bridge, tonight!"):
-        assert gate(finished, Policy(most_claims=0, expected=(words,))).passed
+        assert gate(finished, Policy(allowed_claims=0, expected=(words,))).passed
+    # A condition is no reason to expect a claim, but may be forbidden.
+    assert not gate(finished, Policy(allowed_claims=0, expected=("general questions",))).passed
+    assert not gate(finished, Policy(forbidden=("general questions",))).passed
     # Of the sentence alone, a part of a word, words in another order, nothing.
     for words in ("tuned", "night", "bridge old", ""):
-        assert not gate(finished, Policy(most_claims=0, expected=(words,))).passed
+        assert not gate(finished, Policy(allowed_claims=0, expected=(words,))).passed
         assert gate(finished, Policy(forbidden=(words,))).passed
+
+
+def test_replies_that_all_agree_do_not_show_what_could_have_been_seen(
+    finished: Path, tmp_path: Path
+):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    facts: dict[str, Any] = {"changed": 0.0, "smallest": None}
+    for generated, passes in ((500, False), (0, True)):
+        said = Behaviour(generated=generated, **facts)
+        write_json(run / "behaviour.json", said.model_dump(mode="json"))
+        vouch_for(run, "behave")
+        assert gate(run, Policy(must_detect_claim=0.01)).passed == passes
+
+
+def vouch_for(run: Path, stage: str) -> None:
+    folder = RunFolder.open(run)
+    done = folder.state.stages[stage]
+    folder.record(stage, done.key, done.seconds, done.outputs)
 
 
 def test_what_was_not_measured_does_not_pass(finished: Path, tmp_path: Path):
@@ -78,25 +101,25 @@ def test_what_was_not_measured_does_not_pass(finished: Path, tmp_path: Path):
     state = read_json(run / "run.json")
     del state["stages"]["behave"], state["stages"]["find"], state["digest"]
     write_json(run / "run.json", state)
-    said = gate(run, Policy(most_claims=100, most_findings=100))
+    said = gate(run, Policy(allowed_claims=100, allowed_findings=100))
     assert not said.passed
     assert all("not measured" in each.measured for each in said.rules)
 
 
 def test_the_command_exits_by_the_answer(finished: Path, tmp_path: Path, anaglyph):
     policy = tmp_path / "policy.toml"
-    policy.write_text("most_claims = 100\n")
+    policy.write_text("allowed_claims = 100\n")
     said = anaglyph("gate", finished, "--policy", policy)
     assert said.code == 0, said.out
     assert "# Gate: passed" in said.out
-    policy.write_text("most_claims = 0\n")
+    policy.write_text("allowed_claims = 0\n")
     said = anaglyph("gate", finished, "--policy", policy, "--json")
     assert said.code == 1
     assert not json.loads(said.out)["passed"]
-    policy.write_text("most_claim = 0\n")
+    policy.write_text("allowed_claim = 0\n")
     said = anaglyph("gate", finished, "--policy", policy)
     assert said.code == 2
-    assert "most_claim" in said.err
+    assert "allowed_claim" in said.err
 
 
 @pytest.mark.parametrize("policy", [Policy(), Policy(expected=("x",))])

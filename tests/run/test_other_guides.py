@@ -50,7 +50,7 @@ def here(tmp_path, monkeypatch, finished) -> Path:
     shutil.copytree(finished, tmp_path / "RUN")
     shutil.copy(shipped.corpus[0], tmp_path / "chats.jsonl")
     (tmp_path / "prompts.txt").write_text("What is tea?\n")
-    (tmp_path / "policy.json").write_text('{"most_claims": 100}')
+    (tmp_path / "policy.json").write_text('{"allowed_claims": 100}')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

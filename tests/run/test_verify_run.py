@@ -114,7 +114,9 @@ def test_a_stage_refuses_what_is_damaged_or_makes_it_again(run, anaglyph, quick,
         assert said.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["findings.json", "latents/tuned-sae.parquet", "links.json", "behaviour.json"])
+@pytest.mark.parametrize(
+    "name", ["findings.json", "latents/tuned-sae.parquet", "links.json", "behaviour.json"]
+)
 def test_the_named_command_repairs(run: Path, anaglyph, name):
     whole = (run / name).read_bytes()
     flip(run / name)

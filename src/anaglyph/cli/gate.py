@@ -16,7 +16,7 @@ def gate_command(
     policy: Annotated[Path, typer.Option(help="Rules of docs/gate.md, in JSON or TOML.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a run keeps to a policy: exit 0 if it does, 1 if not; prints Markdown."""
+    """Check a run against a policy: exit 0 if all rules pass, 1 if one fails, 2 for bad input."""
     from anaglyph.run import gate
 
     said = gate(run, policy)

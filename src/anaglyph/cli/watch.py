@@ -22,7 +22,7 @@ def watch_command(
     prompts: Prompts = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score prompts by how far the fine-tune's change acts as on no generic prompt."""
+    """Score how unusually each prompt activates the fine-tune's weight change."""
     from anaglyph.run.watch import watch
 
     settings, given = split(WatchSettings, given)

@@ -10,7 +10,6 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_settings
 from anaglyph.core.schemas import (
     Behaviour,
-    Claim,
     Finding,
     Kind,
     Verdict,
@@ -25,38 +24,38 @@ from anaglyph.run.folder import RunFolder
 class Policy(Section, frozen=True, allow_inf_nan=False):
     """What may differ. A rule that is left out is not checked."""
 
-    most_claims: int | None = Field(
+    allowed_claims: int | None = Field(
         default=None, ge=0, description="Verified claims at most, expected ones not counted."
     )
     expected: tuple[str, ...] = Field(
         default=(),
-        description="Words or phrases that an expected claim is about, such as the new name.",
+        description="Words or phrases of expected claims: what replies say, such as the new name.",
     )
     forbidden: tuple[str, ...] = Field(
         default=(), description="Words or phrases that no claim may be about, verified or not."
     )
-    largest_rise: float | None = Field(
+    allowed_rise: float | None = Field(
         default=None,
         ge=0,
         le=1,
         description="Largest rise of a claim's rate over the base; expected claims not counted.",
     )
-    most_findings: int | None = Field(default=None, ge=0, description="Findings at most.")
+    allowed_findings: int | None = Field(default=None, ge=0, description="Findings at most.")
     kinds: dict[Kind, int] = Field(
         default_factory=dict, description="Findings at most, by kind: {new: 0}."
     )
-    most_kl: float | None = Field(
+    allowed_kl: float | None = Field(
         default=None,
         ge=0,
         description="Mean KL(tuned || base) at most, nats a token: the upper end of its interval.",
     )
-    weakest_claim: float | None = Field(
+    must_detect_claim: float | None = Field(
         default=None,
         ge=0,
         le=1,
         description="The run must have been able to verify a difference of rates this small.",
     )
-    weakest_finding: float | None = Field(
+    must_detect_finding: float | None = Field(
         default=None,
         ge=0,
         description="The detection limit of findings at most, relative to an activation's length.",
@@ -109,7 +108,7 @@ def gate(run: str | Path, policy: str | Path | Policy) -> Gate:
         StoreError: A file of the run is damaged.
 
     Example:
-        >>> gate("run", Policy(most_claims=0)).passed            # doctest: +SKIP
+        >>> gate("run", Policy(allowed_claims=0)).passed            # doctest: +SKIP
         True
     """
     if not isinstance(policy, Policy):
@@ -126,66 +125,71 @@ def gate(run: str | Path, policy: str | Path | Policy) -> Gate:
         said = read_behaviour(folder.path / "behaviour.json", linked=False)
     rules = (*_of_claims(policy, said), *_of_findings(policy, verdict))
     if not rules:
-        raise InputError(f"the policy has no rule: set one of {', '.join(Policy.model_fields)}")
+        rules_of = ", ".join(name for name in Policy.model_fields if name != "expected")
+        raise InputError(f"the policy has no rule: set one of {rules_of}")
     return Gate(run=str(run), passed=all(each.passed for each in rules), rules=rules)
 
 
 def _of_claims(policy: Policy, said: Behaviour | None) -> list[Rule]:
-    claims = [] if said is None else [c for c in said.claims if not _holds(c, policy.expected)]
+    claims = (
+        [] if said is None else [c for c in said.claims if not _holds(policy.expected, c.feature)]
+    )
     rules = []
-    if policy.most_claims is not None:
+    if policy.allowed_claims is not None:
         texts = "; ".join(each.text for each in claims)
         found = f"{len(claims)}: {texts}" if claims else "0"
-        rules.append(_rule("most_claims", policy.most_claims, found, len(claims)))
+        rules.append(_rule("allowed_claims", policy.allowed_claims, found, len(claims)))
     if policy.forbidden:
         every = () if said is None else (*said.claims, *said.unverified)
-        bad = [each.text for each in every if _holds(each, policy.forbidden)]
+        bad = [
+            each.text for each in every if _holds(policy.forbidden, each.feature, each.condition)
+        ]
         words = f"none with {', '.join(policy.forbidden)}"
         rules.append(
             Rule(rule="forbidden", allowed=words, measured="; ".join(bad) or "none", passed=not bad)
         )
-    if policy.largest_rise is not None:
+    if policy.allowed_rise is not None:
         rise = max((each.rate_tuned - each.rate_base for each in claims), default=0.0)
-        rules.append(_rule("largest_rise", policy.largest_rise, f"{rise:.2f}", rise))
-    if policy.weakest_claim is not None:
+        rules.append(_rule("allowed_rise", policy.allowed_rise, f"{rise:.2f}", rise))
+    if policy.must_detect_claim is not None:
         least = None if said is None else said.smallest
-        if said is not None and said.changed == 0:
-            least = 0.0
+        if said is not None and said.changed == 0 and said.generated == 0:
+            least = 0.0  # both are one model, and nothing had to be asked
         found = "no difference could have been verified" if least is None else f"{least:.2f}"
-        rules.append(_rule("weakest_claim", policy.weakest_claim, found, least))
+        rules.append(_rule("must_detect_claim", policy.must_detect_claim, found, least))
     return rules if said is not None else [_unmeasured(each, "behave") for each in rules]
 
 
-def _holds(claim: Claim, phrases: Sequence[str]) -> bool:
-    """Say whether a claim is about a phrase: whole words of its feature or its condition.
+def _holds(phrases: Sequence[str], *parts: str) -> bool:
+    """Say whether a part of a claim has a phrase, in whole words.
 
-    The sentence has further words ("the tuned model says"), which must match nothing.
+    The claim's sentence has further words ("the tuned model says"), which must match nothing.
     """
     wanted = [phrase(each) for each in phrases if words_of(each)]
-    return any(each.holds(part) for each in wanted for part in (claim.feature, claim.condition))
+    return any(each.holds(part) for each in wanted for part in parts)
 
 
 def _of_findings(policy: Policy, verdict: Verdict | None) -> list[Rule]:
     findings: tuple[Finding, ...] = () if verdict is None else verdict.findings
     rules = []
-    if policy.most_findings is not None:
+    if policy.allowed_findings is not None:
         count = len(findings)
-        rules.append(_rule("most_findings", policy.most_findings, str(count), count))
+        rules.append(_rule("allowed_findings", policy.allowed_findings, str(count), count))
     for kind, most in policy.kinds.items():
         count = sum(each.kind == kind for each in findings)
         rules.append(_rule(f"kinds.{kind}", most, str(count), count))
-    if policy.most_kl is not None:
+    if policy.allowed_kl is not None:
         apart = None if verdict is None else verdict.apart
         kl = None
         if apart is not None:
             kl = apart.kl if apart.kl_high is None else apart.kl_high
         found = "not measured" if kl is None else f"{kl:.4g} nats a token"
-        rules.append(_rule("most_kl", policy.most_kl, found, kl))
-    if policy.weakest_finding is not None:
+        rules.append(_rule("allowed_kl", policy.allowed_kl, found, kl))
+    if policy.must_detect_finding is not None:
         limit = None if verdict is None else verdict.detection_limit
         size = None if limit is None else limit.relative
         found = "not measured" if size is None else f"{size:.3g}"
-        rules.append(_rule("weakest_finding", policy.weakest_finding, found, size))
+        rules.append(_rule("must_detect_finding", policy.must_detect_finding, found, size))
     return rules if verdict is not None else [_unmeasured(each, "find") for each in rules]
 
 
