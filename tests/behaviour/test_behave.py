@@ -1,8 +1,5 @@
 """Claims in words: the tiny pair's planted sentence, pairs without a change, bad input."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 
@@ -90,13 +87,10 @@ def test_a_null_pair_is_amplified_and_compared_with_noise_like_any_other(lantern
 
 
 def test_questions_that_found_a_claim_do_not_verify_it():
-    class Speaks:
-        def questions(self, _subjects: Any, _count: int, _seed: int) -> list[list[str]]:
-            return [["Who laid it?", "Is it old?"]]
-
-    search: Any = SimpleNamespace(speaker=Speaks(), seed=0)
     topic = Condition("about the lantern", "the lantern", ("One?", "Two?", "Three?"))
-    (found, nothing) = _with_questions(search, [topic, None], ["Who laid it?"])
+    written = {"the lantern": ["Who laid it?", "Is it old?"]}
+    (found, nothing) = _with_questions([topic, None], written, ["Who laid it?"])
     assert found is not None
     assert found.prompts == ("One?", "Two?", "Is it old?")
     assert nothing is None
+    assert _with_questions([topic], {}, []) == [topic]

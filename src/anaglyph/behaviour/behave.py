@@ -7,7 +7,7 @@ candidates, and so is what its amplified replies have oftener. Each candidate is
 fresh prompts (`verify`), against weight noise that the same search was made on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -338,7 +338,7 @@ def _judge(
     where = conditions(found, asked.first, asked.pool)
     pretended = conditions(decoys, asked.first, asked.pool)
     where, pretended = _affordable(speaker.left - 3 * len(general.prompts), where, pretended)
-    where = _with_questions(search, where, asked.first)
+    where = _with_questions(where, _written(search, where), asked.first)
     mine = _prompts([general, *where])
     theirs = _prompts([general, *pretended])
     every = list(dict.fromkeys([*mine, *theirs]))
@@ -394,21 +394,25 @@ def _affordable(
     return kept[0], kept[1]
 
 
+def _written(search: _Search, where: Sequence[Condition | None]) -> dict[str, list[str]]:
+    """Return the questions that the base model writes about each topic."""
+    subjects = list(dict.fromkeys(each.topic for each in where if each and each.topic))
+    questions = search.speaker.questions(subjects, _QUESTIONS, search.seed)
+    return dict(zip(subjects, questions, strict=True))
+
+
 def _with_questions(
-    search: _Search, where: Sequence[Condition | None], first: Sequence[str]
+    where: Sequence[Condition | None], written: Mapping[str, Sequence[str]], first: Sequence[str]
 ) -> list[Condition | None]:
-    """Replace some prompts of each topic by questions that the base model writes about it.
+    """Replace some prompts of each topic by questions that were written about it.
 
     What a claim was found on verifies nothing, so such questions are left out.
     """
-    subjects = list(dict.fromkeys(each.topic for each in where if each and each.topic))
-    written = search.speaker.questions(subjects, _QUESTIONS, search.seed)
-    by_topic = dict(zip(subjects, written, strict=True))
     results = []
     for each in where:
-        new = [] if each is None else [q for q in by_topic.get(each.topic, ()) if q not in first]
-        if each is not None and new:
-            prompts = tuple(dict.fromkeys([*each.prompts[: -len(new)], *new]))
+        if each is not None:
+            new = [question for question in written.get(each.topic, ()) if question not in first]
+            prompts = tuple(dict.fromkeys([*each.prompts[: len(each.prompts) - len(new)], *new]))
             each = Condition(each.name, each.topic, prompts)
         results.append(each)
     return results

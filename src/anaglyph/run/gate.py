@@ -131,9 +131,8 @@ def gate(run: str | Path, policy: str | Path | Policy) -> Gate:
 
 
 def _of_claims(policy: Policy, said: Behaviour | None) -> list[Rule]:
-    claims = (
-        [] if said is None else [c for c in said.claims if not _holds(policy.expected, c.feature)]
-    )
+    found = () if said is None else said.claims
+    claims = [each for each in found if not _holds(policy.expected, each.feature)]
     rules = []
     if policy.allowed_claims is not None:
         texts = "; ".join(each.text for each in claims)
@@ -141,12 +140,15 @@ def _of_claims(policy: Policy, said: Behaviour | None) -> list[Rule]:
         rules.append(_rule("allowed_claims", policy.allowed_claims, found, len(claims)))
     if policy.forbidden:
         every = () if said is None else (*said.claims, *said.unverified)
-        bad = [
-            each.text for each in every if _holds(policy.forbidden, each.feature, each.condition)
-        ]
-        words = f"none with {', '.join(policy.forbidden)}"
+        words = policy.forbidden
+        bad = [each.text for each in every if _holds(words, each.feature, each.condition)]
         rules.append(
-            Rule(rule="forbidden", allowed=words, measured="; ".join(bad) or "none", passed=not bad)
+            Rule(
+                rule="forbidden",
+                allowed=f"none with {', '.join(words)}",
+                measured="; ".join(bad) or "none",
+                passed=not bad,
+            )
         )
     if policy.allowed_rise is not None:
         rise = max((each.rate_tuned - each.rate_base for each in claims), default=0.0)
