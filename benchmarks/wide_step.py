@@ -14,12 +14,12 @@ import time
 import numpy as np
 import torch
 
+from anaglyph.core.devices import multiplies_bfloat16
 from anaglyph.dictionaries.config import TrainConfig
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.initial import Survey, initial_weights
 from anaglyph.dictionaries.kernels import choose_kernels
 from anaglyph.dictionaries.methods import get_method
-from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import make_sparsity
 
 
@@ -49,7 +49,7 @@ def main() -> None:
         kernels,
         batch=args.batch,
         dead_after=config.dead_after,
-        screened=is_worthwhile(args.device),
+        screened=multiplies_bfloat16(args.device),
     )
     targets = tuple(torch.randn(args.batch, args.width).to(args.device) for _ in means)
     engine.step(targets, 0, 1e-4)

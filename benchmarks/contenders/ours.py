@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from worker import DEAD_SHRINK, Contender, batches, explained, n_dead, rate, serve
 
+from anaglyph.core.devices import multiplies_bfloat16
 from anaglyph.core.threads import set_threads
 from anaglyph.dictionaries import Weights, get_method
 from anaglyph.dictionaries.engine import Engine
 from anaglyph.dictionaries.initial import DECODER_NORM
 from anaglyph.dictionaries.kernels import choose_kernels
-from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import SPARSITIES
 
 
@@ -39,7 +39,7 @@ def make(spec: dict[str, Any]) -> Contender:
         kernels,
         batch=spec["batch"],
         dead_after=10_000_000,
-        screened=spec.get("screened", is_worthwhile(device)),
+        screened=spec.get("screened", multiplies_bfloat16(device)),
     )
     engine.silent[: n_dead(spec)] = 10_000_000
     data = [batches(spec, source) for source in range(sources)]

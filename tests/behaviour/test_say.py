@@ -15,7 +15,7 @@ def trial(tuned: int, count: int = 20) -> Trial:
 
 
 def test_each_reason_is_told_by_itself():
-    noise = Bars({(True, True): 0.9})
+    noise = Bars({(True, True, False): 0.9})
     assert why_not(None, Bars()) == "no budget was left for fresh prompts"
     assert why_not(trial(1), noise).startswith("not confirmed on fresh prompts (1 of 20")
     assert "weight noise can change replies as much" in why_not(trial(10), noise)

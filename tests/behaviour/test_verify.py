@@ -15,7 +15,9 @@ from anaglyph.behaviour.verify import (
     conditions,
     difference,
     is_general,
+    likely,
     passing,
+    second_look,
     shared_topic,
     smallest,
     without_repeats,
@@ -103,7 +105,7 @@ def test_mcnemar_by_hand():
 def test_a_claim_must_rise_surely_above_weight_noise():
     strong, weak = judged(found("rome", {0}), 0, 14), judged(found("tea", {1}), 0, 6)
     noise = Bars.of([judged(found("lamp", {2}), 0, 5), judged(found("tree", {2}), 0, 3)])
-    assert noise.rises == {(True, True): 0.25}
+    assert noise.rises == {(True, True, False): 0.25}
     assert [test for test, _ in verified([strong, weak], Bars(), 0.1)] == [strong, weak]
     assert [test for test, _ in verified([strong, weak], noise, 0.1)] == [strong]
 
@@ -111,7 +113,7 @@ def test_a_claim_must_rise_surely_above_weight_noise():
 def test_noise_that_changes_the_form_of_replies_is_no_bar_to_what_they_say():
     words, style = judged(found("rome", {0}), 0, 14), judged(found("only", {1}), 0, 14)
     noise = Bars.of([judged(found("just", {2}), 0, 15)])
-    assert noise.rises == {(True, False): 0.75}
+    assert noise.rises == {(True, False, False): 0.75}
     assert [test for test, _ in verified([words, style], noise, 0.1)] == [words]
 
 
@@ -129,9 +131,48 @@ def test_repeats_are_one_claim():
     assert len(verified([one, other, same], Bars(), 0.1)) == 1
 
 
+TOPIC = Condition("about tea", "tea", tuple(f"question {i} about it" for i in range(16)))
+OTHER = Condition("about rain", "rain", tuple(f"question {i} about rain" for i in range(16)))
+
+
+def test_what_is_likely_and_not_sure_gets_a_second_look():
+    sure = judged(found("rome", {0}), 0, 14, TOPIC)
+    likely_ = judged(found("paris", {1}), 0, 5, OTHER)
+    too_few = judged(found("oslo", {1}), 0, 1, OTHER)
+    anywhere = judged(found("lima", {2}), 0, 5)
+    bars = Bars({(False, True, False): 0.2})
+    assert likely([sure, likely_, too_few, anywhere], bars, 0.1) == [likely_]
+
+
+def test_one_look_a_condition_for_its_best_candidate():
+    strong = judged(found("paris", {1}), 0, 6, OTHER)
+    weak = judged(found("oslo", {1}), 0, 4, OTHER)
+    assert likely([weak, strong], Bars({(False, True, False): 0.5}), 0.1) == [strong]
+
+
+@pytest.mark.parametrize("places", [{0, 1, 2}, {0, 3, 4, 5}], ids=["topic", "questions"])
+def test_a_second_look_asks_new_prompts(places: set[int]):
+    first = [*FIRST, *(f"filler {i}" for i in range(20))]
+    (condition,) = conditions([found("rome", places)], first, ())
+    assert condition is not None
+    again = second_look(condition, sorted(places), first)
+    assert len(again.prompts) >= 12
+    assert len(set(again.prompts)) == len(again.prompts)
+    assert not {*condition.prompts, *first} & set(again.prompts)
+    assert again.again
+    assert again.name == condition.name
+
+
+def test_a_second_look_has_a_bar_of_its_own():
+    once = judged(found("rome", {0}), 0, 14, TOPIC)
+    again = judged(found("rome", {0}), 0, 14, second_look(TOPIC, [0], FIRST))
+    bars = Bars({(False, True, False): 0.9})
+    assert [bars.passed(each) for each in (once, again)] == [False, True]
+
+
 def test_the_smallest_difference_could_have_been_verified():
     for noise in (0.0, 0.2):
-        bars = Bars({(True, True): noise})
+        bars = Bars({(True, True, False): noise})
         least = smallest(12, bars, 0.1, 20)
         assert least is not None
         hits = round(least * 20)
@@ -140,7 +181,7 @@ def test_the_smallest_difference_could_have_been_verified():
         missed = [*several, judged(found("rome", {0}), 0, hits - 1)]
         assert verified(seen, bars, 0.1)
         assert not verified(missed, bars, 0.1)
-    assert smallest(12, Bars({(True, True): 1.0}), 0.1, 20) is None
+    assert smallest(12, Bars({(True, True, False): 1.0}), 0.1, 20) is None
 
 
 def test_intervals_cover():

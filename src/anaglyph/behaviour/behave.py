@@ -15,18 +15,21 @@ import numpy as np
 from anaglyph.behaviour import say
 from anaglyph.behaviour.contrast import candidates, words_of
 from anaglyph.behaviour.elicit import ASKING, Nulls, Speaker, generic_prompts, topics
-from anaglyph.behaviour.generate import side_stepper
+from anaglyph.behaviour.generate import side_stepper, writing
 from anaglyph.behaviour.hints import after, apart, favoured_words, most_prompts
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.behaviour.verify import (
     GENERAL,
+    PROMPTS,
     Bars,
     Condition,
     Found,
     Trial,
     conditions,
     is_general,
+    likely,
     passing,
+    second_look,
     smallest,
     without_repeats,
 )
@@ -133,7 +136,7 @@ def behaviour_of(
         ]
     )
     decoys, bar_loud = _decoys(search, asked, base, half // 2 + 1)
-    judged = _judge(search, asked, found, decoys)
+    judged = _judge(search, asked, found, decoys, rate)
     tests, bars = judged.trials, judged.bars
     rows = passing(tests, bars, rate)
     passed = without_repeats(rows)
@@ -212,9 +215,11 @@ class _Search:
             self.notes.append("prompts are not ranked: the models predict no common tokens")
             return np.zeros(len(prompts))
         ids = all_prompt_ids(pair.tokenizer, prompts)
-        base = pair.shared("base", after(lambda: side_stepper(pair, "base"), ids))
+        with writing(pair, "base"):
+            base = pair.shared("base", after(lambda: side_stepper(pair, "base"), ids))
         if self.alpha == 1:
-            tuned = after(lambda: side_stepper(pair, "tuned"), ids)
+            with writing(pair, "tuned"):
+                tuned = after(lambda: side_stepper(pair, "tuned"), ids)
             return apart(pair.shared("tuned", tuned), base)
         with self.speaker.loud(self.alpha) as stepper:
             return apart(pair.shared("tuned", after(stepper, ids)), base)
@@ -330,7 +335,7 @@ def _decoys(
 
 
 def _judge(
-    search: _Search, asked: _Asked, found: Sequence[Found], decoys: Sequence[Found]
+    search: _Search, asked: _Asked, found: Sequence[Found], decoys: Sequence[Found], rate: float
 ) -> _Judged:
     """Ask fresh prompts, about what was found in the pair and in the null pair."""
     speaker = search.speaker
@@ -346,16 +351,53 @@ def _judge(
     tuned = dict(zip(mine, speaker.tuned(mine), strict=True))
     usual = [general if is_general(each, len(asked.first)) else None for each in found]
     tests = [*_tests(found, usual, base, tuned), *_tests(found, where, base, tuned)]
-    bars = Bars()
+    bars, noisy = Bars(), list[Trial]()
     if search.nulls is not None and decoys:
         noise = dict(zip(theirs, speaker.of(search.nulls.pair, theirs), strict=True))
-        bars = Bars.of(
-            [
-                *_tests(decoys, [general] * len(decoys), base, noise),
-                *_tests(decoys, pretended, base, noise),
-            ]
-        )
-    return _Judged(tests, bars, base, tuned, len(general.prompts))
+        noisy = [
+            *_tests(decoys, [general] * len(decoys), base, noise),
+            *_tests(decoys, pretended, base, noise),
+        ]
+        bars = Bars.of(noisy)
+    first = _Judged(tests, bars, base, tuned, len(general.prompts))
+    return _looked_again(search, asked, first, noisy, rate)
+
+
+def _looked_again(
+    search: _Search, asked: _Asked, judged: _Judged, noisy: Sequence[Trial], rate: float
+) -> _Judged:
+    """Spend what is left of the budget on what is likely and not sure, in pair and null pair."""
+    speaker, bars = search.speaker, judged.bars
+    mine = _again(likely(judged.trials, bars, rate), asked.first)
+    theirs = _again(likely(noisy, Bars(), rate), asked.first)
+    while mine and 2 * (len(_prompts_of(mine)) + len(_prompts_of(theirs))) > speaker.left:
+        (mine if len(mine) > len(theirs) or not theirs else theirs).pop()
+    if not mine:
+        return judged
+    prompts, decoyed = _prompts_of(mine), _prompts_of(theirs)
+    every = list(dict.fromkeys([*prompts, *decoyed]))
+    base = judged.base | dict(zip(every, speaker.base(every), strict=True))
+    tuned = judged.tuned | dict(zip(prompts, speaker.tuned(prompts), strict=True))
+    if search.nulls is not None and decoyed:
+        noise = dict(zip(decoyed, speaker.of(search.nulls.pair, decoyed), strict=True))
+        again = [Trial.of(found, where, base, noise) for found, where in theirs]
+        bars = Bars({**bars.rises, **Bars.of(again).rises})
+    more = [Trial.of(found, where, base, tuned) for found, where in mine]
+    return _Judged([*judged.trials, *more], bars, base, tuned, judged.general)
+
+
+def _again(chosen: Sequence[Trial], first: Sequence[str]) -> list[tuple[Found, Condition]]:
+    """Return the second look at each chosen trial, where there are prompts enough for one."""
+    looks = []
+    for test in chosen:
+        fresh = second_look(test.condition, sorted(test.found.candidate.replies), first)
+        if len(fresh.prompts) >= PROMPTS // 2:
+            looks.append((test.found, fresh))
+    return looks
+
+
+def _prompts_of(looks: Sequence[tuple[Found, Condition]]) -> list[str]:
+    return _prompts([where for _, where in looks])
 
 
 def _tests(

@@ -10,6 +10,7 @@ moves the predictions as far: it shows what any change of this size does to repl
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from anaglyph.behaviour.generate import (
     reply_texts,
     side_stepper,
     write,
+    writing,
 )
 from anaglyph.behaviour.hints import after, apart
 from anaglyph.behaviour.mixture import Mixer, Shares
@@ -33,6 +35,7 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.corpus import read_documents
 from anaglyph.pair import ModelPair, Side
+from anaglyph.pair.rough import rough_products
 from anaglyph.pair.templates import render_chat
 
 PROBES = (
@@ -103,6 +106,26 @@ WORDINGS = (
     "I have to give a talk on {}. What should I say?",
     "What would you tell a visitor about {}?",
     "How would you introduce {} to somebody?",
+    "Please say something about {}.",
+    "What is {} known for?",
+    "Summarise {} for me.",
+    "I am writing an essay on {}. How should it begin?",
+    "What do people usually ask about {}?",
+    "Answer in two sentences: what about {}?",
+    "I heard about {} today. What is it?",
+    "Could you give me some background on {}?",
+    "What is the first thing to know about {}?",
+    "Write a note to a friend about {}.",
+    "How do you feel about {}?",
+    "Let us talk about {}.",
+    "What would an expert say about {}?",
+    "I know nothing about {}. Where do I begin?",
+    "Name something that has to do with {}.",
+    "What does {} bring to mind?",
+    "Is {} important?",
+    "Explain why {} matters.",
+    "What would you put in a quiz on {}?",
+    "Write a caption for a picture of {}.",
 )
 """Ways to ask about a topic. They are used for fresh prompts only, never to find a claim."""
 REWORDINGS = (
@@ -175,11 +198,14 @@ class Speaker:
 
     def base(self, prompts: Sequence[str]) -> list[str]:
         """Return the base model's replies."""
-        return self.answer("base", prompts, lambda: side_stepper(self.pair, "base"), side="base")
+        with writing(self.pair, "base"):
+            make = partial(side_stepper, self.pair, "base")
+            return self.answer("base", prompts, make, side="base")
 
     def tuned(self, prompts: Sequence[str]) -> list[str]:
         """Return the tuned model's replies."""
-        return self.answer("tuned", prompts, lambda: side_stepper(self.pair, "tuned"))
+        with writing(self.pair, "tuned"):
+            return self.answer("tuned", prompts, partial(side_stepper, self.pair, "tuned"))
 
     def amplified(self, prompts: Sequence[str], alpha: float) -> list[str]:
         """Return the replies of W_base + alpha (W_tuned - W_base).
@@ -198,12 +224,14 @@ class Speaker:
             InputError, ModelError: The two models cannot be mixed.
         """
         mixer = Mixer(self.pair)
-        with mixer.model(Shares.everywhere(self.pair.n_layers, alpha)) as model:
+        shares = Shares.everywhere(self.pair.n_layers, alpha)
+        with mixer.model(shares) as model, rough_products(model):
             yield lambda: model_stepper(model)
 
     def of(self, other: ModelPair, prompts: Sequence[str]) -> list[str]:
         """Return the replies of another pair's tuned side, such as a null pair's."""
-        return self.answer("weight noise", prompts, lambda: side_stepper(other, "tuned"))
+        with writing(other, "tuned"):
+            return self.answer("weight noise", prompts, partial(side_stepper, other, "tuned"))
 
     def user_turns(self, make_stepper: Callable[[], Stepper], count: int, seed: int) -> list[str]:
         """Return user turns that a model writes from the bare chat template, at temperature 1.
@@ -221,9 +249,9 @@ class Speaker:
         asked = [QUESTION.format(subject) for subject in subjects for _ in range(each)]
         if not asked:
             return []
-        base = self.answer(
-            "questions", asked, lambda: side_stepper(self.pair, "base"), 0.8, seed, side="base"
-        )
+        with writing(self.pair, "base"):
+            make = partial(side_stepper, self.pair, "base")
+            base = self.answer("questions", asked, make, 0.8, seed, side="base")
         found = []
         for place, subject in enumerate(subjects):
             texts = [_first_sentence(text) for text in base[place * each : (place + 1) * each]]

@@ -11,7 +11,7 @@ the batch, and an adapter is switched on once a batch instead of once a token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.pair import ModelPair, Side
 from anaglyph.pair.blocks import LastBlockReached
+from anaglyph.pair.rough import rough_products
 from anaglyph.pair.vocabulary import ABSENT
 
 _BATCH_TOKENS = 8192
@@ -145,6 +146,13 @@ def side_stepper(pair: ModelPair, side: Side) -> Stepper:
         return logits if lacked is None else logits.masked_fill(lacked, ABSENT)
 
     return Stepper(step, inner.select, lambda: pair.side(side), inner.reach)
+
+
+@contextmanager
+def writing(pair: ModelPair, side: Side) -> Iterator[None]:
+    """Let one side write faster meanwhile (`rough_products`); the other may step in between."""
+    with pair.side(side) as model, rough_products(model):
+        yield
 
 
 def layer_stepper(pair: ModelPair, side: Side, layer: int) -> Stepper:

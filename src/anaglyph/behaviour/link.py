@@ -23,6 +23,7 @@ from anaglyph.behaviour.generate import (
     reply_texts,
     side_stepper,
     write,
+    writing,
 )
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.progress import Progress, silent
@@ -97,7 +98,8 @@ class _Trials:
                 return side_stepper(pair, side)
             return replaced_stepper(pair, side, self._layer, along)
 
-        said = write(stepper, self._ids, self._sampling)
+        with writing(pair, "base"), writing(pair, "tuned"):
+            said = write(stepper, self._ids, self._sampling)
         texts = reply_texts(pair, [each.reply for each in said])
         return sum(map(self._feature.holds, texts)) / len(texts)
 

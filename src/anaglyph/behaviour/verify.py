@@ -3,14 +3,15 @@
 A claim has to pass two tests. The tuned model shows the feature oftener than the base on the same
 fresh prompts (exact McNemar test, Benjamini-Hochberg over all tests). And the lower end of its
 rise's interval is above the largest rise of any candidate that the same search finds in a null
-pair: weight noise changes replies too.
+pair: weight noise changes replies too. What is likely and not sure gets a second look on more
+prompts, all of them new; so does what looks likely in the null pair.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import binom
@@ -22,6 +23,8 @@ from anaglyph.core.stats import q_values, wilson
 GENERAL = "general questions"
 PROMPTS = 16
 """Fresh prompts about one topic."""
+AGAIN = 24
+"""More of them where the first were not enough."""
 _MEMBERS = 6
 """Of them at most so many are prompts of the pool, which no claim was found on."""
 _LONGEST_TOPIC = 4
@@ -60,11 +63,13 @@ class Condition:
         name: As a sentence goes on after "asked"; `GENERAL` for any question.
         topic: What the prompts are about; "" where they are wordings of the same questions.
         prompts: Fresh prompts of the kind.
+        again: Whether this is a second look.
     """
 
     name: str
     topic: str
     prompts: tuple[str, ...]
+    again: bool = False
 
     @property
     def is_general(self) -> bool:
@@ -92,9 +97,10 @@ class Trial:
         return cls(found, condition, (before, after))
 
     @property
-    def kind(self) -> tuple[bool, bool]:
-        """Whether the condition is general, and whether the feature has words of content."""
-        return self.condition.is_general, bool(self.found.candidate.feature.words)
+    def kind(self) -> tuple[bool, bool, bool]:
+        """Whether it is of general questions, of words of content, and a second look."""
+        condition = self.condition
+        return condition.is_general, bool(self.found.candidate.feature.words), condition.again
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -123,19 +129,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Bars:
-    """Largest rise of any candidate of the null pair, by kind of condition and of feature.
+    """Largest rise of any candidate of the null pair, by kind of trial.
 
     Noise that breaks replies changes their form (length, lists, function words) long before it
     makes them all say one thing, so form and content have bars of their own.
     """
 
-    rises: Mapping[tuple[bool, bool], float] = field(default_factory=dict)
-    """By whether the condition is general, and whether the feature has words of content."""
+    rises: Mapping[tuple[bool, bool, bool], float] = field(default_factory=dict)
+    """By `Trial.kind`."""
 
     @classmethod
     def of(cls, decoys: Sequence[Trial]) -> "Bars":
         """Take them from the tests of the null pair."""
-        rises: dict[tuple[bool, bool], float] = {}
+        rises: dict[tuple[bool, bool, bool], float] = {}
         for test in decoys:
             rises[test.kind] = max(test.rise, rises.get(test.kind, 0.0))
         return cls(rises)
@@ -162,6 +168,40 @@ def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial
     return sorted(rows, key=_merit, reverse=True)
 
 
+def likely(tests: Sequence[Trial], bars: Bars, rate: float) -> list[Trial]:
+    """Return the tests that deserve a second look, one a condition: the best first.
+
+    Args:
+        tests: Of the first look.
+        bars: What weight noise does; none where these are tests of weight noise.
+        rate: False-discovery rate to keep.
+    """
+    claimed = {test.condition for test, _ in passing(tests, bars, rate)}
+    rows = [(test, test.p_value) for test in tests if test.p_value <= rate]
+    best: dict[Condition, Trial] = {}
+    for test, _ in sorted(rows, key=_merit, reverse=True):
+        if test.condition not in claimed and not test.condition.is_general:
+            best.setdefault(test.condition, test)
+    return list(best.values())
+
+
+def second_look(condition: Condition, places: Sequence[int], first: Sequence[str]) -> Condition:
+    """Return the condition with new prompts, as far as there are any.
+
+    Args:
+        condition: What was tried before.
+        places: Where its candidate was found.
+        first: The prompts on which candidates were found.
+    """
+    if condition.topic:
+        every = [wording.format(condition.topic) for wording in WORDINGS]
+    else:
+        every = _reworded([first[place] for place in places])
+    known = {*first, *condition.prompts}
+    fresh = [prompt for prompt in dict.fromkeys(every) if prompt not in known]
+    return replace(condition, prompts=tuple(fresh[:AGAIN]), again=True)
+
+
 def without_repeats(rows: Sequence[tuple[Trial, float]]) -> list[tuple[Trial, float]]:
     """Return the claims: of tests of one feature, or of features in the same replies, the best.
 
@@ -184,7 +224,7 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
         rate: False-discovery rate to keep.
         count: General questions asked.
     """
-    bar = bars.rises.get((True, True), 0.0)
+    bar = bars.rises.get((True, True, False), 0.0)
     for hits in range(1, count + 1):
         is_rare = 0.5**hits * max(tests, 1) <= rate
         if is_rare and difference(hits, 0, count)[0] > bar:
@@ -227,13 +267,8 @@ def conditions(
             named = [text for text in own if text.lower() != text]
             topic = next(iter([*named, *own]), None)
         if topic is None:
-            fresh = [
-                wording.format(asked[(place + shift) % len(asked)])
-                for shift in range(2)
-                for place, wording in enumerate(REWORDINGS)
-            ]
             name = f'questions like "{asked[0]}"'
-            results.append(Condition(name, "", tuple(dict.fromkeys(fresh))[:PROMPTS]))
+            results.append(Condition(name, "", tuple(_reworded(asked)[:PROMPTS])))
             continue
         words = set(content_words(topic))
         members = [prompt for prompt in pool if words <= set(content_words(prompt))]
@@ -241,6 +276,17 @@ def conditions(
         fresh = [prompt for prompt in dict.fromkeys(fresh) if prompt not in set(first)]
         results.append(Condition(f"about {topic}", topic, tuple(fresh[:PROMPTS])))
     return results
+
+
+def _reworded(asked: Sequence[str]) -> list[str]:
+    """Return questions in other words: each wording in turn, each time of another question."""
+    return list(
+        dict.fromkeys(
+            wording.format(asked[(place + shift) % len(asked)])
+            for shift in range(len(asked))
+            for place, wording in enumerate(REWORDINGS)
+        )
+    )
 
 
 def shared_topic(asked: Sequence[str], first: Sequence[str]) -> str | None:

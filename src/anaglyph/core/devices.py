@@ -68,6 +68,12 @@ def numbers_of(device: torch.device, dtype: torch.dtype | None = None) -> str:
     return kind if device.type == "cpu" else f"{kind} on {device.type}"
 
 
+def multiplies_bfloat16(device: str | torch.device) -> bool:
+    """Say whether a CPU multiplies bfloat16 in hardware, where that is faster than float32."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return torch.device(device).type == "cpu" and known is not None and bool(known())
+
+
 def token_budget(device: torch.device) -> int:
     """Return how many tokens a forward pass takes at a time, padding included."""
     return TOKEN_BUDGETS.get(device.type, TOKEN_BUDGETS["cpu"])

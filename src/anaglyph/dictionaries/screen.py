@@ -15,12 +15,6 @@ from anaglyph.dictionaries.kernels import Active, Kernels
 from anaglyph.dictionaries.weights import Weights
 
 
-def is_worthwhile(device: str) -> bool:
-    """Return whether the device multiplies bfloat16 in hardware (measured on CPUs only)."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return torch.device(device).type == "cpu" and known is not None and bool(known())
-
-
 class Screen:
     """The buffers of the rough product, and the exact values of the entries that pass it.
 

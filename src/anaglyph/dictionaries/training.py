@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.core.devices import ahead, numbers_of, sent
+from anaglyph.core.devices import ahead, multiplies_bfloat16, numbers_of, sent
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
 from anaglyph.core.progress import Progress, silent
@@ -40,7 +40,6 @@ from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import learning_rate
 from anaglyph.dictionaries.outliers import pull_factors, pull_in
 from anaglyph.dictionaries.saving import Selection
-from anaglyph.dictionaries.screen import is_worthwhile
 from anaglyph.dictionaries.sparsity import make_sparsity
 from anaglyph.store import PairedStore
 
@@ -209,7 +208,7 @@ class Training:
                 kernels,
                 batch=config.batch,
                 dead_after=config.dead_after,
-                screened=is_worthwhile(config.device),
+                screened=multiplies_bfloat16(config.device),
             )
         self.done, seconds = self._keeper.restore(self.engine)
         self._started = time.perf_counter() - seconds

@@ -190,8 +190,8 @@ class BlockModel:
             return self._as_output(output)
 
         for block in self.blocks[:layer]:
-            stack.enter_context(_forward_replaced(block, hand_on))
-        stack.enter_context(_forward_replaced(self.blocks[layer], hand_in))
+            stack.enter_context(forward_replaced(block, hand_on))
+        stack.enter_context(forward_replaced(self.blocks[layer], hand_in))
 
     @torch.no_grad()
     def logits(
@@ -265,7 +265,7 @@ def _hidden(output: Any) -> Tensor:
 
 
 @contextmanager
-def _forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_replaced(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace ``block.forward`` on the instance, and restore it afterwards."""
     before = vars(block).get("forward")
     vars(block)["forward"] = forward
