@@ -27,6 +27,7 @@ for _module in (
     "gate",
     "watch",
     "plan",
+    "submit",
     "causal",
     "behaviour",
     "direct",

@@ -468,6 +468,30 @@ class ScreenSettings(Section, frozen=True):
     new_tokens: int = Field(default=60, ge=1, description="Longest reply, in tokens.")
 
 
+class SubmitSettings(Section, frozen=True, allow_inf_nan=False):
+    """The command `submit`: what each job gets."""
+
+    gpus: int = Field(default=0, ge=0, description="GPUs of each job.")
+    cpus: int | None = Field(
+        default=None, ge=1, description="Processor cores of each job (default: the cluster's)."
+    )
+    memory: float | None = Field(
+        default=None, gt=0, description="Memory of each job, in GB (default: the cluster's)."
+    )
+    hours: float = Field(default=24.0, gt=0, description="Longest time of each job, in hours.")
+    at_once: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs that may run at the same time (default: 256, or 1 with --local).",
+    )
+    requeues: int = Field(
+        default=10, ge=0, description="How often a job whose time is over is queued again."
+    )
+    slurm: dict[str, Any] = Field(
+        default_factory=dict, description="Further parameter of sbatch, such as partition=gpu."
+    )
+
+
 def sections() -> dict[str, type[Section]]:
     """Return the sections of `Settings` by name, in the order of the data."""
     return {
