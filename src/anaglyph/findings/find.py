@@ -18,6 +18,7 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Apart, Finding, Verdict
 from anaglyph.core.settings import FindSettings, Settings
+from anaglyph.core.validation import check_rate, check_type, validate
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
 from anaglyph.findings.alone import closed_alone, order_by_effect
@@ -69,12 +70,14 @@ def find(
         >>> [finding.kind for finding in found]                 # doctest: +SKIP
         ['new', 'scaled']
     """
-    if not 0 < rate < 1:
-        raise InputError(f"rate is {rate}: it must lie between 0 and 1")
+    check_rate(rate)
+    check_type("store", store, PairedStore, "make one with collect or PairedStore.from_arrays")
+    if pair is not None:
+        check_type("pair", pair, ModelPair, "load it with ModelPair.load")
     if (pair is None) != (corpus is None):
         missing = "corpus" if corpus is None else "pair"
         raise InputError(f"{missing} is missing: findings need both models and the text they read")
-    settings = Settings(seed=seed)
+    settings = validate(Settings, {"seed": seed})
     subject = Subject.of(
         pair=pair, corpus=corpus, store=store, settings=settings, progress=progress
     )
