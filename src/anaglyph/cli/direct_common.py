@@ -76,6 +76,7 @@ class Target:
         if "layer" in given:
             # The run's activations are of its own layer; these commands run the models at any.
             vars(run.subject).pop("layer")
+            vars(run.subject).pop("layers")
         return cls(run.subject, run.folder, run.held)
 
     @property
@@ -98,7 +99,7 @@ class Target:
         if self.folder is None:
             raise InputError("there is no run folder, and so no activations")
         self.folder.key_of("collect")
-        return PairedStore.open(self.folder.path / "activations")
+        return PairedStore.open(self.folder.path / "activations").at(self.folder.state.layer)
 
     def reading(self, data: Sequence[str] | None, max_tokens: int | None) -> "Subject":
         """Return the subject with the text to read: the run's own if none is named.

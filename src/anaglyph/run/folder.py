@@ -32,6 +32,8 @@ PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "pola
 
 ELICITED = "elicited.jsonl"
 """Text that both models wrote, in a run that was given none; written before run.json is."""
+LAYERS = "layers.json"
+"""The layers of a run that chose them; written before run.json is."""
 RECORD = "run.json"
 DAMAGED = "run.json.damaged"
 
@@ -78,7 +80,7 @@ class RunFolder:
         if path.exists() and not (path / RECORD).exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
-            ours = (ELICITED, LOCK)
+            ours = (ELICITED, LAYERS, LOCK)
             if any(file.name not in ours and not is_temporary(file) for file in path.iterdir()):
                 raise InputError(
                     f"{path} holds files that are not a run's; name a new or empty folder"
