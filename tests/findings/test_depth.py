@@ -1,13 +1,19 @@
 """Several layers: one change is one finding, at whichever layers it shows; nothing is nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from scipy.sparse import csc_matrix
+from test_decoys import finding
 
 from anaglyph.core.errors import InputError
-from anaglyph.findings import find
+from anaglyph.findings import depth, find
+from anaglyph.findings.depth import AtOneLayer, Place, brought_about, over_layers, together
+from anaglyph.findings.discovery import Discovery
 from anaglyph.store import PairedStore
 from anaglyph.truth.planted import calibrate, generate_layers, planted_settings
 from anaglyph.truth.planted.generate import PlantedPair
@@ -120,3 +126,85 @@ def test_layers_have_a_row_of_their_own_in_the_calibration():
     rows = calibrate("layers", [0], rate=0.1, **small)
     assert rows["truth"].to_list() == rows["kind"].to_list()
     assert sorted(rows["kind"]) == ["new", "removed"]
+
+
+def look_at(layer: int, codes: list[list[float]], like_noise: tuple[int, ...] = ()) -> AtOneLayer:
+    """Findings of a layer, the strongest first, that fire as the columns of codes say."""
+    values = np.array(codes).T
+    count = values.shape[1]
+    shares = np.linspace(0.5, 0.1, count)
+    found = Discovery(
+        tuple(finding(share) for share in shares),
+        None,
+        tuple(range(count)),
+        None,
+        None,
+        like_noise=frozenset(like_noise),
+        codes=csc_matrix(values),
+        tokens=np.arange(len(values)),
+    )
+    subject: Any = SimpleNamespace(store=SimpleNamespace(layer=layer))
+    return AtOneLayer(subject, found, None, tuple(range(count)))
+
+
+HERE, THERE, SOMEWHERE = [2.0, 1, 0, 0, 0, 0], [0.0, 0, 1, 1, 0, 0], [0.0, 0, 0, 0, 1, 2]
+
+
+def test_what_fires_together_joins_and_nothing_else_does():
+    one, other = look_at(3, [HERE, THERE]), look_at(5, [THERE, SOMEWHERE])
+    # By share of the difference: here and there (0.5), then there and somewhere (0.1).
+    first, second, third = Place(one, 0), Place(other, 0), Place(other, 1)
+    assert over_layers([one, other]) == {first: (), second: (Place(one, 1),), third: ()}
+
+
+def test_a_finding_takes_in_one_of_each_layer():
+    """Else three that pass at one layer could become one, and the error rate would not hold."""
+    one, other = look_at(3, [HERE]), look_at(5, [HERE, HERE])
+    groups = over_layers([one, other])
+    assert groups == {Place(one, 0): (Place(other, 0),), Place(other, 1): ()}
+
+
+def test_what_is_like_noise_joins_and_is_not_joined():
+    one, other = look_at(3, [HERE], like_noise=(0,)), look_at(5, [HERE])
+    assert over_layers([one, other]) == {Place(other, 0): (Place(one, 0),)}
+    both = [look_at(3, [HERE], like_noise=(0,)), look_at(5, [HERE], like_noise=(0,))]
+    assert over_layers(both) == {Place(look, 0): () for look in both}
+
+
+def test_firing_together_is_a_correlation_over_the_tokens_of_both():
+    one, other = look_at(3, [HERE]), look_at(5, [[1.0, 1, 1, 0, 0, 0]])
+    expected = np.corrcoef(HERE, [1, 1, 1, 0, 0, 0])[0, 1]
+    assert together(Place(one, 0), Place(other, 0)) == pytest.approx(expected)
+    silent = look_at(5, [[0.0] * 6])
+    assert together(Place(one, 0), Place(silent, 0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "cosine", "share"), [(1.0, 1.0, 1.0), (3.0, 0.5, 1.5), (2.0, 0, 0)]
+)
+def test_what_an_earlier_one_brings_about_by_hand(
+    gain: float, cosine: float, share: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Blocks that multiply by a gain: base h and g h, a finding of code c along e and along d."""
+    base, codes = torch.randn(6, 2), torch.tensor(HERE)
+    axis = torch.tensor([1.0, 0.0])
+    turned = torch.tensor([cosine, np.sqrt(1 - cosine**2)], dtype=torch.float32)
+    parts = {3: (base, codes, axis), 5: (gain * base, codes, turned)}
+
+    class Pair:
+        def run_to(self, side: str, ids: Any, mask: Any, layers: Any, start: Any) -> Any:
+            assert (side, start[0], layers) == ("tuned", 3, [5])
+            return {5: gain * start[1]}
+
+    ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
+    corpus = SimpleNamespace(offsets=np.array([0, 3, 6]))
+    later = look_at(5, [HERE])
+    vars(later)["subject"] = SimpleNamespace(pair=Pair(), corpus=corpus)
+    monkeypatch.setattr(depth, "_part", lambda place, tokens: parts[place.look.at])
+    monkeypatch.setattr(depth, "_texts", lambda place: np.arange(2))
+    monkeypatch.setattr(depth, "padded_batches", lambda *_: [(np.arange(2), ids, mask)])
+    earlier = look_at(3, [HERE])
+    for look, at in ((earlier, 3), (later, 5)):
+        vars(look)["at"] = at
+    vars(later.subject)["store"] = SimpleNamespace(layer=5)
+    assert brought_about(Place(earlier, 0), Place(later, 0)) == pytest.approx(share, abs=1e-6)
