@@ -15,6 +15,7 @@ from anaglyph.findings import depth, find
 from anaglyph.findings.depth import AtOneLayer, Place, brought_about, over_layers, together
 from anaglyph.findings.discovery import Discovery
 from anaglyph.store import PairedStore
+from anaglyph.subject import Subject
 from anaglyph.truth.planted import calibrate, generate_layers, planted_settings
 from anaglyph.truth.planted.generate import PlantedPair
 
@@ -143,7 +144,8 @@ def look_at(layer: int, codes: list[list[float]], like_noise: tuple[int, ...] = 
         codes=csc_matrix(values),
         tokens=np.arange(len(values)),
     )
-    subject: Any = SimpleNamespace(store=SimpleNamespace(layer=layer))
+    subject = Subject()
+    vars(subject)["store"] = SimpleNamespace(layer=layer)
     return AtOneLayer(subject, found, None, tuple(range(count)))
 
 
@@ -198,13 +200,9 @@ def test_what_an_earlier_one_brings_about_by_hand(
 
     ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
     corpus = SimpleNamespace(offsets=np.array([0, 3, 6]))
-    later = look_at(5, [HERE])
-    vars(later)["subject"] = SimpleNamespace(pair=Pair(), corpus=corpus)
-    monkeypatch.setattr(depth, "_part", lambda place, tokens: parts[place.look.at])
-    monkeypatch.setattr(depth, "_texts", lambda place: np.arange(2))
+    earlier, later = Place(look_at(3, [HERE]), 0), Place(look_at(5, [HERE]), 0)
+    vars(later.look.subject).update(pair=Pair(), corpus=corpus)
+    monkeypatch.setattr(depth, "_part", lambda place, _: parts[place.layer])
+    monkeypatch.setattr(depth, "_texts", lambda _: np.arange(2))
     monkeypatch.setattr(depth, "padded_batches", lambda *_: [(np.arange(2), ids, mask)])
-    earlier = look_at(3, [HERE])
-    for look, at in ((earlier, 3), (later, 5)):
-        vars(look)["at"] = at
-    vars(later.subject)["store"] = SimpleNamespace(layer=5)
-    assert brought_about(Place(earlier, 0), Place(later, 0)) == pytest.approx(share, abs=1e-6)
+    assert brought_about(earlier, later) == pytest.approx(share, abs=1e-6)

@@ -163,7 +163,7 @@ def test_one_of_layers_is_a_layer(
     few: list[str],
 ):
     """Named once, `--layers` writes what `--layer` writes; the first is that of dictionaries."""
-    keys = {}
+    keys, state = {}, {}
     options = {"a": ["--layer", "1"], "b": ["--layers", "1"], "c": ["--layers", "2,1"]}
     for name, own in options.items():
         out = tmp_path / name

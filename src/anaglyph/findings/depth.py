@@ -202,5 +202,5 @@ def _at(place: Place) -> AtLayer:
         name: getattr(place.finding, name) for name in ("kind", "effect", "q_value", "direction")
     }
     closed = None if place.look.alone is None else place.look.alone.closed.get(place.i)
-    measured = closed is not None and closed.measured
-    return AtLayer(layer=place.layer, kl_recovered=closed.share if measured else None, **facts)
+    share = closed.share if closed is not None and closed.measured else None
+    return AtLayer(layer=place.layer, kl_recovered=share, **facts)
