@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anaglyph.core.devices import numbers_of, resolve_device, resolve_dtype
-from anaglyph.core.errors import InputError
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
 from anaglyph.corpus import TokenCorpus, load_corpus, sample_of
@@ -39,6 +39,7 @@ class Subject:
             and "corpus". An empty mapping expects nothing.
         keep_predictions: Keep both models' own predictions from one causal table to the next: 4
             bytes for each token of text and of the vocabulary, of either model.
+        check_store: Called where the activations cannot be read, to say what repairs them.
 
     Example:
         >>> subject = Subject("BASE", "TUNED", ["chats.jsonl"])   # nothing is loaded yet
@@ -54,6 +55,7 @@ class Subject:
     progress: Progress = silent
     expected: Mapping[str, str | None] = field(default_factory=dict)
     keep_predictions: bool = False
+    check_store: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -229,7 +231,11 @@ class Subject:
             StoreError: They are unfinished or damaged.
         """
         if self.out is not None and (self.out / "manifest.json").is_file():
-            stored = PairedStore.open(self.out)
+            try:
+                stored = PairedStore.open(self.out)
+            except StoreError:
+                self.check_store()  # a run knows the command that repairs it
+                raise
             return stored if len(stored.layers) == 1 else stored.at(self.layer)
         return self.collect()
 

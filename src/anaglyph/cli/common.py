@@ -67,7 +67,9 @@ def run_or_pair(base: str, tuned: str | None, **of_a_pair: Any) -> Path | None:
                 raise InputError(f"--{name} is for two models; {base} is a run folder")
         return Path(base)
     if tuned is None:
-        raise InputError(f"{base} is not a run folder: name two models, BASE and TUNED")
+        raise InputError(
+            f"{base} is not a run folder (no run.json): name two models, BASE and TUNED"
+        )
     return None
 
 

@@ -27,6 +27,7 @@ from anaglyph.core.lock import LOCK, locked
 from anaglyph.core.schemas import FormatError, RunState, StageState, read_state, write_state
 from anaglyph.core.seals import Seal
 from anaglyph.dictionaries import get_method
+from anaglyph.store.format import MANIFEST
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
 
@@ -36,6 +37,12 @@ LAYERS = "layers.json"
 """The layers of a run that chose them; written before run.json is."""
 RECORD = "run.json"
 DAMAGED = "run.json.damaged"
+AGAIN = "the anaglyph diff command that made the run, with the same --out"
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Tell whether a folder without a record that can be read is a run's: it has activations."""
+    return (path / "activations" / MANIFEST).is_file()
 
 
 class RunFolder:
@@ -64,14 +71,16 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / RECORD).is_file():
-            raise InputError(f"{path} is not a run folder: it has no {RECORD}")
+            lost = f"; it has lost it: run {AGAIN}" if is_of_a_run(path) else ""
+            raise InputError(f"{path} is not a run folder: it has no {RECORD}{lost}")
         return cls(path, read_state(path / RECORD), thorough)
 
     @staticmethod
     def check(path: str | Path) -> None:
         """Check that a run can live in `path`.
 
-        What a killed run left there before its first save is no obstacle.
+        What a killed run left there before its first save is no obstacle, and neither is a run that
+        has lost its record.
 
         Raises:
             InputError: It is a file, or a folder that holds other files than a run's.
@@ -81,7 +90,8 @@ class RunFolder:
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
             ours = (ELICITED, LAYERS, LOCK)
-            if any(file.name not in ours and not is_temporary(file) for file in path.iterdir()):
+            others = (f for f in path.iterdir() if f.name not in ours and not is_temporary(f))
+            if any(others) and not is_of_a_run(path):
                 raise InputError(
                     f"{path} holds files that are not a run's; name a new or empty folder"
                 )
@@ -306,7 +316,7 @@ def _earlier(path: Path) -> RunState | None:
         raise
     except StoreError:
         content = path.read_bytes()
-        if b'"anaglyph"' not in content:
+        if b'"anaglyph"' not in content and not is_of_a_run(path.parent):
             raise
         with atomic_path(path.with_name(DAMAGED)) as temporary:
             temporary.write_bytes(content)

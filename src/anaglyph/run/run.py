@@ -113,7 +113,8 @@ class Run:
             folder.path / "activations",
             settings,
             progress,
-            expected=state.fingerprints | {"corpus": state.corpus["fingerprint"]},
+            expected=state.fingerprints | {"corpus": state.corpus.get("fingerprint")},
+            check_store=lambda: folder.check_stage("collect"),
         )
         vars(subject)["layer"] = state.layer
         vars(subject)["layers"] = tuple(state.layers or [state.layer])

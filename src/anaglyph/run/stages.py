@@ -218,7 +218,7 @@ def train_all(run: Run, methods: Sequence[str]) -> None:
     streamed = collecting.store == "stream"
     made_of: dict[str, Any] = {"store": run.folder.key_of("collect")}
     if streamed:
-        made_of |= {"text": run.folder.state.corpus["text"], "window": collecting.window}
+        made_of |= {"text": run.folder.state.corpus.get("text"), "window": collecting.window}
     open_ones: dict[str, tuple[str, str]] = {}
     for method in methods:
         key = digest(
