@@ -23,7 +23,8 @@ SMALLER = {
 )
 def test_the_commands_run(line: str, tmp_path, monkeypatch, finished, anaglyph, tiny_arguments):
     shutil.copytree(finished, tmp_path / "RUN")
-    named = dict(zip(("BASE", "TUNED", "--data", "chats.jsonl"), tiny_arguments, strict=False))
+    base, tuned, _, chats = tiny_arguments[:4]
+    named = {"BASE": base, "TUNED": tuned, "chats.jsonl": chats}
     monkeypatch.chdir(tmp_path)
     program, command, *words = shlex.split(line)
     assert program == "anaglyph"
