@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anaglyph.core.errors import InputError
-from anaglyph.core.files import check_regular, first_line
+from anaglyph.core.files import check_name, check_regular, first_line
 from anaglyph.core.schemas import Finding, Verdict
 from anaglyph.core.settings import DIRECTIONS
 from anaglyph.dictionaries import Dictionary
@@ -194,6 +194,7 @@ def _from_array(file: Path) -> Float[Tensor, " d"]:
 
 def _from_table(file: Path, row: int) -> Float[Tensor, " d"]:
     check_regular(file, InputError)
+    check_name(str(file))
     try:
         column = pl.read_parquet(file, columns=["direction"])["direction"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

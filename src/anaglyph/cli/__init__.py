@@ -15,7 +15,7 @@ from anaglyph.cli.app import app
 from anaglyph.cli.signals import RESUME, ending_at_once
 from anaglyph.cli.terminal import plain
 from anaglyph.core.errors import AnaglyphError
-from anaglyph.core.files import os_error_text
+from anaglyph.core.files import check_name, os_error_text
 
 __all__ = ["app", "main"]
 
@@ -49,6 +49,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        for word in sys.argv[1:]:
+            check_name(word)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:

@@ -203,6 +203,7 @@ def read_parquet(path: Path) -> "pl.DataFrame":
     import polars as pl
 
     check_regular(path, StoreError)
+    check_name(str(path))
     try:
         return pl.read_parquet(path)
     except FileNotFoundError as error:
@@ -211,6 +212,18 @@ def read_parquet(path: Path) -> "pl.DataFrame":
         raise StoreError(f"cannot read {os_error_text(error, path)}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def check_name(text: str) -> None:
+    """Refuse the name of a file that libraries written in Rust or C cannot open.
+
+    Raises:
+        InputError: It is not UTF-8, or has a null byte; the message shows it.
+    """
+    if not text.isprintable() and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        raise InputError(
+            f"the name {ascii(text)[1:-1]} is not UTF-8; rename it or name another one"
+        )
 
 
 def check_regular(path: Path, error: type[AnaglyphError]) -> None:

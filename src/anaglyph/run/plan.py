@@ -19,7 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import Settings
-from anaglyph.corpus import read_documents
+from anaglyph.corpus import Reading, read_documents
+from anaglyph.corpus.files import checked_kind
+from anaglyph.corpus.reading import files_of
 from anaglyph.dictionaries.config import default_tokens
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.pair.numbers import check_numbers
@@ -220,19 +222,23 @@ def shapes_of(base: str, tuned: str) -> tuple[tuple[Shape, Shape], bool]:
 
 
 def tokens_of(data: Sequence[str], max_tokens: int | None) -> int:
-    """Return roughly how many tokens files of text have; 100,000 for what is on a hub."""
-    found = 0
+    """Return roughly how many tokens files of text have; 100,000 for what is on a hub.
+
+    Raises:
+        InputError: There are no such files, or one is not of a kind that can be read.
+    """
+    # What both models say to the shipped questions.
+    found = 0 if data else 30_000
     for name in data:
         if name.startswith("builtin:"):
             for each in read_documents(name):
                 turns = [each.text or "", *(turn.content for turn in each.messages or ())]
                 found += round(sum(map(len, turns)) / TOKEN_BYTES)
             continue
-        path = Path(name)
-        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-        total = sum(file.stat().st_size for file in files)
-        found += round(total / TOKEN_BYTES) if path.exists() else 100_000
-    found = found or 30_000  # what both models say to the shipped questions
+        files = files_of(name, Reading())
+        total = sum(file.stat().st_size for file in files if checked_kind(file))
+        found += round(total / TOKEN_BYTES) if files else 100_000
+    found = max(1, found)
     return found if max_tokens is None else min(found, max_tokens)
 
 
