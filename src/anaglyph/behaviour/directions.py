@@ -166,7 +166,9 @@ def _held_direction(text: str, layer: int, held: Held, into: Side) -> Direction:
         findings = held.verdict().findings
         if not 1 <= int(rest) <= len(findings):
             raise InputError(f"there is no finding {rest}: the run has {len(findings)}")
-        return Direction.finding(findings[int(rest) - 1], layer, int(rest), into)
+        finding = findings[int(rest) - 1]
+        own = finding.layers[0] if finding.depth else layer
+        return Direction.finding(finding, own, int(rest), into)
     if kind == "latent" and name and index.isdecimal():
         dictionary, table = held.dictionary(name), held.table(name)
         latent = int(index)

@@ -197,6 +197,7 @@ def verdict_text(verdict: "Verdict") -> str:
             "#": number,
             "kind": finding.kind,
             "effect": finding.effect,
+            **({"layers": ", ".join(map(str, sorted(finding.layers)))} if finding.depth else {}),
             "q": finding.q_value,
             "KL recovered": finding.kl_recovered,
             "base freq.": finding.frequency_base,

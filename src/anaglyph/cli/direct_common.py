@@ -76,6 +76,7 @@ class Target:
         if "layer" in given:
             # The run's activations are of its own layer; these commands run the models at any.
             vars(run.subject).pop("layer")
+            vars(run.subject).pop("layers")
         return cls(run.subject, run.folder, run.held)
 
     @property

@@ -37,7 +37,7 @@ from anaglyph.core.settings import (
     FindSettings,
     ReportSettings,
     Settings,
-    leave=("layer", "seed"),
+    leave=("layer", "layers", "seed"),
 )
 def submit_command(
     base: Annotated[str, typer.Argument(help="Base model, or a folder of such runs.")],

@@ -11,7 +11,7 @@ Importing this module loads neither torch nor transformers: `--help` must answer
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_settings
@@ -61,6 +61,11 @@ class CollectSettings(Section, frozen=True):
         description="Read the residual stream after this block: an index (13) or a fraction of "
         "the depth (0.5).",
     )
+    layers: tuple[int | float | Literal["auto"], ...] = Field(
+        default=(),
+        description="Look for findings at several layers: such as 5,10,15, or auto to have a few "
+        "chosen. Dictionaries are of the first (default: --layer alone).",
+    )
     context: int = Field(default=256, ge=2, description="Longest sequence, in tokens.")
     pack: bool = Field(default=False, description="Fill every sequence up to the context.")
     max_tokens: int | None = Field(
@@ -93,6 +98,27 @@ class CollectSettings(Section, frozen=True):
         ge=1,
         description="Tokens of a stream that are shuffled together in memory.",
     )
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _divided(cls, given: Any) -> Any:
+        """Read layers that commas divide, as the command line gives them."""
+        if isinstance(given, str):
+            given = [given]
+        if not isinstance(given, list | tuple):
+            return given
+        parts = [each.split(",") if isinstance(each, str) else [each] for each in given]
+        return tuple(each for some in parts for each in some)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "CollectSettings":
+        if "auto" in self.layers and len(self.layers) > 1:
+            raise ValueError("layers: auto chooses all of them: name it alone")
+        if self.layers and self.layer != CollectSettings.model_fields["layer"].default:
+            raise ValueError(
+                "layers: name either layer or layers; the first of layers is that of dictionaries"
+            )
+        return self
 
 
 class DictionarySettings(Section, frozen=True):

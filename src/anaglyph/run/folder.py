@@ -34,6 +34,8 @@ PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "pola
 
 ELICITED = "elicited.jsonl"
 """Text that both models wrote, in a run that was given none; written before run.json is."""
+LAYERS = "layers.json"
+"""The layers of a run that chose them; written before run.json is."""
 RECORD = "run.json"
 DAMAGED = "run.json.damaged"
 AGAIN = "the anaglyph diff command that made the run, with the same --out"
@@ -88,7 +90,7 @@ class RunFolder:
         if path.exists() and not (path / RECORD).exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
-            ours = (ELICITED, LOCK)
+            ours = (ELICITED, LAYERS, LOCK)
             others = (f for f in path.iterdir() if f.name not in ours and not is_temporary(f))
             if any(others) and not is_of_a_run(path):
                 raise InputError(

@@ -81,10 +81,11 @@ class PairedStore:
         roles: Array | None = None,
         dtype: str = "float32",
         *,
+        layer: int = 0,
         shard_tokens: int = SHARD_TOKENS,
         progress: Progress = silent,
     ) -> "PairedStore":
-        """Make a store from your own activations, as layer 0.
+        """Make a store from your own activations.
 
         The same contents in the same folder are written once; a call that was stopped resumes.
 
@@ -97,6 +98,7 @@ class PairedStore:
                 sequence is contiguous. If not given, every token is its own sequence.
             roles: [tokens], codes into ``anaglyph.corpus.ROLES``; all "text" if not given.
             dtype: Number type to store activations in.
+            layer: The layer that they are of, at least 0.
             shard_tokens: Maximum tokens per shard; sequences are never split.
             progress: Told of tokens written.
 
@@ -108,11 +110,11 @@ class PairedStore:
         folder, kind = as_path(out), check_dtype(dtype)
         check_sides(base, tuned)
         write_arrays(
-            base,
-            tuned,
+            (base, tuned),
             tokens_of(len(base), token_ids, sequence_ids, roles),
             folder,
             dtype=kind,
+            layer=layer,
             shard_tokens=shard_tokens,
             progress=progress,
         )
