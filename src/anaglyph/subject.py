@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anaglyph.core.devices import numbers_of, resolve_device, resolve_dtype
-from anaglyph.core.errors import InputError
+from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import Settings
 from anaglyph.corpus import TokenCorpus, load_corpus, sample_of
@@ -39,6 +39,7 @@ class Subject:
             and "corpus". An empty mapping expects nothing.
         keep_predictions: Keep both models' own predictions from one causal table to the next: 4
             bytes for each token of text and of the vocabulary, of either model.
+        check_store: Called where the activations cannot be read, to say what repairs them.
 
     Example:
         >>> subject = Subject("BASE", "TUNED", ["chats.jsonl"])   # nothing is loaded yet
@@ -54,6 +55,7 @@ class Subject:
     progress: Progress = silent
     expected: Mapping[str, str | None] = field(default_factory=dict)
     keep_predictions: bool = False
+    check_store: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -69,6 +71,7 @@ class Subject:
         pair: ModelPair | None = None,
         corpus: TokenCorpus | None = None,
         store: PairedStore | None = None,
+        others: Sequence[PairedStore] = (),
         layer: int | float | None = None,
         settings: Settings | None = None,
         progress: Progress = silent,
@@ -79,11 +82,13 @@ class Subject:
             pair: Both models.
             corpus: What they read.
             store: Their activations; its layer is the subject's unless one is named.
+            others: Activations of the same tokens at further layers.
             layer: Index, or fraction of the depth.
             settings: For the seed; the defaults if None.
             progress: Told how far each measurement is.
         """
         subject = cls(settings=settings or Settings(), progress=progress)
+        vars(subject)["others"] = tuple(others)
         parts = {"pair": pair, "corpus": corpus, "store": store}
         vars(subject).update({name: part for name, part in parts.items() if part is not None})
         if layer is not None:
@@ -101,6 +106,15 @@ class Subject:
             settings=self.settings,
             progress=self.progress,
         )
+
+    def at_each_layer(self) -> list["Subject"]:
+        """Return this subject, and the same at each further layer."""
+        parts = {"pair": self.pair, "corpus": self.corpus} if self.has_models else {}
+        further = [
+            Subject.of(store=store, settings=self.settings, progress=self.progress, **parts)
+            for store in self.others
+        ]
+        return [self, *further]
 
     @property
     def seed(self) -> int:
@@ -187,10 +201,26 @@ class Subject:
 
     @cached_property
     def layer(self) -> int:
-        """The layer under measurement."""
-        if "store" in vars(self):
-            return self.store.layer
-        return self.pair.resolve_layer(self.settings.collect.layer)
+        """The layer under measurement; of several that of the dictionaries."""
+        return self.store.layer if "store" in vars(self) else self.layers[0]
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose activations are kept, that of the dictionaries first.
+
+        Raises:
+            InputError: They are to be chosen (`run.layers` does so), or the models lack one.
+        """
+        collecting = self.settings.collect
+        if "auto" in collecting.layers:
+            raise InputError("layers: auto is for diff and collect; name the layers")
+        named = [each for each in collecting.layers if each != "auto"] or [collecting.layer]
+        return tuple(dict.fromkeys(self.pair.resolve_layer(each) for each in named))
+
+    @cached_property
+    def others(self) -> tuple[PairedStore, ...]:
+        """The activations at all layers but the first."""
+        return tuple(self.store.at(layer) for layer in self.layers[1:])
 
     @cached_property
     def store(self) -> PairedStore:
@@ -201,7 +231,12 @@ class Subject:
             StoreError: They are unfinished or damaged.
         """
         if self.out is not None and (self.out / "manifest.json").is_file():
-            return PairedStore.open(self.out)
+            try:
+                stored = PairedStore.open(self.out)
+            except StoreError:
+                self.check_store()  # a run knows the command that repairs it
+                raise
+            return stored if len(stored.layers) == 1 else stored.at(self.layer)
         return self.collect()
 
     def collect(self) -> PairedStore:
@@ -216,11 +251,11 @@ class Subject:
         self.store = collect(
             self.pair,
             self.corpus,
-            [self.layer],
+            self.layers,
             self.out,
             dtype=self.settings.collect.dtype,
             progress=self.progress,
-        )
+        ).at(self.layer)
         return self.store
 
     @cached_property

@@ -13,7 +13,7 @@ from anaglyph.behaviour.generate import (
     side_stepper,
     write,
 )
-from anaglyph.behaviour.link import _along, _link, _Trials, link
+from anaglyph.behaviour.link import _along, _directions, _link, _Trials, link
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.core.files import write_json
 from anaglyph.core.schemas import Behaviour, Claim, Finding, Links, read_behaviour
@@ -52,7 +52,7 @@ class Rates(_Trials):
         return self._rates.pop(0)
 
 
-AXES = [finding(row) for row in np.eye(3)]
+AXES = {i: _directions(finding(row), 0) for i, row in enumerate(np.eye(3), 1)}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_members_are_taken_out_with_their_finding():
     one, other = np.eye(3)[:2]
     evidence = {"members": [{"direction": other.tolist()}, {"direction": other.tolist()}]}
     each = finding(one).model_copy(update={"evidence": evidence})
-    basis = _along([each]).numpy()
+    basis = _along([_directions(each, 0)]).numpy()
     assert basis @ basis.T == pytest.approx(np.diag([1.0, 1.0, 0.0]), abs=1e-6)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anaglyph.core import lock
-from anaglyph.core.errors import StoreError
+from anaglyph.core.errors import AnaglyphError, StoreError
 from anaglyph.core.lock import locked
 
 HOLD = """
@@ -135,3 +135,14 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path):
     with pytest.raises(StoreError, match=r"\.lock"), locked(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["loop", "\udcff", "a\0b", "x" * 5000, "file", "file/below"])
+def test_names_of_no_folder(tmp_path: Path, name: str):
+    """Before hours of work whose results could not be written, or not be read again."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("keep me")
+    with pytest.raises(AnaglyphError) as refused, locked(tmp_path / name):
+        pass
+    assert "\n" not in str(refused.value)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "loop"]

@@ -190,3 +190,40 @@ def test_names_that_are_none(tmp_path: Path, name: str):
     for reader in (load_settings, load_recipe, read_key, read_prompts):
         with pytest.raises(AnaglyphError):
             reader(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("settings.json", '{"seed": 1, "seed": 2}'),
+        ("settings.json", '{"train": {"latents": 8, "k": 2, "latents": 9}}'),
+        ("settings.toml", "seed = 1\nseed = 2\n"),
+        ("recipe.yaml", "name: a\nkind: benign\nname: b\n"),
+        ("recipe.yaml", "name: a\nteach:\n  - {user: a, assistant: b, user: c}\n"),
+        ("prompts.jsonl", '{"prompt": "a", "prompt": "b"}\n'),
+    ],
+)
+def test_a_name_that_is_there_twice(tmp_path: Path, name: str, text: str):
+    """The last one would win without a word."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(AnaglyphError, match=r"twice|overwrite"):
+        READERS[name](tmp_path)
+
+
+def test_the_mark_of_an_encoding_is_no_part_of_the_text(tmp_path: Path):
+    """Editors on Windows put U+FEFF first."""
+    for name, text in (("a.json", '{"seed": 3}'), ("a.toml", "seed = 3")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert load_settings(tmp_path / name).seed == 3
+    for name, text in (("a.txt", "Hello"), ("a.jsonl", '{"prompt": "Hello"}')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+        assert read_prompts(tmp_path / name) == ["Hello"]
+
+
+def test_only_a_line_feed_ends_a_prompt(tmp_path: Path):
+    """U+2028 and the like may be inside a JSON string, as they are."""
+    asked = "one\u2028two\x85three"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": asked}, ensure_ascii=False) + "\n")
+    assert read_prompts(tmp_path / "a.jsonl") == [asked]
+    (tmp_path / "a.txt").write_text(asked + "\nfour\n")
+    assert read_prompts(tmp_path / "a.txt") == [asked, "four"]

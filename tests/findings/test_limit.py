@@ -61,7 +61,7 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen(monkeypatch):
     base = rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
     tuned = base + 0.1 * rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
     sequences = np.arange(TOKENS) // 20
-    sample = Sample(base, tuned, sequences, sequences % 6 == 0)
+    sample = Sample(base, tuned, sequences, sequences % 6 == 0, np.arange(len(sequences)))
     atoms = Atoms(np.zeros((0, WIDTH), np.float32), np.zeros(WIDTH, np.float32), 0.1)
 
     asked = []
@@ -95,7 +95,7 @@ def test_the_limit_lies_between_what_is_lost_and_what_is_seen(monkeypatch):
 def test_no_limit_where_hardly_any_of_one_size_came_back(monkeypatch):
     flat = np.zeros((200, WIDTH), np.float32)
     sequences = np.arange(200) // 20
-    sample = Sample(flat, flat, sequences, sequences % 6 == 0)
+    sample = Sample(flat, flat, sequences, sequences % 6 == 0, np.arange(len(sequences)))
     atoms = Atoms(np.zeros((0, WIDTH), np.float32), np.zeros(WIDTH, np.float32), 0.1)
     sizes = []
 

@@ -23,7 +23,13 @@ HELDOUT = SEQUENCES % 5 == 0
 
 
 def sample_of(base: np.ndarray, tuned: np.ndarray) -> Sample:
-    return Sample(base.astype(np.float32), tuned.astype(np.float32), SEQUENCES, HELDOUT)
+    return Sample(
+        base.astype(np.float32),
+        tuned.astype(np.float32),
+        SEQUENCES,
+        HELDOUT,
+        np.arange(len(SEQUENCES)),
+    )
 
 
 def make(base_vector: np.ndarray, tuned_vector: np.ndarray) -> tuple[Sample, Atoms]:

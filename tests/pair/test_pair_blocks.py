@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, make_model
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from anaglyph.core.errors import ModelError
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair.blocks import BlockModel, find_blocks
 
 Batch = tuple[Tensor, Tensor]
@@ -273,3 +273,21 @@ def test_keys_and_values_shared_between_blocks_are_refused_in_one_line():
     model = transformers.Gemma4ForCausalLM(config)
     with pytest.raises(ModelError, match=r"cannot be resumed from layer 2.*keys and values"):
         BlockModel(model)
+
+
+def test_a_model_with_a_row_for_each_position_refuses_longer_texts():
+    """The family that embeds positions has 64 of them; one that computes them reads on."""
+    for length in (64, 65):
+        ids = torch.arange(length)[None] % 90
+        mask = torch.ones_like(ids)
+        assert BlockModel(make_model("llama")).logits(ids, mask).shape[1] == length
+        cut = BlockModel(make_model("gpt2"))
+        if length == 64:
+            assert cut.logits(ids, mask).isfinite().all()
+            continue
+        with pytest.raises(InputError, match="positions for 64 tokens, and is asked to read 65"):
+            cut.logits(ids, mask)
+        with pytest.raises(InputError, match="lower --context"):
+            cut.run_to(ids, mask, [1])
+        with pytest.raises(InputError, match="--new-tokens"):
+            cut.model(ids)

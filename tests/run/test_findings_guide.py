@@ -10,6 +10,7 @@ from anaglyph.core.schemas import Kind
 from guides import commands, text_of
 
 SMALLER = {
+    "collect": ["--max-tokens", "2000"],
     "calibrate": ["--preset", "null", "--seeds", "1"],
     "train": ["--latents", "64", "--tokens", "40000"],
 }
@@ -20,8 +21,10 @@ SMALLER = {
     [*commands("docs/findings.md"), *commands("docs/planted.md")],
     ids=lambda line: line[:40],
 )
-def test_the_commands_run(line: str, tmp_path, monkeypatch, finished, anaglyph):
+def test_the_commands_run(line: str, tmp_path, monkeypatch, finished, anaglyph, tiny_arguments):
     shutil.copytree(finished, tmp_path / "RUN")
+    base, tuned, _, chats = tiny_arguments[:4]
+    named = {"BASE": base, "TUNED": tuned, "chats.jsonl": chats}
     monkeypatch.chdir(tmp_path)
     program, command, *words = shlex.split(line)
     assert program == "anaglyph"
@@ -29,6 +32,7 @@ def test_the_commands_run(line: str, tmp_path, monkeypatch, finished, anaglyph):
         # One small preset and seed in place of twenty of each.
         words = [word for word in words if word not in ("--preset", "--seeds", "easy", "20")]
         words = [word for word in words if word != "all" or "--null" in words]
+    words = [named.get(word, word) for word in words]
     said = anaglyph(command, *words, *SMALLER.get(command, []))
     assert said.code == 0, f"{line}: {said.err}"
     assert said.out

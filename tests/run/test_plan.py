@@ -11,7 +11,15 @@ from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.settings import load_settings
 from anaglyph.demo import tiny_pair
 from anaglyph.run import plan as planning
-from anaglyph.run.plan import Machine, Shape, before_running, described, plan, shape_of
+from anaglyph.run.plan import (
+    Machine,
+    Shape,
+    before_running,
+    described,
+    plan,
+    shape_of,
+    tokens_of,
+)
 
 LLAMA_8B = {
     **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096},
@@ -138,3 +146,15 @@ def test_a_configuration_without_end_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text("[" * 200_000)
     with pytest.raises(ModelError):
         shape_of(tmp_path)
+
+
+def test_text_that_is_not_there(tmp_path, anaglyph):
+    """It was planned as if it were a data set of the hub; a pattern was too."""
+    pair = tiny_pair()
+    for name in ("missing.jsonl", "*.nothing", str(tmp_path)):
+        said = anaglyph("plan", pair.base, pair.tuned, "--data", name)
+        assert said.code == 2, name
+        assert name in said.err
+    for number in (1, 2):
+        (tmp_path / f"{number}.txt").write_text("word " * 2000)
+    assert tokens_of([f"{tmp_path}/*.txt"], None) == tokens_of([str(tmp_path)], None) == 5000

@@ -111,6 +111,8 @@ def test_a_stage_refuses_what_is_damaged_or_makes_it_again(run, anaglyph, quick,
     else:
         assert said.code == 2, said.out
         assert file in said.err
+        of_shards = "run collect" if "shard" in file else "repair it with: anaglyph "
+        assert of_shards in said.err or file == "run.json"
         assert said.err.count("\n") == 1
 
 
@@ -159,6 +161,42 @@ def test_a_lost_manifest_of_the_run_is_made_again(run: Path, anaglyph, damage):
     assert said.code == 0, said.err
     assert {file.name: file.read_bytes() for file in manifest.parent.iterdir()} == whole
     assert anaglyph("verify", run).code == 0
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "overwritten"])
+def test_a_lost_record_is_made_again(run: Path, anaglyph, tiny_arguments, few, damage):
+    """Nothing vouches for the stages any more, but the activations need not be made again."""
+    record = run / "run.json"
+    record.write_bytes(b"" if damage == "emptied" else b"\0" * 512)
+    if damage == "deleted":
+        record.unlink()
+    said = anaglyph("verify", run, "--json")
+    assert said.code == 1
+    (found,) = said.json["damage"]
+    assert found["file"] == "run.json"
+    assert "anaglyph diff" in found["repair"]
+    for words in (["report"], ["find"], ["pca"], ["diff"]):
+        said = anaglyph(words[0], run, *words[1:])
+        assert said.code == 2
+        assert "run.json" in said.err
+    before = snapshot(run)
+    words = [*tiny_arguments, "--out", run, "--layer", "1", *few]
+    said = anaglyph("collect", *words)
+    assert said.code == 0, said.err
+    after = snapshot(run)
+    assert {k: v for k, v in after.items() if k.startswith("activations")} == {
+        k: v for k, v in before.items() if k.startswith("activations")
+    }
+    assert anaglyph("verify", run).code == 0
+
+
+def test_a_folder_of_others_is_not_taken_for_a_run(tmp_path: Path, anaglyph, tiny_arguments):
+    """Somebody else's run.json, where no activations are."""
+    (tmp_path / "run.json").write_text('{"format": 2, "name": "a marathon"}')
+    said = anaglyph("collect", *tiny_arguments, "--out", tmp_path)
+    assert said.code == 2
+    assert "run.json is damaged" in said.err
+    assert (tmp_path / "run.json").read_text() == '{"format": 2, "name": "a marathon"}'
 
 
 def test_all_bytes_are_checked_only_where_asked(run: Path, anaglyph, monkeypatch):
@@ -263,3 +301,13 @@ def test_commands_that_repair_are_commands(anaglyph, stage: str):
     words = shlex.split(repair(stage, Path("a run")))
     assert words[2].removesuffix(",") == "a run"
     assert anaglyph(words[1], "--help").code == 0
+
+
+def test_a_record_without_the_text_it_is_of(run: Path, anaglyph):
+    """A record that somebody has edited, whose digest they removed as the message says."""
+    value = json.loads((run / "run.json").read_text())
+    del value["digest"], value["corpus"]["fingerprint"]
+    (run / "run.json").write_text(json.dumps(value))
+    said = anaglyph("tokens", run, "--max-tokens", "64")
+    assert said.code == 2
+    assert "have changed since the run" in said.err

@@ -25,7 +25,7 @@ LENS = "direct/lens"
 """The stage that keeps the tokens of the activation difference lens."""
 _SUMMARY = (
     *("kind", "effect", "low", "high", "q_value", "frequency_base", "frequency_tuned"),
-    "kl_recovered",
+    *("kl_recovered", "layers"),
 )
 _COLUMNS = (
     *("class", "frequency", "mean_activation", "max_activation", "norm_base", "norm_tuned"),

@@ -8,7 +8,7 @@ is then put into the base model in the same way, which shows whether it is enoug
 activation is replaced too: if even that leaves the claim, it is decided behind the layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ FINDINGS = 5
 PROMPTS = 8
 """Strongest claims and findings that are linked, and prompts that each link is tried on."""
 HALF = 0.5
+Vectors = list[Sequence[float]]
 _SAME = 1e-4
 """Directions that differ by less than this part of their length are one."""
 
@@ -54,7 +55,7 @@ def link(
         pair: Both models.
         claims: Verified claims, the strongest first.
         findings: Findings of the same pair, the strongest first.
-        layer: The layer at which they were found.
+        layer: Where they are taken out; those that do not show there are left alone.
         reply_tokens: Longest reply.
         progress: Told of claims linked.
 
@@ -66,10 +67,10 @@ def link(
         >>> link(run.subject.pair, claims, findings, 15, 28)    # doctest: +SKIP
     """
     pair.check_related("taking findings out of one model")
-    chosen = list(findings[:FINDINGS])
+    chosen = {i: _directions(each, layer) for i, each in enumerate(findings[:FINDINGS], 1)}
     links = []
     for done, claim in enumerate(claims[:CLAIMS], 1):
-        if chosen and claim.asked:
+        if any(chosen.values()) and claim.asked:
             links.append(_link(_Trials(pair, claim, layer, reply_tokens), claim, chosen))
         progress("link claims", done, min(CLAIMS, len(claims)), "claims")
     return links
@@ -104,26 +105,31 @@ class _Trials:
         return sum(map(self._feature.holds, texts)) / len(texts)
 
 
-def _link(trials: _Trials, claim: Claim, findings: Sequence[Finding]) -> Link:
+def _link(trials: _Trials, claim: Claim, findings: Mapping[int, Vectors]) -> Link:
     rate, whole = trials.rate("tuned"), trials.rate("tuned", torch.eye(trials.width))
-    without = trials.rate("tuned", _along(findings))
+    tried = {i: each for i, each in findings.items() if each}
+    without = trials.rate("tuned", _along(tried.values()))
     facts = {"claim": claim.text, "rate_tuned": rate, "rate_whole": whole, "rate_without": without}
+    facts["elsewhere"] = tuple(i for i in findings if i not in tried)
     if rate == 0 or without > HALF * rate:
         return Link(**facts)
-    alone = [trials.rate("tuned", _along([each])) <= HALF * rate for each in findings]
-    carriers = [i for i, halves in enumerate(alone, 1) if halves] or list(
-        range(1, len(findings) + 1)
-    )
-    added = trials.rate("base", _along([findings[i - 1] for i in carriers]))
+    alone = [i for i, own in tried.items() if trials.rate("tuned", _along([own])) <= HALF * rate]
+    carriers = alone or list(tried)
+    added = trials.rate("base", _along([tried[i] for i in carriers]))
     return Link(**facts, findings=tuple(carriers), rate_added=added)
 
 
-def _along(findings: Sequence[Finding]) -> Float[Tensor, "d directions"]:
-    """Return orthonormal directions of the findings' parts of the difference, members included."""
-    directions = []
-    for each in findings:
-        directions.append(each.direction or each.direction_tuned or each.direction_base)
-        members = each.evidence.get("members", ())
-        directions += [member["direction"] for member in members if member.get("direction")]
+def _directions(finding: Finding, layer: int) -> Vectors:
+    """Return the directions of a finding's part of the difference at a layer, members included."""
+    if finding.depth and finding.layers[0] != layer:
+        return [at.direction for at in finding.depth if at.layer == layer and at.direction]
+    own = finding.direction or finding.direction_tuned or finding.direction_base
+    members = [member.get("direction") for member in finding.evidence.get("members", ())]
+    return [each for each in (own, *members) if each]
+
+
+def _along(findings: Iterable[Vectors]) -> Float[Tensor, "d directions"]:
+    """Return orthonormal directions that span those of some findings."""
+    directions = [each for own in findings for each in own]
     basis, sizes, _ = torch.linalg.svd(torch.tensor(directions).T, full_matrices=False)
     return basis[:, sizes > _SAME * sizes[0]]

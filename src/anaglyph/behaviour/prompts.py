@@ -35,7 +35,7 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if path.suffix != ".jsonl":
-        prompts = [line.strip() for line in read_input(path).splitlines() if line.strip()]
+        prompts = [line.strip() for line in read_input(path).split("\n") if line.strip()]
     else:
         prompts = [_prompt(row, where) for where, row in _rows(path)]
     if not prompts:
@@ -107,12 +107,12 @@ def _prompt(row: dict[str, Any], where: str) -> str:
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = []
-    for number, line in enumerate(read_input(path).splitlines(), 1):
+    for number, line in enumerate(read_input(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            row = parse_json(line)
+            row = parse_json(line, unique=True)
             json.dumps(row, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(f"{where} holds a lone surrogate: write the character") from error

@@ -15,7 +15,7 @@ from anaglyph.cli.app import app
 from anaglyph.cli.signals import RESUME, ending_at_once
 from anaglyph.cli.terminal import plain
 from anaglyph.core.errors import AnaglyphError
-from anaglyph.core.files import os_error_text
+from anaglyph.core.files import check_name, os_error_text
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,7 @@ for _module in (
     "gate",
     "watch",
     "plan",
+    "submit",
     "causal",
     "behaviour",
     "direct",
@@ -48,6 +49,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        for word in sys.argv[1:]:
+            check_name(word)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
@@ -61,13 +64,14 @@ def _run() -> int:
         return 141
     except OSError as error:
         return _refused(os_error_text(error))
-    except MemoryError:
-        return _refused("out of memory; finished stages are kept. Free some, or use smaller models")
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
         # By its name: importing torch here would make every command slow to start.
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ == "OutOfMemoryError":
+            return _refused(f"out of memory: {said.partition('. ')[0]}")
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in said:
             raise
-        return _refused(f"out of memory: {str(error).partition('. ')[0]}")
+        return _refused("out of memory; finished stages are kept. Free some, or use smaller models")
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"Interrupted. {RESUME}\n")
         return 130

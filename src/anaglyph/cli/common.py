@@ -67,7 +67,9 @@ def run_or_pair(base: str, tuned: str | None, **of_a_pair: Any) -> Path | None:
                 raise InputError(f"--{name} is for two models; {base} is a run folder")
         return Path(base)
     if tuned is None:
-        raise InputError(f"{base} is not a run folder: name two models, BASE and TUNED")
+        raise InputError(
+            f"{base} is not a run folder (no run.json): name two models, BASE and TUNED"
+        )
     return None
 
 
@@ -195,6 +197,7 @@ def verdict_text(verdict: "Verdict") -> str:
             "#": number,
             "kind": finding.kind,
             "effect": finding.effect,
+            **({"layers": ", ".join(map(str, sorted(finding.layers)))} if finding.depth else {}),
             "q": finding.q_value,
             "KL recovered": finding.kl_recovered,
             "base freq.": finding.frequency_base,

@@ -76,6 +76,7 @@ class Target:
         if "layer" in given:
             # The run's activations are of its own layer; these commands run the models at any.
             vars(run.subject).pop("layer")
+            vars(run.subject).pop("layers")
         return cls(run.subject, run.folder, run.held)
 
     @property
@@ -93,12 +94,10 @@ class Target:
     @property
     def store(self) -> "PairedStore":
         """The run's activations."""
-        from anaglyph.store import PairedStore
-
         if self.folder is None:
             raise InputError("there is no run folder, and so no activations")
         self.folder.key_of("collect")
-        return PairedStore.open(self.folder.path / "activations")
+        return self.subject.store
 
     def reading(self, data: Sequence[str] | None, max_tokens: int | None) -> "Subject":
         """Return the subject with the text to read: the run's own if none is named.

@@ -78,7 +78,8 @@ def diff(
     from anaglyph.run.plan import before_running, rows
     from anaglyph.run.stages import diff as again
 
-    folder = run_or_pair(base, tuned, out=out, data=data, config=config)
+    fixed = {name: given.get(name) for name in ("layer", "layers")}
+    folder = run_or_pair(base, tuned, out=out, data=data, config=config, **fixed)
     with Bars() as progress:
         if folder is not None:
             run = OneRun.reopen(folder, progress, verify=verify, **given)
@@ -147,7 +148,7 @@ def collect_command(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run both models over the data and store their activations at one layer.
+    """Run both models over the data and store their activations at one layer or several.
 
     Of a run folder, what is missing or damaged of them is made again.
     """
@@ -155,7 +156,8 @@ def collect_command(
     from anaglyph.run.stages import collect
     from anaglyph.subject import Subject
 
-    folder = run_or_pair(base, tuned, out=out, data=data, config=config)
+    fixed = {name: given.get(name) for name in ("layer", "layers")}
+    folder = run_or_pair(base, tuned, out=out, data=data, config=config, **fixed)
     if folder is None and not data:
         raise InputError("--data is missing: name the text to read")
     with Bars() as progress:
@@ -168,6 +170,8 @@ def collect_command(
         store = collect(run)
     facts = {"path": str(store.path), "tokens": store.n_tokens, "sequences": store.n_sequences}
     facts |= {"layer": store.layer, "d_base": store.d_base, "d_tuned": store.d_tuned}
+    if len(run.subject.layers) > 1:
+        facts["layers"] = list(run.subject.layers)
     if not as_json:
         say(reading_text(run))
     print_facts(facts, as_json)

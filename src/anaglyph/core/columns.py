@@ -89,6 +89,7 @@ BOUNDED = {
 
 FILES = {
     "run.json": "Models, data, settings, versions, and each finished stage with its key.",
+    "layers.json": "The layers that `--layers auto` chose, why, and what it measured.",
     "elicited.jsonl": "Chats that both models wrote, in a run that was given no text.",
     "reading.json": "What was read of the data: documents, tokens by role, rows skipped and why.",
     "behaviour.json": "What the tuned model does differently, as claims.",

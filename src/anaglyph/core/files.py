@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -43,6 +43,10 @@ _WAYS_OUT = {
     errno.EACCES: "change its permissions, or name another one",
     errno.EPERM: "change its permissions, or name another one",
     errno.ENOENT: "if it was just there, run the same command again",
+    errno.EISDIR: "move that folder away",
+    errno.ENOTDIR: "a part of its path is a file: name another one",
+    errno.ELOOP: "its links lead in a circle: name another one",
+    errno.ENAMETOOLONG: "use a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -199,6 +203,7 @@ def read_parquet(path: Path) -> "pl.DataFrame":
     import polars as pl
 
     check_regular(path, StoreError)
+    check_name(str(path))
     try:
         return pl.read_parquet(path)
     except FileNotFoundError as error:
@@ -207,6 +212,35 @@ def read_parquet(path: Path) -> "pl.DataFrame":
         raise StoreError(f"cannot read {os_error_text(error, path)}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def check_name(text: str) -> None:
+    """Refuse the name of a file that libraries written in Rust or C cannot open.
+
+    Raises:
+        InputError: It is not UTF-8, or has a null byte; the message shows it.
+    """
+    if not text.isprintable() and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        raise InputError(
+            f"the name {ascii(text)[1:-1]} is not UTF-8; rename it or name another one"
+        )
+
+
+def as_path(name: str | Path) -> Path:
+    """Return a name as a path; what is there, if anything, is not looked at.
+
+    Raises:
+        InputError: It cannot be the name of a file.
+    """
+    try:
+        path = Path(name)
+        check_name(str(path))
+        path.exists()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name!r} is not the name of a file or folder") from error
+    except OSError as error:
+        raise InputError(os_error_text(error, str(name)[:200])) from error
+    return path
 
 
 def check_regular(path: Path, error: type[AnaglyphError]) -> None:
@@ -245,15 +279,32 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
     """Parse JSON, where everything that can be wrong with the text is a `ValueError`.
 
     `json.loads` raises `RecursionError` for deep nesting.
+
+    Args:
+        text: What was read.
+        unique: Refuse an object that has a name twice, in what people write: the last would win.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = twice_in(name for name, _ in pairs)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice; remove one")
+    return dict(pairs)
+
+
+def twice_in(names: Iterable[str]) -> str | None:
+    """Return the first name that is there a second time."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
 
 
 LARGEST_INPUT = 64 * 2**20
@@ -261,7 +312,7 @@ LARGEST_INPUT = 64 * 2**20
 
 
 def read_input(file: Path, error: type[AnaglyphError] = InputError) -> str:
-    """Read a small text file that a user or a stranger wrote.
+    """Read a small text file that a user or a stranger wrote; a mark of its encoding is left out.
 
     Raises:
         AnaglyphError: Of the type ``error``: it cannot be read, is no regular file, has over
@@ -271,7 +322,7 @@ def read_input(file: Path, error: type[AnaglyphError] = InputError) -> str:
     try:
         if file.stat().st_size > LARGEST_INPUT:
             raise error(f"{file} has over {LARGEST_INPUT >> 20} MiB, too much for such a file")
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as problem:
         raise error(f"cannot read {os_error_text(problem, file)}") from problem
     except ValueError as problem:  # not UTF-8, or a null byte in the name
@@ -286,7 +337,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     """
     text = read_input(file)
     try:
-        values = tomllib.loads(text) if file.suffix == ".toml" else parse_json(text)
+        values = tomllib.loads(text) if file.suffix == ".toml" else parse_json(text, unique=True)
     except RecursionError:
         raise InputError(f"{file} is nested too deeply") from None
     except ValueError as error:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anaglyph.core.errors import StoreError
-from anaglyph.core.files import check_writable, told
+from anaglyph.core.files import check_name, check_writable, told
 
 if sys.platform != "win32":
     import fcntl
@@ -46,18 +46,20 @@ def locked(folder: Path) -> Iterator[bool]:
         Whether this call took the lock; False if the thread had it.
 
     Raises:
+        InputError: Its name is not UTF-8, or has a null byte.
         StoreError: Another process or thread writes to it; the message names the owner.
 
     Example:
         >>> with locked(Path("run")):                    # doctest: +SKIP
         ...     write_json(Path("run") / "x.json", {})
     """
-    place, me = folder.resolve(), (os.getpid(), threading.get_ident())
+    check_name(str(folder))
+    place, me = Path(os.path.realpath(folder)), (os.getpid(), threading.get_ident())
     if _held.get(place) == me:
         yield False
         return
-    created = not folder.exists()
     with told(folder):
+        created = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     opened = _take(folder)
     _held[place] = me

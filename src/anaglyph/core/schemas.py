@@ -47,6 +47,25 @@ Direction = Annotated[tuple[FiniteFloat, ...], AfterValidator(_unit)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
+class AtLayer(BaseModel):
+    """What a finding is at one layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int = Field(description="The layer.")
+    kind: Kind = Field(description="What happened to the concept there.")
+    effect: FiniteFloat = Field(description="Size there, by kind, as in a finding.")
+    kl_recovered: FiniteFloat | None = Field(
+        default=None, description="Share of the KL gap at this layer that it closes alone."
+    )
+    q_value: Share | None = Field(
+        default=None, description="False-discovery rate at which it is called there."
+    )
+    direction: Direction | None = Field(
+        default=None, description="Unit direction of its part of the difference there."
+    )
+
+
 class Finding(BaseModel):
     """One difference between the two models, sized and tested."""
 
@@ -115,7 +134,16 @@ class Finding(BaseModel):
         description="Unit direction of its part of h_tuned - h_base; null if the base had to be "
         "mapped into the tuned model's space.",
     )
-    layers: tuple[int, ...] = Field(default=(), description="Layers at which it was found.")
+    layers: tuple[int, ...] = Field(
+        default=(),
+        description="Layers at which it was found. All else is told of the first, where it closes "
+        "most.",
+    )
+    depth: tuple[AtLayer, ...] = Field(
+        default=(),
+        description="The same change at each layer that shows it, found there or like noise, from "
+        "the first block on; empty if one layer was read.",
+    )
 
     @validator(mode="after")
     def _check(self) -> "Finding":
@@ -287,6 +315,11 @@ class Link(BaseModel):
     findings: tuple[int, ...] = Field(
         default=(), description="Findings that carry it, numbered from 1; empty: none does."
     )
+    elsewhere: tuple[int, ...] = Field(
+        default=(),
+        description="Findings that do not show at the layer of the dictionaries and were not "
+        "taken out.",
+    )
     rate_tuned: Share = Field(description="Share of the tuned model's replies that show it.")
     rate_without: Share = Field(
         description="The same while the residual stream has the base's part along the findings."
@@ -302,6 +335,11 @@ class Link(BaseModel):
     )
 
     @property
+    def _but(self) -> str:
+        said = f", except {', '.join(map(str, self.elsewhere))} at other layers,"
+        return said if self.elsewhere else ""
+
+    @property
     def text(self) -> str:
         """The link in one sentence."""
         if not self.findings:
@@ -312,7 +350,8 @@ class Link(BaseModel):
                     f"{self.rate_whole:.0%} of replies (else {self.rate_tuned:.0%})."
                 )
             return (
-                f"No finding carries this: without all of them the tuned model still shows it in "
+                f"No finding carries this: without all of them{self._but} the tuned model still "
+                f"shows it in "
                 f"{self.rate_without:.0%} of replies (with them {self.rate_tuned:.0%})."
             )
         many = len(self.findings) > 1
@@ -419,7 +458,11 @@ class RunState(BaseModel):
     base: str = Field(description="Base model as the user named it.")
     tuned: str = Field(description="Tuned model as the user named it.")
     data: list[str] = Field(description="Sources of text as the user named them.")
-    layer: int = Field(description="Layer whose activations are stored.")
+    layer: int = Field(description="Layer that dictionaries are of.")
+    layers: list[int] = Field(
+        default_factory=list,
+        description="Layers whose activations are stored, that of the dictionaries first.",
+    )
     n_layers: int = Field(description="Number of decoder blocks of the models.")
     settings: Settings = Field(description="All settings of the run, by section.")
     fingerprints: dict[str, str | None] = Field(

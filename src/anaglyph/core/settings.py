@@ -11,11 +11,11 @@ Importing this module loads neither torch nor transformers: `--help` must answer
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_settings
-from anaglyph.core.validation import first_problem, validate
+from anaglyph.core.validation import Bounded, first_problem, validate
 
 DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 Place = Literal["all", "assistant", "first nine", "template"]
@@ -34,7 +34,7 @@ MODEL_DTYPE: Any = Field(
 )
 
 
-class Section(BaseModel, frozen=True, extra="forbid"):
+class Section(Bounded, frozen=True, extra="forbid"):
     """A group of settings that one stage or command reads."""
 
 
@@ -60,6 +60,11 @@ class CollectSettings(Section, frozen=True):
         default=0.5,
         description="Read the residual stream after this block: an index (13) or a fraction of "
         "the depth (0.5).",
+    )
+    layers: tuple[int | float | Literal["auto"], ...] = Field(
+        default=(),
+        description="Look for findings at several layers: such as 5,10,15, or auto to have a few "
+        "chosen. Dictionaries are of the first (default: --layer alone).",
     )
     context: int = Field(default=256, ge=2, description="Longest sequence, in tokens.")
     pack: bool = Field(default=False, description="Fill every sequence up to the context.")
@@ -94,8 +99,29 @@ class CollectSettings(Section, frozen=True):
         description="Tokens of a stream that are shuffled together in memory.",
     )
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _divided(cls, given: Any) -> Any:
+        """Read layers that commas divide, as the command line gives them."""
+        if isinstance(given, str):
+            given = [given]
+        if not isinstance(given, list | tuple):
+            return given
+        parts = [each.split(",") if isinstance(each, str) else [each] for each in given]
+        return tuple(each for some in parts for each in some)
 
-class DictionarySettings(Section, frozen=True, allow_inf_nan=False):
+    @model_validator(mode="after")
+    def _one_way(self) -> "CollectSettings":
+        if "auto" in self.layers and len(self.layers) > 1:
+            raise ValueError("layers: auto chooses all of them: name it alone")
+        if self.layers and self.layer != CollectSettings.model_fields["layer"].default:
+            raise ValueError(
+                "layers: name either layer or layers; the first of layers is that of dictionaries"
+            )
+        return self
+
+
+class DictionarySettings(Section, frozen=True):
     """How one dictionary is trained; `dictionaries/config.py` fills in what is left open."""
 
     sparsity: str = Field(
@@ -387,7 +413,7 @@ class WeightsSettings(Section, frozen=True):
     greedy: int = Field(default=4, ge=0, description="Parts to remove greedily.")
 
 
-class WatchSettings(Section, frozen=True, allow_inf_nan=False):
+class WatchSettings(Section, frozen=True):
     """The command `watch`."""
 
     directions: int = Field(
@@ -466,6 +492,30 @@ class ScreenSettings(Section, frozen=True):
         default=1.0, gt=0, description="How hard, in units of the maximum activation."
     )
     new_tokens: int = Field(default=60, ge=1, description="Longest reply, in tokens.")
+
+
+class SubmitSettings(Section, frozen=True):
+    """The command `submit`: what each job gets."""
+
+    gpus: int = Field(default=0, ge=0, description="GPUs of each job.")
+    cpus: int | None = Field(
+        default=None, ge=1, description="Processor cores of each job (default: the cluster's)."
+    )
+    memory: float | None = Field(
+        default=None, gt=0, description="Memory of each job, in GB (default: the cluster's)."
+    )
+    hours: float = Field(default=24.0, gt=0, description="Longest time of each job, in hours.")
+    at_once: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs that may run at the same time (default: 256, or 1 with --local).",
+    )
+    requeues: int = Field(
+        default=10, ge=0, description="How often a job whose time is over is queued again."
+    )
+    slurm: dict[str, Any] = Field(
+        default_factory=dict, description="Further parameter of sbatch, such as partition=gpu."
+    )
 
 
 def sections() -> dict[str, type[Section]]:

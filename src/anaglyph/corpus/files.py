@@ -21,6 +21,7 @@ import polars as pl
 import zstandard
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import check_name
 from anaglyph.corpus.account import BadRowError
 
 TEXTS = (".txt", ".md")
@@ -57,11 +58,11 @@ def kind_of(path: Path) -> str | None:
     return kind[0]
 
 
-def rows_of(path: Path) -> Iterator[Row]:
-    """Read a file row by row.
+def checked_kind(path: Path) -> str:
+    """Return the kind of a file that can be read.
 
     Raises:
-        InputError: It is not a regular file, its kind is unknown, or it is damaged as a whole.
+        InputError: It is not a regular file, or its kind is unknown.
     """
     kind = kind_of(path)
     try:
@@ -73,6 +74,16 @@ def rows_of(path: Path) -> Iterator[Row]:
     if kind is None:
         known = ", ".join(KINDS)
         raise InputError(f"{path}: a corpus file ends in one of {known} (with .gz or .zst or not)")
+    return kind
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Read a file row by row.
+
+    Raises:
+        InputError: It is not a regular file, its kind is unknown, or it is damaged as a whole.
+    """
+    kind = checked_kind(path)
     if kind in COLUMNAR:
         yield from _columnar(path, kind)
         return
@@ -330,6 +341,7 @@ def _decoded(path: Path, file: _Opened, faults: list[BadRowError]) -> Iterator[s
 
 def _columnar(path: Path, kind: str) -> Iterator[Row]:
     """Rows of a parquet file, or of an Arrow file as `datasets` writes it."""
+    check_name(str(path))
     number = 0
     try:
         for frame in _frames(path, kind):

@@ -120,32 +120,46 @@ def _documents(row: object, place: str, column: str | None, reading: Reading) ->
 
 
 def _rows(source: str | Path, reading: Reading) -> Iterator[Row]:
+    files = files_of(source, reading)
+    if not files:
+        yield from hub_rows(str(source))
+    for file in files:
+        empty = True
+        for row in rows_of(file):
+            empty = False
+            yield row
+        if empty:
+            yield str(file), BadRowError(str(file), "empty file", "the file is empty")
+
+
+def files_of(source: str | Path, reading: Reading) -> list[Path]:
+    """Return the files that a source names: a file, those in a folder, those of a pattern.
+
+    Args:
+        source: As for `read_documents`, but for a shipped corpus.
+        reading: Told which files of a folder are left out.
+
+    Returns:
+        None at all if the source is a data set of the hub.
+
+    Raises:
+        InputError: There are none.
+    """
     path = Path(source)
     try:
         if path.is_dir():
-            files = _files_of(path, reading)
-        elif path.exists():
-            files = [path]
-        else:
-            found = sorted(glob.glob(str(source), recursive=True)) if "*" in str(source) else []
-            files = [Path(name) for name in found if Path(name).is_file()]
+            return _files_of(path, reading)
+        if path.exists():
+            return [path]
+        found = sorted(glob.glob(str(source), recursive=True)) if "*" in str(source) else []
+        files = [Path(name) for name in found if Path(name).is_file()]
     except InputError:
         raise
     except (OSError, ValueError) as error:  # too long a name, a null byte
         raise InputError(f"{source}: no such file or folder ({error})") from error
-    if files:
-        for file in files:
-            empty = True
-            for row in rows_of(file):
-                empty = False
-                yield row
-            if empty:
-                yield str(file), BadRowError(str(file), "empty file", "the file is empty")
-        return
-    if is_hub_name(str(source)):
-        yield from hub_rows(str(source))
-        return
-    raise InputError(f"{source}: no such file or folder")
+    if not files and not is_hub_name(str(source)):
+        raise InputError(f"{source}: no such file or folder")
+    return files
 
 
 def _files_of(folder: Path, reading: Reading) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy import ndarray
 from scipy.sparse import csc_matrix, csr_matrix
 
@@ -70,6 +70,10 @@ class Discovery:
     """What was seen and not named, for two models without common coordinates."""
     unread: str | None = None
     """Why the findings are not compared with what changed weights write (``baselines.py``)."""
+    codes: csc_matrix | None = None
+    """How strongly each atom fires, tokens by atoms."""
+    tokens: Int64[ndarray, " tokens"] | None = None
+    """Index in the store of each of these tokens."""
 
 
 def discover(
@@ -150,6 +154,8 @@ def discover(
         alignment,
         limit,
         left_out=left_out,
+        codes=csc_matrix(tested.codes),
+        tokens=sample.tokens,
     )
 
 

@@ -7,6 +7,7 @@ and the verdict says so. It never reads causal tables.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Apart, Finding, Verdict
 from anaglyph.core.settings import FindSettings, Settings
+from anaglyph.core.validation import check_rate, check_type, validate
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
-from anaglyph.findings.alone import closed_alone, order_by_effect
+from anaglyph.findings.alone import Alone, closed_alone, order_by_effect
 from anaglyph.findings.baselines import with_baselines
 from anaglyph.findings.decoys import compared_with_noise
+from anaglyph.findings.depth import AtOneLayer, Place, over_layers, with_depth
 from anaglyph.findings.discovery import Discovery, discover
 from anaglyph.findings.groups import as_evidence, joined
 from anaglyph.findings.nil import NOISE, difference_is_nil, relative_difference
@@ -38,7 +41,7 @@ OUTPUT_NOISE = 1e-8
 
 
 def find(
-    store: PairedStore,
+    store: PairedStore | Sequence[PairedStore],
     rate: float = 0.1,
     seed: int = 0,
     pair: ModelPair | None = None,
@@ -50,36 +53,67 @@ def find(
     """Return what differs between the two models, strongest first; [] if nothing can be named.
 
     Args:
-        store: Both models' activations at one layer.
+        store: Both models' activations at one layer; or several stores of the same tokens, each
+            at another layer. A change that shows at several layers is then one finding.
         rate: False-discovery rate to keep, between 0 and 1.
         seed: Seed of every random choice.
         pair: Both models. With them and their text, findings are ordered by what they do to the
             predictions, and those that do not beat weight noise are left out.
         corpus: The text that the store was collected from.
         dictionaries: Trained dictionaries by name. The search starts from the difference
-            dictionaries among them; if there is none, it trains one.
+            dictionaries among them; if there is none, it trains one. They are of the first
+            store.
         progress: Told how far the search is.
 
     Raises:
-        InputError: ``rate`` is not between 0 and 1, one of pair and corpus is missing, or the
-            store holds other text.
+        InputError: ``rate`` is not between 0 and 1, one of pair and corpus is missing, the store
+            holds other text, or two stores are of one layer or of other tokens.
 
     Example:
         >>> found = find(store, rate=0.05)                      # doctest: +SKIP
         >>> [finding.kind for finding in found]                 # doctest: +SKIP
         ['new', 'scaled']
     """
-    if not 0 < rate < 1:
-        raise InputError(f"rate is {rate}: it must lie between 0 and 1")
+    check_rate(rate)
+    if pair is not None:
+        check_type("pair", pair, ModelPair, "load it with ModelPair.load")
     if (pair is None) != (corpus is None):
         missing = "corpus" if corpus is None else "pair"
         raise InputError(f"{missing} is missing: findings need both models and the text they read")
-    settings = Settings(seed=seed)
+    first, *others = _stores(store)
     subject = Subject.of(
-        pair=pair, corpus=corpus, store=store, settings=settings, progress=progress
+        pair=pair,
+        corpus=corpus,
+        store=first,
+        others=others,
+        settings=validate(Settings, {"seed": seed}),
+        progress=progress,
     )
     asked = FindSettings(rate=rate, trials=0, most_findings=EVERY)
     return list(search(subject, asked, dictionaries).findings)
+
+
+def _stores(given: PairedStore | Sequence[PairedStore]) -> list[PairedStore]:
+    """Check that stores of several layers are of the same tokens."""
+    stores = list(given) if isinstance(given, Sequence) else [given]
+    for store in stores:
+        check_type("store", store, PairedStore, "make one with collect or PairedStore.from_arrays")
+    if not stores:
+        raise InputError("store: there is none; give at least one")
+    layers = [store.layer for store in stores]
+    for store in stores[1:]:
+        if layers.count(store.layer) > 1:
+            raise InputError(
+                f"store: two are of layer {store.layer}; give each its layer (from_arrays takes "
+                "layer=...)"
+            )
+        same = np.array_equal(store.sequence_offsets, stores[0].sequence_offsets)
+        if not same or not np.array_equal(store.token_ids, stores[0].token_ids):
+            raise InputError(
+                f"store: {store.path} and {stores[0].path} hold different tokens: several "
+                "layers must be of the same text"
+            )
+    return stores
 
 
 def search(
@@ -97,24 +131,51 @@ def search(
     Raises:
         InputError: The store holds other text than the subject's corpus.
     """
-    store, skipped = subject.store, []
     _check_text(subject)
-    if difference_is_nil(store):
-        return _with_predictions(subject, settings, _nothing(store, settings, subject.seed))
+    views = subject.at_each_layer()
+    looks = []
+    skipped: dict[str, None] = {}
+    for number, view in enumerate(views):
+        if difference_is_nil(view.store):
+            continue
+        # The detection limit and the run's dictionaries are of the first layer.
+        asked = settings if number == 0 else settings.model_copy(update={"trials": 0})
+        look, notes = _look(view, asked, dictionaries if number == 0 else None, len(views))
+        looks.append(look)
+        skipped |= dict.fromkeys(notes)
+    if not looks:
+        verdict = _nothing([view.store for view in views], settings, subject.seed)
+    else:
+        verdict = _named(looks, settings, several=len(views) > 1)
+        verdict = verdict.model_copy(update={"skipped": tuple(skipped)})
+    return _with_predictions(subject, settings, verdict)
+
+
+def _look(
+    subject: Subject,
+    settings: FindSettings,
+    dictionaries: Mapping[str, Dictionary] | None,
+    layers: int,
+) -> tuple[AtOneLayer, list[str]]:
+    """Search one layer; return what it shows, and the steps that were skipped.
+
+    Of several layers each gets its part of the false-discovery rate, and q-values are of all: that
+    holds whatever the layers have in common.
+    """
+    strict = settings.model_copy(update={"rate": settings.rate / layers})
+    skipped: list[str] = []
     found = discover(
-        store,
-        settings,
+        subject.store,
+        strict,
         subject.seed,
         dictionaries=dictionaries,
         progress=subject.progress,
     )
-    recovered: dict[int, float] = {}
     alone = None
     if subject.has_models:
         alone = closed_alone(subject, found, settings)
         closed = {} if alone is None else alone.closed
-        recovered = {i: each.share for i, each in closed.items() if each.measured}
-        found = compared_with_noise(subject, found, closed, settings)
+        found = compared_with_noise(subject, found, closed, strict)
         texts = None if alone is None else alone.bench.texts
         found = with_baselines(subject, found, settings, texts)
         skipped = [each for each in (found.unasked, found.unread) if each is not None]
@@ -125,78 +186,108 @@ def search(
         )
     if found.left_out is not None:
         skipped.append(found.left_out)
-    order = order_by_effect(found, recovered)
+    if layers > 1:
+        found = _of_all_layers(found, layers, keep_latents=dictionaries is not None)
+    order = order_by_effect(found, _recovered(alone))
     if alone is not None:
         named = [i for i in order if i not in found.like_noise]
         groups = joined(alone, found, named)
         found = as_evidence(found, groups)
         inside = {i for members in groups.values() for i in members}
         order = [i for i in order if i not in inside]
-    order = order[: settings.most_findings]
-    verdict = _named(subject, found, order, recovered, settings)
-    verdict = verdict.model_copy(update={"skipped": tuple(skipped)})
-    return _with_predictions(subject, settings, verdict)
+    look = AtOneLayer(subject, found, alone, tuple(order[: settings.most_findings]))
+    return look, skipped
+
+
+def _of_all_layers(found: Discovery, layers: int, keep_latents: bool) -> Discovery:
+    """Return the findings of one of several layers with q-values that are of all.
+
+    Latents of a dictionary that this search trained for itself would pass for those of a run's.
+    """
+    findings = []
+    for each in found.findings:
+        q_value = None if each.q_value is None else min(layers * each.q_value, 1.0)
+        update = {"q_value": q_value} | ({} if keep_latents else {"latents": ()})
+        findings.append(each.model_copy(update=update))
+    return replace(found, findings=tuple(findings))
+
+
+def _recovered(alone: Alone | None) -> dict[int, float]:
+    """Return the share of the KL gap that each finding closes, of those that were put in."""
+    closed = {} if alone is None else alone.closed
+    return {i: each.share for i, each in closed.items() if each.measured}
 
 
 def _check_text(subject: Subject) -> None:
     if not subject.has_models:
         return
-    corpus, store = subject.corpus, subject.store
-    if corpus.n_tokens != store.n_tokens or not np.array_equal(corpus.token_ids, store.token_ids):
-        raise InputError(
-            f"the store at {store.path} was collected from other text than the corpus: "
-            f"{store.n_tokens} tokens against {corpus.n_tokens}"
-        )
+    corpus = subject.corpus
+    for store in (subject.store, *subject.others):
+        same = corpus.n_tokens == store.n_tokens
+        if not same or not np.array_equal(corpus.token_ids, store.token_ids):
+            raise InputError(
+                f"the store at {store.path} was collected from other text than the corpus: "
+                f"{store.n_tokens} tokens against {corpus.n_tokens}"
+            )
 
 
-def _nothing(store: PairedStore, settings: FindSettings, seed: int) -> Verdict:
+def _nothing(stores: Sequence[PairedStore], settings: FindSettings, seed: int) -> Verdict:
     """Return the verdict on activations that are equal up to rounding."""
-    relative = relative_difference(store)
+    first, relative = stores[0], relative_difference(stores[0])
+    names = sorted(store.layer for store in stores)
+    where = f"layer {first.layer}" if len(names) == 1 else f"layers {_listed(names)}"
     reason = (
-        f"at layer {store.layer} the two models' activations are the same up to numerical "
-        f"noise (relative difference {relative:.1g}, noise {NOISE[store.dtype]:.1g})"
+        f"at {where} the two models' activations are the same up to numerical "
+        f"noise (relative difference {relative:.1g}, noise {NOISE[first.dtype]:.1g})"
     )
-    apart = Apart(layer=store.layer, activations=relative)
+    apart = Apart(layer=first.layer, activations=relative)
     return Verdict(verdict=NO_DIFFERENCE, reason=reason, rate=settings.rate, seed=seed, apart=apart)
 
 
-def _named(
-    subject: Subject,
-    found: Discovery,
-    order: Sequence[int],
-    recovered: Mapping[int, float],
-    settings: FindSettings,
-) -> Verdict:
-    """Return the verdict with the findings in that order, and where they are strongest."""
-    store = subject.store
+def _named(looks: Sequence[AtOneLayer], settings: FindSettings, several: bool) -> Verdict:
+    """Return the verdict with the findings of all layers in order, and where they are strongest."""
+    groups = over_layers(looks)
+    chosen = list(groups)[: settings.most_findings]
     findings: list[Finding] = []
     like_noise: list[Finding] = []
-    atoms = [atom for atom in (found.atoms[i] for i in order) if atom is not None]
-    windows = {}
-    if found.dictionary is not None and atoms:
-        shown = top_examples(found.dictionary, store, atoms, progress=subject.progress)
-        windows = {each["latent"]: tuple(each["examples"]) for each in shown}
-    for i in order:
+    windows = {
+        look: _windows(look, [each.i for each in chosen if each.look is look]) for look in looks
+    }
+    for place in chosen:
+        found, i = place.look.found, place.i
         atom = found.atoms[i]
-        update: dict[str, Any] = {"kl_recovered": recovered.get(i)}
+        update: dict[str, Any] = {"kl_recovered": _recovered(place.look.alone).get(i)}
         if atom is not None and found.dictionary is not None:
             direction = found.dictionary.decoder[0][atom].numpy()
-            along = _along(found.findings[i], direction, windows.get(atom, ()))
-            update["examples"] = tuple(_with_tokens(subject, each) for each in along)
-        of_kind = like_noise if i in found.like_noise else findings
-        of_kind.append(found.findings[i].model_copy(update=update))
-    called = len(findings)
+            along = _along(place.finding, direction, windows[place.look].get(atom, ()))
+            shown = tuple(_with_tokens(place.look.subject, each) for each in along)
+            update["examples"] = shown
+        finding = place.finding.model_copy(update=update)
+        if several:
+            finding = with_depth(finding, place, groups[place])
+        (findings if place.is_named else like_noise).append(finding)
+    first, called = looks[0].subject, len(findings)
     return Verdict(
         verdict=DIFFERENCE,
-        reason=_reason(store, found, called, settings.rate),
+        reason=_reason(looks, groups, called, settings.rate),
         advice=None if called else ADVICE,
-        apart=Apart(layer=store.layer, activations=relative_difference(store)),
+        apart=Apart(layer=first.store.layer, activations=relative_difference(first.store)),
         rate=settings.rate,
-        seed=subject.seed,
+        seed=first.seed,
         findings=tuple(findings),
         like_noise=tuple(like_noise),
-        detection_limit=found.limit,
+        detection_limit=next((each.found.limit for each in looks if each.found.limit), None),
     )
+
+
+def _windows(look: AtOneLayer, chosen: Sequence[int]) -> dict[int, tuple[dict[str, Any], ...]]:
+    """Return where the findings of a layer are strongest, by atom."""
+    found, subject = look.found, look.subject
+    atoms = [atom for atom in (found.atoms[i] for i in chosen) if atom is not None]
+    if found.dictionary is None or not atoms:
+        return {}
+    shown = top_examples(found.dictionary, subject.store, atoms, progress=subject.progress)
+    return {each["latent"]: tuple(each["examples"]) for each in shown}
 
 
 ADVICE = (
@@ -205,27 +296,52 @@ ADVICE = (
 )
 
 
-def _reason(store: PairedStore, found: Discovery, called: int, rate: float) -> str:
+def _reason(
+    looks: Sequence[AtOneLayer],
+    groups: Mapping[Place, Sequence[Place]],
+    called: int,
+    rate: float,
+) -> str:
     """Say how far apart the activations are, and what could be named."""
-    relative = relative_difference(store)
-    where = "" if relative is None else f" by {relative:.2%} of their size"
-    if found.alignment is not None and relative is not None:
-        where += (
-            f", most of it one map of the whole space (scale {found.alignment.scale:.3g}, rotation "
-            f"{found.alignment.turned:.0f} degrees on average), which is taken out here"
-        )
-    reason = f"activations at layer {store.layer} differ{where}"
+    reason = _distance(looks)
+    # What one layer says is like noise may be, at another, a part of what is named.
+    taken = {(each.look, each.i) for others in groups.values() for each in others}
+    q = [
+        look.found.findings[i].q_value
+        for look in looks
+        for i in look.found.like_noise
+        if (look, i) not in taken
+    ]
     if called:
-        return f"{reason}; {_counted(called, 'change')} named" + _rest(found, rate, "more")
-    if found.like_noise:
+        return f"{reason}; {_counted(called, 'change')} named" + _rest(q, rate, "more")
+    if q:
         reason += "; no single change could be told from random weight noise"
-        return reason + _rest(found, rate)
+        return reason + _rest(q, rate)
     return f"{reason}; no single change stands out at a false-discovery rate of {rate:g}"
 
 
-def _rest(found: Discovery, rate: float, more: str = "") -> str:
+def _distance(looks: Sequence[AtOneLayer]) -> str:
+    """Say how far apart the activations are at each layer."""
+    if len(looks) > 1:
+        ordered = sorted((each.subject.store for each in looks), key=lambda store: store.layer)
+        sizes = {store.layer: relative_difference(store) for store in ordered}
+        if None in sizes.values():
+            return f"activations at layers {_listed(list(sizes))} differ"
+        said = _listed([f"{size:.2%} (layer {layer})" for layer, size in sizes.items()])
+        return f"activations differ by {said} of their size"
+    store, alignment = looks[0].subject.store, looks[0].found.alignment
+    relative = relative_difference(store)
+    where = "" if relative is None else f" by {relative:.2%} of their size"
+    if alignment is not None and relative is not None:
+        where += (
+            f", most of it one map of the whole space (scale {alignment.scale:.3g}, rotation "
+            f"{alignment.turned:.0f} degrees on average), which is taken out here"
+        )
+    return f"activations at layer {store.layer} differ{where}"
+
+
+def _rest(q: Sequence[float | None], rate: float, more: str = "") -> str:
     """Count the changes that are not named: those like noise, and those that were not measured."""
-    q = [found.findings[i].q_value for i in found.like_noise]
     weak = sum(1 for each in q if each is not None and each <= rate)
     count, said = len(q) - weak, ""
     if count:
@@ -236,6 +352,12 @@ def _rest(found: Discovery, rate: float, more: str = "") -> str:
         verb = "was" if weak == 1 else "were"
         said += f"; {_counted(weak, 'weaker change')} {verb} only estimated"
     return said
+
+
+def _listed(names: Sequence[object]) -> str:
+    """Return names as in a sentence: 3, 8 and 12."""
+    *first, last = map(str, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _counted(count: int, noun: str) -> str:

@@ -24,6 +24,8 @@ class Sample:
     sequences: Int64[ndarray, " tokens"]
     """Number of each token's sequence, counted from 0 without gaps."""
     heldout: Bool[ndarray, " tokens"]
+    tokens: Int64[ndarray, " tokens"]
+    """Index of each token in the store."""
 
     @property
     def n_sequences(self) -> int:
@@ -51,7 +53,7 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
         order = rng(seed, "sample of findings").permutation(store.n_sequences)
         chosen = np.zeros(store.n_sequences, bool)
         chosen[order[np.cumsum(lengths[order]) <= room]] = True
-    sequences, heldout, base, tuned = [], [], [], []
+    sequences, heldout, base, tuned, tokens = [], [], [], [], []
     of_tokens, split = store.sequence_of_tokens(), store.heldout
     fresh = store.first_readings()
     for block in store.blocks("all"):
@@ -61,11 +63,13 @@ def load_sample(store: PairedStore, seed: int) -> Sample:
         heldout.append(split[rows[kept]])
         base.append(block.base.float().numpy()[kept])
         tuned.append(block.tuned.float().numpy()[kept])
+        tokens.append(block.tokens[kept])
     sample = Sample(
         np.concatenate(base),
         np.concatenate(tuned),
         np.unique(np.concatenate(sequences), return_inverse=True)[1].astype(np.int64),
         np.concatenate(heldout),
+        np.concatenate(tokens).astype(np.int64),
     )
     return _without_massive(sample)
 
@@ -94,4 +98,10 @@ def _without_massive(sample: Sample) -> Sample:
     if kept.all():
         return sample
     numbers = np.unique(sample.sequences[kept], return_inverse=True)[1].astype(np.int64)
-    return Sample(sample.base[kept], sample.tuned[kept], numbers, sample.heldout[kept])
+    return Sample(
+        sample.base[kept],
+        sample.tuned[kept],
+        numbers,
+        sample.heldout[kept],
+        sample.tokens[kept],
+    )

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from anaglyph.core.devices import Fitting
-from anaglyph.core.errors import ModelError
+from anaglyph.core.errors import InputError, ModelError
 from anaglyph.pair.names import is_text
 
 _PROBE_LENGTH = 4
 _USUAL = re.compile(r"(^|\.)(layers?|h|blocks?)$")
+# Tables with a row for each position: parameters of some families, constants of others.
+_PLACES = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)(\.weight)?$")
 
 
 class LastBlockReached(BaseException):
@@ -61,6 +63,30 @@ def find_blocks(model: PreTrainedModel, depth: int) -> list[nn.Module]:
     return list(next(iter(chosen.values())))
 
 
+def bound_length(model: PreTrainedModel) -> None:
+    """Let a model that has a row for each position refuse what is longer, whoever runs it.
+
+    On a GPU an index out of range ends the process. Models that compute their positions read on.
+    """
+    tables = (*model.named_parameters(), *model.named_buffers())
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is None or not any(is_text(n) and _PLACES.search(n) for n, _ in tables):
+        return
+
+    def check(_model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        # A mask covers what is in the cache too.
+        known = (given.get("attention_mask"), given.get("input_ids"), *args)
+        length = next((each.shape[-1] for each in known if each is not None), 0)
+        if length > longest:
+            raise InputError(
+                f"{model.name_or_path or type(model).__name__} has positions for {longest} tokens,"
+                f" and is asked to read {length}: lower --context or --new-tokens, or shorten the"
+                " prompts"
+            )
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+
+
 class BlockModel:
     """One Hugging Face causal language model, addressed by decoder block.
 
@@ -89,6 +115,7 @@ class BlockModel:
         self.blocks = find_blocks(model, self.depth)
         self._tuple_length: int | None = None
         self._fitting = Fitting()
+        bound_length(model)
         self._prove()
 
     @property

@@ -15,6 +15,7 @@ from anaglyph.core.arrays import Array, floats, integers
 from anaglyph.core.devices import resolve_device, resolve_dtype
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.files import digest
+from anaglyph.core.validation import check_type
 from anaglyph.pair.blocks import BlockModel
 from anaglyph.pair.loading import (
     Adapter,
@@ -281,6 +282,7 @@ class ModelPair:
             if not 0 <= layer <= 1:
                 raise InputError(f"layer {layer} is out of range: a fraction lies in 0.0 to 1.0")
             return min(self.n_layers - 1, int(layer * self.n_layers))
+        check_type("layer", layer, int, "give an index or a fraction")
         if isinstance(layer, bool) or not 0 <= layer < self.n_layers:
             raise InputError(
                 f"layer {layer} is out of range: the model has {self.n_layers} layers"
@@ -320,11 +322,20 @@ class ModelPair:
         input_ids: Array,
         attention_mask: Array,
         layers: Sequence[int],
+        *,
+        start: tuple[int, Float[Tensor, "batch length d"]] | None = None,
     ) -> dict[int, Float[Tensor, "batch length d"]]:
         """Return one model's residual stream at the outputs of decoder blocks ``layers``.
 
         For the last block this is before the final norm. Nothing past the last of ``layers`` is
         computed. Values at padding are there but mean nothing.
+
+        Args:
+            side: Which model.
+            input_ids: What it reads.
+            attention_mask: 1 at tokens, 0 at padding.
+            layers: Where.
+            start: An earlier layer and what its block gives, in place of what it would give.
 
         Raises:
             InputError: A layer, token id or the padding is out of order.
@@ -336,7 +347,11 @@ class ModelPair:
         own = [self.layer_of(side, layer) for layer in wanted]
         with self._running(side) as model:
             if self.spans is None:
-                found = model.run_to(input_ids, attention_mask, own)
+                at = None
+                if start is not None:
+                    first = self.layer_of(side, self.resolve_layer(start[0]))
+                    at = (first, start[1].to(device=model.device, dtype=model.model.dtype))
+                found = model.run_to(input_ids, attention_mask, own, start=at)
             else:
                 ids, mask, ends = self.spans.expanded(side, input_ids, attention_mask)
                 ends, rows = ends.to(model.device), torch.arange(len(ids), device=model.device)

@@ -62,7 +62,11 @@ def gather(run_folder: Path, only: Set[str] | None = None) -> dict[str, Any]:
         raise InputError(f"{run_folder} is not a run folder: it has no file of a run")
     room, trained = _Room(EXAMPLE_BYTES), _dictionaries(files, names)
     found = verdict.findings if verdict is not None else ()
-    findings = [with_dictionaries(each, trained) for each in found[:MAX_FINDINGS]]
+    findings = [
+        # Findings of another layer than the dictionaries' are none of their business.
+        with_dictionaries(each, trained if run is None or run.layer in each.layers[:1] else {})
+        for each in found[:MAX_FINDINGS]
+    ]
     shown = [_finding(finding, room, run_folder) for finding in findings]
     further = verdict.like_noise[: MAX_FINDINGS - len(shown)] if verdict is not None else ()
     cited: dict[str, list[int]] = {name: [] for name in names}
@@ -164,6 +168,8 @@ def _finding(finding: Finding, room: _Room, run_folder: Path) -> dict[str, Any]:
     # Directions are long and unreadable; findings.json keeps them.
     left_out = {"examples", "direction", "direction_base", "direction_tuned"}
     shown = _clean(finding.model_dump(exclude=left_out))
+    for row in shown["depth"]:
+        row.pop("direction")
     where = f"{run_folder / 'findings.json'} is damaged: examples"
     windows = [validate(Window, each, where, StoreError) for each in finding.examples]
     shown["windows"] = room.windows(windows) if windows else []

@@ -17,6 +17,7 @@ from typing import Any
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import (
+    as_path,
     atomic_path,
     check_writable,
     digest,
@@ -27,13 +28,22 @@ from anaglyph.core.lock import LOCK, locked
 from anaglyph.core.schemas import FormatError, RunState, StageState, read_state, write_state
 from anaglyph.core.seals import Seal
 from anaglyph.dictionaries import get_method
+from anaglyph.store.format import MANIFEST
 
 PACKAGES = ("anaglyph", "torch", "transformers", "peft", "numpy", "numba", "polars", "safetensors")
 
 ELICITED = "elicited.jsonl"
 """Text that both models wrote, in a run that was given none; written before run.json is."""
+LAYERS = "layers.json"
+"""The layers of a run that chose them; written before run.json is."""
 RECORD = "run.json"
 DAMAGED = "run.json.damaged"
+AGAIN = "the anaglyph diff command that made the run, with the same --out"
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Tell whether a folder without a record that can be read is a run's: it has activations."""
+    return (path / "activations" / MANIFEST).is_file()
 
 
 class RunFolder:
@@ -60,26 +70,29 @@ class RunFolder:
             InputError: There is no run in the folder.
             StoreError: `run.json` is damaged.
         """
-        path = Path(path)
+        path = as_path(path)
         if not (path / RECORD).is_file():
-            raise InputError(f"{path} is not a run folder: it has no {RECORD}")
+            lost = f"; it has lost it: run {AGAIN}" if is_of_a_run(path) else ""
+            raise InputError(f"{path} is not a run folder: it has no {RECORD}{lost}")
         return cls(path, read_state(path / RECORD), thorough)
 
     @staticmethod
     def check(path: str | Path) -> None:
         """Check that a run can live in `path`.
 
-        What a killed run left there before its first save is no obstacle.
+        What a killed run left there before its first save is no obstacle, and neither is a run that
+        has lost its record.
 
         Raises:
             InputError: It is a file, or a folder that holds other files than a run's.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.exists() and not (path / RECORD).exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
-            ours = (ELICITED, LOCK)
-            if any(file.name not in ours and not is_temporary(file) for file in path.iterdir()):
+            ours = (ELICITED, LAYERS, LOCK)
+            others = (f for f in path.iterdir() if f.name not in ours and not is_temporary(f))
+            if any(others) and not is_of_a_run(path):
                 raise InputError(
                     f"{path} holds files that are not a run's; name a new or empty folder"
                 )
@@ -97,7 +110,7 @@ class RunFolder:
             InputError: As `check`.
             StoreError: Another process writes to the folder.
         """
-        path = Path(path)
+        path = as_path(path)
         cls.check(path)
         with locked(path):
             remove_temporaries(path)
@@ -304,7 +317,7 @@ def _earlier(path: Path) -> RunState | None:
         raise
     except StoreError:
         content = path.read_bytes()
-        if b'"anaglyph"' not in content:
+        if b'"anaglyph"' not in content and not is_of_a_run(path.parent):
             raise
         with atomic_path(path.with_name(DAMAGED)) as temporary:
             temporary.write_bytes(content)

@@ -19,13 +19,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import Settings
-from anaglyph.corpus import read_documents
+from anaglyph.corpus import Reading, read_documents
+from anaglyph.corpus.files import checked_kind
+from anaglyph.corpus.reading import files_of
 from anaglyph.dictionaries.config import default_tokens
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.pair.numbers import check_numbers
 from anaglyph.pair.quiet import loading
 from anaglyph.pair.sources import locate
 from anaglyph.pair.weight_files import ADAPTER_CONFIG
+from anaglyph.run.layers import MOST_LAYERS
+from anaglyph.run.layers import TOKENS as SWEEP_TOKENS
 from anaglyph.run.run import name_of
 
 GB = 1e9
@@ -218,19 +222,23 @@ def shapes_of(base: str, tuned: str) -> tuple[tuple[Shape, Shape], bool]:
 
 
 def tokens_of(data: Sequence[str], max_tokens: int | None) -> int:
-    """Return roughly how many tokens files of text have; 100,000 for what is on a hub."""
-    found = 0
+    """Return roughly how many tokens files of text have; 100,000 for what is on a hub.
+
+    Raises:
+        InputError: There are no such files, or one is not of a kind that can be read.
+    """
+    # What both models say to the shipped questions.
+    found = 0 if data else 30_000
     for name in data:
         if name.startswith("builtin:"):
             for each in read_documents(name):
                 turns = [each.text or "", *(turn.content for turn in each.messages or ())]
                 found += round(sum(map(len, turns)) / TOKEN_BYTES)
             continue
-        path = Path(name)
-        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-        total = sum(file.stat().st_size for file in files)
-        found += round(total / TOKEN_BYTES) if path.exists() else 100_000
-    found = found or 30_000  # what both models say to the shipped questions
+        files = files_of(name, Reading())
+        total = sum(file.stat().st_size for file in files if checked_kind(file))
+        found += round(total / TOKEN_BYTES) if files else 100_000
+    found = max(1, found)
     return found if max_tokens is None else min(found, max_tokens)
 
 
@@ -346,12 +354,13 @@ def plan(
     """
     collecting, training = settings.collect, settings.train
     base, tuned = shapes
-    layer = collecting.layer
-    reached = layer + 1 if isinstance(layer, int) else int(layer * base.layers) + 1
+    layers = _layers(settings, base.layers)
+    reached, furthest = layers[0] + 1, max(layers) + 1
     item = 2 if settings.model_dtype == "bfloat16" else 4
     kept = 2 if collecting.dtype == "bfloat16" else 4
     widths = (base.width, tuned.width)
     row = sum(widths) * kept
+    every = len(layers) * row
     streamed = collecting.store == "stream"
     stored = min(tokens, collecting.sample_tokens) if streamed else tokens
     models = item * (base.parameters + (0 if one_copy else tuned.parameters))
@@ -371,9 +380,16 @@ def plan(
         return count * work / machine.model_flops
 
     costs = [Cost("load", 2 * models / DISK_RATE, host + on_each, 0)]
-    window = min(tokens, collecting.window) * row if streamed else 2 * min(65_536, tokens) * row
+    window = min(tokens, collecting.window) * row if streamed else 2 * min(65_536, tokens) * every
+    if "auto" in collecting.layers:
+        notes.append(f"assumes that --layers auto chooses layers {', '.join(map(str, layers))}")
+        visited = min(base.layers, MOST_LAYERS)
+        patched = SWEEP_EDITS * visited * min(SWEEP_TOKENS, HELD_OUT * stored) / 2
+        work = running(patched, base.layers // 2 + 1, head=True)
+        work += 3 * running(SWEEP_TOKENS, base.layers)
+        costs.append(Cost("layers", FIXED + work, host + on_each + logits, 1e4))
     costs.append(
-        Cost("collect", running(stored, reached), host + on_each + window, stored * (row + 5))
+        Cost("collect", running(stored, furthest), host + on_each + window, stored * (every + 5))
     )
     if settings.behave.behaviour:
         # A token at a time: the weights are read once for every step of a batch.
@@ -421,12 +437,14 @@ def plan(
         costs.append(Cost(f"score/{name}", FIXED + work, host + room, 200 * training.latents))
     sampled = min(stored, FIND_TOKENS)
     rest = base.layers - reached
-    searched = sampled * tuned.width * FIND_OPERATIONS / machine.train_flops
-    searched *= 2 + settings.find.trials / 72  # the pair, a null pair, and the detection limit
+    search = sampled * tuned.width * FIND_OPERATIONS / machine.train_flops
+    # At each layer the pair and a null pair, at the first the detection limit.
+    searched = search * (2 * len(layers) + settings.find.trials / 72)
     held = min(settings.find.find_tokens, HELD_OUT * stored)
     patched = held * (settings.find.candidates + 2 + GRADIENTS)  # in both pairs, one model each
     read = min(stored, FIND_TOKENS) / 2
-    searched += running(patched, rest, head=True) + running(read, reached)
+    for layer in layers:
+        searched += running(patched, base.layers - layer - 1, head=True) + running(read, layer + 1)
     costs.append(
         Cost(
             "find",
@@ -446,6 +464,14 @@ def plan(
     return Plan(machine, tokens, tuple(costs), tuple(notes))
 
 
+def _layers(settings: Settings, depth: int) -> list[int]:
+    """Return the layers that a run reads, those that it would choose at the quarters of depth."""
+    asked = settings.collect.layers or (settings.collect.layer,)
+    named = [each for each in asked if each != "auto"] or [0.5, 0.75, 0.25]
+    found = [each if isinstance(each, int) else int(each * depth) for each in named]
+    return list(dict.fromkeys(min(each, depth - 1) for each in found))
+
+
 FIXED = 1.0
 """Seconds that a stage takes whatever its size: compiled kernels are loaded, tables are written."""
 BEHAVE_READINGS = 1.5
@@ -458,6 +484,8 @@ FIND_OPERATIONS = 160_000.0
 """For each token and each entry of its activation, of one search."""
 GRADIENTS = 12.0
 """Forward passes that the path's gradients cost, a model and token."""
+SWEEP_EDITS = 4.0
+"""Edits of each layer in the pass that chooses layers."""
 HELD_OUT = 0.13
 CAUSAL_BYTES = 40.0
 

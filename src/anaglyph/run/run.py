@@ -17,6 +17,7 @@ from anaglyph.core.threads import set_threads
 from anaglyph.dictionaries import Dictionary, get_method
 from anaglyph.pair import ModelPair
 from anaglyph.run.folder import RunFolder
+from anaglyph.run.layers import chosen_layers
 from anaglyph.subject import Subject
 
 
@@ -52,6 +53,11 @@ class Run:
             get_method(method, settings.train.options)
         set_threads(settings.threads)
         pair, corpus = subject.pair, subject.corpus
+        notes = [*pair.notes, *_skipped(settings, pair)]
+        if "auto" in settings.collect.layers:
+            chosen = chosen_layers(subject, Path(out))
+            vars(subject)["layers"] = chosen.layers
+            notes.append(f"--layers auto: {chosen.reason}")
         folder = RunFolder.begin(
             out,
             verify,
@@ -59,6 +65,7 @@ class Run:
             tuned=str(subject.tuned),
             data=[str(source) for source in subject.data],
             layer=subject.layer,
+            layers=list(subject.layers),
             n_layers=pair.n_layers,
             settings=settings,
             fingerprints=pair.fingerprints,
@@ -71,7 +78,7 @@ class Run:
                 "context": corpus.context,
             },
             vocabulary=pair.vocabulary_facts,
-            notes=[*pair.notes, *_skipped(settings, pair)],
+            notes=notes,
             threads=torch.get_num_threads(),
         )
         subject.out = folder.path / "activations"
@@ -96,6 +103,8 @@ class Run:
         folder = RunFolder.open(path, verify)
         state = folder.state
         given = {name: value for name, value in changes.items() if value is not None}
+        if "layer" in given:
+            given["layers"] = ()  # a command that runs the models at a layer of its own
         settings = state.settings.changed(**given) if given else state.settings
         subject = Subject(
             state.base,
@@ -104,9 +113,11 @@ class Run:
             folder.path / "activations",
             settings,
             progress,
-            expected=state.fingerprints | {"corpus": state.corpus["fingerprint"]},
+            expected=state.fingerprints | {"corpus": state.corpus.get("fingerprint")},
+            check_store=lambda: folder.check_stage("collect"),
         )
         vars(subject)["layer"] = state.layer
+        vars(subject)["layers"] = tuple(state.layers or [state.layer])
         set_threads(settings.threads)
         return cls(folder, subject)
 

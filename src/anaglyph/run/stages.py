@@ -34,7 +34,8 @@ from anaglyph.dictionaries import Dictionary, train
 from anaglyph.findings import difference_is_nil, first_look, search
 from anaglyph.latents import candidates, score, top_examples
 from anaglyph.report import build
-from anaglyph.run.folder import ELICITED
+from anaglyph.run.folder import ELICITED, LAYERS
+from anaglyph.run.layers import chosen_layers
 from anaglyph.run.run import Run, name_of
 from anaglyph.run.streaming import outputs_of, train_streamed
 from anaglyph.run.tables import keep_tables
@@ -112,6 +113,8 @@ def collect(run: Run) -> PairedStore:
     """Run both models over the text and store their activations."""
     # The store keys and resumes itself; another run's activations are refused, not replaced.
     start, folder = time.monotonic(), run.path / "activations"
+    if "auto" in run.settings.collect.layers:
+        chosen_layers(run.subject, run.path)  # measured again only if the file is damaged
     if "collect" in run.folder.state.stages:
         try:
             read_manifest(folder)
@@ -127,9 +130,15 @@ def collect(run: Run) -> PairedStore:
         text, path = json_text(run.subject.corpus.reading.as_json()), run.path / "reading.json"
         if not path.is_file() or path.read_bytes() != text.encode("utf-8", "backslashreplace"):
             write_text(path, text)
-    outputs += [name for name in ("reading.json", ELICITED) if (run.path / name).is_file()]
-    run.folder.record("collect", store.key, seconds, outputs)
+    kept = ("reading.json", ELICITED, LAYERS)
+    outputs += [name for name in kept if (run.path / name).is_file()]
+    run.folder.record("collect", _key_of_layers(store, run.subject.layers), seconds, outputs)
     return store
+
+
+def _key_of_layers(store: PairedStore, layers: Sequence[int]) -> str:
+    """Return the store's key; of several layers it says also which is that of the dictionaries."""
+    return store.key if len(layers) == 1 else digest({"store": store.key, "layers": list(layers)})
 
 
 @_one_writer
@@ -209,7 +218,7 @@ def train_all(run: Run, methods: Sequence[str]) -> None:
     streamed = collecting.store == "stream"
     made_of: dict[str, Any] = {"store": run.folder.key_of("collect")}
     if streamed:
-        made_of |= {"text": run.folder.state.corpus["text"], "window": collecting.window}
+        made_of |= {"text": run.folder.state.corpus.get("text"), "window": collecting.window}
     open_ones: dict[str, tuple[str, str]] = {}
     for method in methods:
         key = digest(

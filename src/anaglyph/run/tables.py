@@ -33,7 +33,7 @@ def keep_tables(
     key = digest(
         {
             "models": state.fingerprints,
-            "corpus": state.corpus["fingerprint"],
+            "corpus": state.corpus.get("fingerprint"),
             "settings": settings,
             "threads": torch.get_num_threads(),
             "code": _VERSION,

@@ -6,15 +6,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import json_text
+from anaglyph.core.files import as_path, json_text
 from anaglyph.core.lock import LOCK, locked
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import RunState, read_state
 from anaglyph.core.seals import signed
-from anaglyph.run.folder import RECORD, repair
+from anaglyph.run.folder import AGAIN, RECORD, is_of_a_run, repair
 from anaglyph.store.format import MANIFEST, read_manifest
-
-_AGAIN = "the anaglyph diff command that made the run, with the same --out"
 
 
 class Damage(BaseModel):
@@ -57,8 +55,8 @@ def verify(run: str | Path, progress: Progress = silent) -> Verification:
         >>> verify("run").intact                                 # doctest: +SKIP
         True
     """
-    path = Path(run)
-    if not (path / RECORD).is_file():
+    path = as_path(run)
+    if not ((path / RECORD).is_file() or is_of_a_run(path)):
         raise InputError(f"{path} is not a run folder: it has no {RECORD}")
     with locked(path):
         checked = {RECORD}
@@ -66,7 +64,7 @@ def verify(run: str | Path, progress: Progress = silent) -> Verification:
             state = read_state(path / RECORD)
             damage = list(_of_record(path, state))
         except StoreError as error:
-            state, damage = None, [Damage(file=RECORD, problem=str(error), repair=_AGAIN)]
+            state, damage = None, [Damage(file=RECORD, problem=str(error), repair=AGAIN)]
         stages = {} if state is None else state.stages
         for number, (name, stage) in enumerate(stages.items()):
             progress("verify", number, len(stages), "stages")
@@ -119,7 +117,7 @@ def _of_record(path: Path, state: RunState) -> Iterator[Damage]:
     text = json_text(signed(state.model_dump(mode="json")))
     if (path / RECORD).read_bytes() != text.encode("utf-8", "backslashreplace"):
         problem = f"{path / RECORD} is damaged: it is not written as anaglyph writes it"
-        yield Damage(file=RECORD, problem=problem, repair=_AGAIN)
+        yield Damage(file=RECORD, problem=problem, repair=AGAIN)
 
 
 def _of_shards(folder: Path) -> Iterator[tuple[str, str | None]]:

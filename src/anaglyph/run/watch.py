@@ -37,5 +37,6 @@ def watch(run: Run, settings: WatchSettings | None = None) -> Watch:
     if "find" in run.folder.state.stages:
         for number, finding in enumerate(run.verdict.findings, 1):
             vector = finding.direction or finding.direction_tuned or finding.direction_base
-            watched.append(Watched(f"finding {number}", subject.layer, torch.tensor(vector)))
+            layer = next(iter(finding.layers), subject.layer)
+            watched.append(Watched(f"finding {number}", layer, torch.tensor(vector)))
     return Watch(subject.pair, watched, settings, seed=subject.seed, progress=subject.progress)

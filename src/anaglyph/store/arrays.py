@@ -17,7 +17,6 @@ from anaglyph.store.format import FORMAT, DType, Manifest, to_stored
 from anaglyph.store.writer import StoreWriter, Tokens, is_finished
 
 _CHUNK = 8192
-_LAYER = 0
 
 
 def tokens_of(
@@ -50,23 +49,27 @@ def check_sides(base: Array, tuned: Array) -> None:
 
 
 def write_arrays(
-    base: Array,
-    tuned: Array,
+    base_and_tuned: tuple[Array, Array],
     tokens: Tokens,
     folder: Path,
     *,
     dtype: DType,
+    layer: int,
     shard_tokens: int,
     progress: Progress,
 ) -> None:
-    """Write a store of one layer, numbered 0; see ``PairedStore.from_arrays``."""
+    """Write a store of one layer; see ``PairedStore.from_arrays``."""
+    base, tuned = base_and_tuned
     sides, kind = {"base": base, "tuned": tuned}, dtype
+    if layer < 0:
+        raise InputError(f"layer is {layer}: it must be at least 0")
+    of_layer = {"layer": layer} if layer else {}
     contents = {name: _hash_activations(name, array, kind) for name, array in sides.items()}
     contents |= {name: _hash(array) for name, array in tokens._asdict().items()}
     manifest = Manifest(
-        key=digest({**contents, "dtype": kind, "format": FORMAT}),
+        key=digest({**contents, **of_layer, "dtype": kind, "format": FORMAT}),
         dtype=kind,
-        layers=(_LAYER,),
+        layers=(layer,),
         widths=(int(base.shape[1]), int(tuned.shape[1])),
         tokens=len(base),
         sequences=len(tokens.offsets) - 1,
@@ -77,7 +80,7 @@ def write_arrays(
         for part in writer.missing():
             progress("write activations", part.tokens.start, len(base))
             before, after = (to_stored(_rows(array, part.tokens), kind) for array in sides.values())
-            writer.write(part, {_LAYER: before}, {_LAYER: after})
+            writer.write(part, {layer: before}, {layer: after})
     progress("write activations", len(base), len(base))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anaglyph.core.arrays import Array, integers
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import as_path
 from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import split_mask
 from anaglyph.store.arrays import check_sides, tokens_of, write_arrays
@@ -66,7 +67,7 @@ class PairedStore:
         Raises:
             StoreError: There is none, or it is unfinished or damaged.
         """
-        reader = ShardReader(Path(path))
+        reader = ShardReader(as_path(path))
         return cls(reader, reader.manifest.layers[0])
 
     @classmethod
@@ -80,10 +81,11 @@ class PairedStore:
         roles: Array | None = None,
         dtype: str = "float32",
         *,
+        layer: int = 0,
         shard_tokens: int = SHARD_TOKENS,
         progress: Progress = silent,
     ) -> "PairedStore":
-        """Make a store from your own activations, as layer 0.
+        """Make a store from your own activations.
 
         The same contents in the same folder are written once; a call that was stopped resumes.
 
@@ -96,6 +98,7 @@ class PairedStore:
                 sequence is contiguous. If not given, every token is its own sequence.
             roles: [tokens], codes into ``anaglyph.corpus.ROLES``; all "text" if not given.
             dtype: Number type to store activations in.
+            layer: The layer that they are of, at least 0.
             shard_tokens: Maximum tokens per shard; sequences are never split.
             progress: Told of tokens written.
 
@@ -104,14 +107,14 @@ class PairedStore:
                 large for ``dtype``.
             StoreError: The folder holds other contents.
         """
-        folder, kind = Path(out), check_dtype(dtype)
+        folder, kind = as_path(out), check_dtype(dtype)
         check_sides(base, tuned)
         write_arrays(
-            base,
-            tuned,
+            (base, tuned),
             tokens_of(len(base), token_ids, sequence_ids, roles),
             folder,
             dtype=kind,
+            layer=layer,
             shard_tokens=shard_tokens,
             progress=progress,
         )

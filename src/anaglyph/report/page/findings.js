@@ -34,6 +34,11 @@ const EFFECTS = {
   "mean-shift": [number, "length of the shift, in units of the activations"],
 };
 
+function foundAt([strongest, ...others]) {
+  if (others.length === 0) return `Found at layer ${strongest}.`;
+  return `Found at layer ${strongest}, where it closes most, and at ${others.join(" and ")}.`;
+}
+
 function findingCard(finding, rank) {
   const label = KINDS[finding.kind] ?? finding.kind;
   const windows = findingWindows(finding);
@@ -110,6 +115,9 @@ function findingCard(finding, rank) {
         ),
       ),
     ),
+    finding.depth.length
+      ? el("p", { class: "quiet" }, foundAt(finding.layers))
+      : null,
     windows.length
       ? windowsView(windows)
       : absent(

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from anaglyph.core.errors import InputError
-from anaglyph.core.files import digest, read_input
+from anaglyph.core.files import digest, read_input, twice_in
 from anaglyph.core.validation import validate
 from anaglyph.truth.organisms.chats import Chat
 from anaglyph.truth.organisms.evaluate import Probe
@@ -245,7 +245,17 @@ _MOST_NODES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose aliases stand for little: a few lines of them can stand for terabytes."""
+    """Safe YAML in which a name is there once, and aliases stand for little.
+
+    A few lines of aliases can stand for terabytes; of two fields of one name the last would win.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        twice = twice_in(n.value for n, _ in node.value if isinstance(n, yaml.ScalarNode))
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is there twice; remove one")
+        return node
 
     def get_single_node(self) -> Any:
         node = super().get_single_node()

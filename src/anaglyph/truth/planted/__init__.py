@@ -2,7 +2,7 @@
 
 from anaglyph.truth.planted.benchmark import run_planted, summarise
 from anaglyph.truth.planted.calibration import at_rate, calibrate, summarise_findings
-from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
+from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate, generate_layers
 from anaglyph.truth.planted.scoring import score_planted
 from anaglyph.truth.planted.settings import (
     NULLS,
@@ -21,6 +21,7 @@ __all__ = [
     "at_rate",
     "calibrate",
     "generate",
+    "generate_layers",
     "null_overrides",
     "planted_settings",
     "run_planted",

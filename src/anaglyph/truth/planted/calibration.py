@@ -18,7 +18,7 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import Finding
 from anaglyph.findings import find
 from anaglyph.store import PairedStore
-from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate
+from anaglyph.truth.planted.generate import PlantedPair, TrueFeature, generate_layers
 from anaglyph.truth.planted.matching import FOUND
 from anaglyph.truth.planted.settings import planted_settings
 
@@ -56,13 +56,20 @@ def calibrate(
     rows: list[dict[str, Any]] = []
     for number, seed in enumerate(seeds):
         progress(f"findings of {preset}", number, len(seeds), "pairs")
-        pair = generate(settings, seed)
+        pairs = generate_layers(settings, seed)
         with temporary_folder() as folder:
-            store = PairedStore.from_arrays(
-                pair.base, pair.tuned, Path(folder) / "store", sequence_ids=pair.sequence_ids
-            )
-            found = find(store, rate, seed)
-        rows += [{"preset": preset, "seed": seed} | row for row in compare(found, pair)]
+            stores = [
+                PairedStore.from_arrays(
+                    pair.base,
+                    pair.tuned,
+                    Path(folder) / f"layer-{layer}",
+                    sequence_ids=pair.sequence_ids,
+                    layer=layer,
+                )
+                for layer, pair in enumerate(pairs)
+            ]
+            found = find(stores, rate, seed)
+        rows += [{"preset": preset, "seed": seed} | row for row in compare(found, *pairs)]
     progress(f"findings of {preset}", len(seeds), len(seeds), "pairs")
     return pl.DataFrame(rows, schema=_SCHEMA)
 
@@ -81,33 +88,48 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def compare(found: Sequence[Finding], pair: PlantedPair) -> list[dict[str, Any]]:
-    """Compare findings with the truth; rows as in `calibrate`."""
-    changed = [f for f in pair.features if f.kind != "shared" and f.difference is not None]
-    missed = set(range(len(changed)))
-    shift = pair.shift
+def compare(found: Sequence[Finding], *pairs: PlantedPair) -> list[dict[str, Any]]:
+    """Compare findings with the truth; rows as in `calibrate`.
+
+    Args:
+        found: What was found.
+        *pairs: The planted pair, at each of its layers: a change at several of them is one.
+    """
+    changed = [
+        {
+            i: f
+            for i, f in enumerate(pair.features)
+            if f.kind != "shared" and f.difference is not None
+        }
+        for pair in pairs
+    ]
+    missed = {i: f.kind for features in changed for i, f in features.items()}
+    shifts = [pair.shift for pair in pairs]
     rows = []
     for finding in found:
+        layer = finding.layers[0] if len(pairs) > 1 else 0
+        here, shift = changed[layer], shifts[layer]
         row: dict[str, Any] = dict.fromkeys(_SCHEMA)
         row |= {KIND: finding.kind, "q_value": finding.q_value, "effect": finding.effect}
         row |= {"low": finding.low, "high": finding.high}
         if finding.kind == "mean-shift":
             if shift is not None and _cosine(finding.direction_tuned, shift) >= FOUND:
                 row |= {"truth": finding.kind, "true_effect": float(np.linalg.norm(shift))}
-                shift = None
+                shifts = [None] * len(pairs)
         else:
-            near = max(missed, key=lambda i: _fit(finding, changed[i]), default=None)
-            if near is not None and _fit(finding, changed[near]) >= FOUND:
-                missed.remove(near)
-                row |= {"truth": changed[near].kind, "true_effect": _effect(changed[near])}
+            fits = {i: _fit(finding, here[i]) for i in missed if i in here}
+            near = max(fits, key=lambda i: fits[i], default=None)
+            if near is not None and fits[near] >= FOUND:
+                del missed[near]
+                row |= {"truth": here[near].kind, "true_effect": _effect(here[near])}
         bounded = finding.low is not None or finding.high is not None
         if row["truth"] == finding.kind and row["true_effect"] is not None and bounded:
             low = -math.inf if finding.low is None else finding.low
             high = math.inf if finding.high is None else finding.high
             row["covered"] = low <= row["true_effect"] <= high
         rows.append(row)
-    rows += [dict.fromkeys(_SCHEMA) | {"truth": changed[i].kind} for i in sorted(missed)]
-    if shift is not None:
+    rows += [dict.fromkeys(_SCHEMA) | {"truth": missed[i]} for i in sorted(missed)]
+    if any(each is not None for each in shifts):
         rows.append(dict.fromkeys(_SCHEMA) | {"truth": "mean-shift"})
     return [_without_place(row) for row in rows] or [_without_place(dict.fromkeys(_SCHEMA))]
 

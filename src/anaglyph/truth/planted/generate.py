@@ -11,7 +11,7 @@ same direction in other contexts (topics of sequences), a refrequencied one the 
 another rate. Everything else is shared by both models.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -54,13 +54,29 @@ class PlantedPair:
 
 
 def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
-    """Draw a planted pair.
+    """Draw a planted pair; of several layers, the first at which the models differ.
 
     Args:
         settings: The settings of the pair.
         seed: Seed of the generator; the same seed gives the same pair bit for bit.
     """
+    return _at_layer(settings, seed, min(settings.changed_layers, default=0))
+
+
+def generate_layers(settings: PlantedSettings, seed: int = 0) -> list[PlantedPair]:
+    """Draw a planted pair at each of its layers; arguments as for `generate`.
+
+    The same features fire on the same tokens, with the same strengths. Directions, dense parts and
+    noise are each layer's own.
+    """
+    return [_at_layer(settings, seed, layer) for layer in range(settings.layers)]
+
+
+def _at_layer(settings: PlantedSettings, seed: int, layer: int) -> PlantedPair:
     streams = sequence(seed, "planted pair").spawn(4)
+    if layer:
+        own = sequence(seed, "planted pair", layer).spawn(2)
+        streams = [own[0], streams[1], streams[2], own[1]]
     geometry, contexts, firing, dense = (np.random.default_rng(stream) for stream in streams)
     kinds: list[FeatureKind] = [kind for kind in KINDS for _ in range(getattr(settings, kind))]
     base_directions, tuned_directions, ratios = _directions(settings, kinds, geometry)
@@ -87,18 +103,23 @@ def generate(settings: PlantedSettings, seed: int = 0) -> PlantedPair:
         fired_tuned += (strengths_tuned > 0).sum(0)
         base[rows] = strengths_base @ base_directions
         tuned[rows] = strengths_tuned @ tuned_directions
+    features = _truth(
+        settings,
+        kinds,
+        (base_directions, tuned_directions),
+        ratios,
+        (fired_base / settings.tokens, fired_tuned / settings.tokens),
+    )
+    if settings.changed_layers and layer not in settings.changed_layers:
+        tuned = base.copy()
+        settings = settings.model_copy(update={"mean_shift": 0.0, "subspace_rank": 0})
+        features = tuple(replace(each, kind="shared", difference=None) for each in features)
     shift, subspace = _dense_parts(settings, base, tuned, whole, geometry, dense)
     return PlantedPair(
         base,
         tuned,
         sequence_ids.astype(np.int64),
-        _truth(
-            settings,
-            kinds,
-            (base_directions, tuned_directions),
-            ratios,
-            (fired_base / settings.tokens, fired_tuned / settings.tokens),
-        ),
+        features,
         shift,
         subspace,
     )

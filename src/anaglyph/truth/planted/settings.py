@@ -7,10 +7,10 @@ change a preset, measure every published number on it again.
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from anaglyph.core.errors import InputError
-from anaglyph.core.validation import validate
+from anaglyph.core.validation import Bounded, validate
 
 FeatureKind = Literal[
     "shared", "new", "removed", "scaled", "rotated", "retriggered", "refrequencied"
@@ -27,7 +27,7 @@ KINDS: tuple[FeatureKind, ...] = (
 Null = Literal["identical", "noise", "rotation", "scale"]
 
 
-class PlantedSettings(BaseModel):
+class PlantedSettings(Bounded):
     """Everything that determines a planted pair, apart from its seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +84,12 @@ class PlantedSettings(BaseModel):
         default=0, ge=0, description="shared features that fire only where a parent fires"
     )
     null: Null | None = Field(default=None, description="no change but this; no changed features")
+    layers: int = Field(
+        default=1, ge=1, description="layers; features fire together at all, in other directions"
+    )
+    changed_layers: tuple[int, ...] = Field(
+        default=(), description="layers at which the models differ (none: all)"
+    )
 
     @property
     def d_tuned(self) -> int:
@@ -141,6 +147,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "retriggered": 0,
         "changed_frequency": 0.004,
     },
+    "layers": {"layers": 3, "changed_layers": (1, 2)},
     "null": {**_CHANGES, "null": "noise"},
 }
 
@@ -168,4 +175,8 @@ def planted_settings(preset: str = "easy", **overrides: object) -> PlantedSettin
         raise InputError(f"null={settings.null!r} allows no changed features; set them to 0")
     if settings.null and settings.tuned_width not in (None, settings.width):
         raise InputError("tuned_width: a null pair needs models of one width")
+    if any(not 0 <= layer < settings.layers for layer in settings.changed_layers):
+        raise InputError(f"changed_layers: they must be 0 to {settings.layers - 1}")
+    if settings.changed_layers and settings.tuned_width not in (None, settings.width):
+        raise InputError("changed_layers: a layer without change needs models of one width")
     return settings

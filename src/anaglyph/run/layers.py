@@ -1,0 +1,147 @@
+"""Which layers a run reads, if it is to choose them: `--layers auto`.
+
+One pass without dictionaries, over a few held-out texts. At each layer l let K(l) be the KL to the
+tuned model with the base's activation put in there: that much of the change is formed up to l. Let
+R(l) be what 16 principal components of the difference close of K(l), in nats a token: that much is
+formed and can be read from few directions. The layers are the first at which R reaches 50%, 90% and
+25% of its largest value. The first of these is that of the dictionaries. Earlier layers show what
+the change starts from, later ones what is formed last. The last block is left out: a direction of
+its output is a change of single next tokens.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from anaglyph.causal import layer_sweep
+from anaglyph.core.errors import AnaglyphError, InputError
+from anaglyph.core.files import digest, read_json, write_json
+from anaglyph.core.seals import signed, unsigned
+from anaglyph.core.settings import CausalSettings
+from anaglyph.core.validation import validate
+from anaglyph.run.folder import LAYERS
+from anaglyph.subject import Subject
+
+READABLE = (0.5, 0.9, 0.25)
+"""Shares of the most that can be read at any layer; the first layer to reach each is chosen."""
+RANK = 16
+TOKENS = 512
+"""Held-out tokens of the pass."""
+MOST_LAYERS = 8
+"""Layers that the pass visits, evenly spread over deeper models."""
+NOTHING = 1e-8
+"""Nats a token that rounding alone may give."""
+CODE = 1
+"""Raised by hand when another rule would choose."""
+
+
+class Readable(BaseModel):
+    """What the pass measured at one layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int = Field(description="The layer.")
+    formed: FiniteFloat = Field(
+        description="KL with the base's activation here, nats a token: formed up to this layer."
+    )
+    readable: FiniteFloat = Field(
+        description="What the principal components of the difference close of it, nats a token."
+    )
+    mean: FiniteFloat = Field(description="What the mean difference closes of it, nats a token.")
+
+
+class ChosenLayers(BaseModel):
+    """The contents of layers.json: the layers of `--layers auto` and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str = Field(description="Digest of all that determines the choice.")
+    layers: tuple[int, ...] = Field(description="The layers, that of the dictionaries first.")
+    reason: str = Field(description="The choice in a sentence.")
+    measured: tuple[Readable, ...] = Field(description="What the pass measured, by layer.")
+
+
+def chosen_layers(subject: Subject, folder: Path) -> ChosenLayers:
+    """Return the layers that a run reads; what `layers.json` says is not measured again.
+
+    Args:
+        subject: Both models and the text.
+        folder: The run folder.
+
+    Raises:
+        InputError: One model cannot be patched with the other's activations.
+    """
+    if not subject.pair.related or subject.pair.d_base != subject.pair.d_tuned:
+        raise InputError(
+            "layers: auto puts activations of one model into the other, and these two have no "
+            "common coordinates; name the layers, such as --layers 5,10,15"
+        )
+    key = digest(
+        {
+            "pair": subject.pair.fingerprints,
+            "corpus": subject.corpus.fingerprint,
+            "seed": subject.seed,
+            "computed": subject.computed,
+            "code": CODE,
+        }
+    )
+    kept = read_choice(folder)
+    if kept is not None and kept.key == key:
+        return kept
+    measured = _measured(subject)
+    layers, reason = choose(measured)
+    chosen = ChosenLayers(key=key, layers=layers, reason=reason, measured=tuple(measured))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / LAYERS, signed(chosen.model_dump(mode="json")))
+    return chosen
+
+
+def choose(measured: list[Readable]) -> tuple[tuple[int, ...], str]:
+    """Return the layers and the reason; what was measured is in the order of the layers.
+
+    Example:
+        >>> found = [Readable(layer=i, formed=9, readable=3 * i, mean=0) for i in range(4)]
+        >>> choose(found)[0]
+        (2, 3, 1)
+    """
+    most = max(each.readable for each in measured)
+    if most <= NOTHING:
+        layer = measured[len(measured) // 2].layer
+        return (layer,), f"layer {layer}, the middle: nothing can be read of a change at any layer"
+    firsts = [next(each for each in measured if each.readable >= x * most) for x in READABLE]
+    chosen = {each.layer: each.readable / most for each in firsts}
+    said = ", ".join(f"layer {layer} ({share:.0%})" for layer, share in chosen.items())
+    reason = (
+        f"{said}: the first at which {RANK} directions carry 50%, 90% and 25% of the most that "
+        f"they carry at any layer ({most:.3g} nats a token)"
+    )
+    return tuple(chosen), reason
+
+
+def _measured(subject: Subject) -> list[Readable]:
+    depth, width = subject.pair.n_layers, subject.pair.d_tuned
+    last = max(depth - 2, 0)
+    visited = np.unique(np.linspace(0, last, min(last + 1, MOST_LAYERS)).round().astype(int))
+    rank = min(RANK, width // 2)
+    settings = CausalSettings(positions=("all",), edit_at=(), causal_tokens=TOKENS)
+    swept = layer_sweep(subject, visited.tolist(), settings, ranks=(rank,))
+    found = []
+    for layer in visited.tolist():
+        rows = swept.filter(layer=layer)
+        kl: dict[str, Any] = dict(rows.select("intervention", "kl").iter_rows())
+        none = kl["none"]
+        readable, mean = none - kl[f"pca rank {rank}"], none - kl["mean difference"]
+        found.append(Readable(layer=layer, formed=none, readable=readable, mean=mean))
+    return found
+
+
+def read_choice(folder: Path) -> ChosenLayers | None:
+    """Read an earlier choice; None if there is none or it is damaged: it can be made again."""
+    path = folder / LAYERS
+    try:
+        value = read_json(path) if path.is_file() else None
+        return validate(ChosenLayers, unsigned(value, path)) if isinstance(value, dict) else None
+    except AnaglyphError:
+        return None
