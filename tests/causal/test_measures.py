@@ -51,7 +51,7 @@ def test_the_model_itself_is_no_distance_away() -> None:
     own = _logits(3)
     some = torch.tensor([69, 2, 40])
     kl, _, _, top1 = token_measures(
-        Predictions.of(own).at(some), Predictions.of(_logits(4)).at(some), own[some], some
+        Predictions.of(own[some]), Predictions.of(_logits(4)[some]), own[some], some
     )
     assert kl.max() < 1e-13
     assert top1.eq(1).all()

@@ -62,6 +62,21 @@ def test_run_from_own_activations_gives_the_logits(cut: BlockModel, batch: Batch
     torch.testing.assert_close(resumed, logits, rtol=0, atol=1e-5)
 
 
+def test_logits_are_computed_only_where_they_are_kept(cut: BlockModel, batch: Batch):
+    ids, mask = batch
+    keep = torch.zeros_like(ids, dtype=torch.bool)
+    keep[0, 3] = keep[1, 1] = keep[1, 4] = True
+    hidden = cut.run_to(ids, mask, [1])[1]
+    whole = cut.logits(ids, mask)
+    for got in (cut.logits(ids, mask, keep), cut.run_from(1, hidden, ids, mask, keep)):
+        assert got.shape == (3, cut.vocabulary)
+        torch.testing.assert_close(got, whole[keep], rtol=1e-5, atol=1e-5)
+    assert cut.logits(ids, mask, keep & False).shape == (0, cut.vocabulary)
+    one = cut.logits(ids[:1], mask[:1], keep[:1])
+    torch.testing.assert_close(one, whole[:1][keep[:1]], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cut.logits(ids, mask), whole, rtol=0, atol=0)
+
+
 def test_run_from_uses_the_edit(cut: BlockModel, batch: Batch):
     ids, mask = batch
     hidden = cut.run_to(ids, mask, [1])[1]

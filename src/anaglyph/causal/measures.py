@@ -12,7 +12,7 @@ the float32 logits themselves does.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
@@ -55,10 +55,6 @@ class Predictions:
             totals[part] = probabilities[part].double().sum(-1)
             expected[part] = _weighted(probabilities[part], z)
         return cls(probabilities, totals, expected, normalisers, likeliest)
-
-    def at(self, tokens: Tensor) -> "Predictions":
-        """Return the predictions at some of the tokens."""
-        return Predictions(*(getattr(self, field.name)[tokens] for field in fields(self)))
 
 
 def token_measures(

@@ -9,6 +9,7 @@ go into both models.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from anaglyph.dictionaries import Dictionary
 from anaglyph.pair import ModelPair, Side
 from anaglyph.subject import Subject
 
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 768
 """Tokens in a batch."""
 
 
@@ -110,18 +111,18 @@ def measure(
 
     def batches() -> Iterator[_Batch]:
         for indices, ids, mask in padded_batches(corpus, sequences, token_budget):
-            yield _Batch(pair, layers, into, ids, mask, indices)
+            spans = [slice(*corpus.offsets[i : i + 2].tolist()) for i in indices]
+            own = [torch.from_numpy(counted[:, span]).double() for span in spans]
+            after = [torch.from_numpy(following[span]) for span in spans]
+            yield _Batch(pair, layers, into, _Text(indices, ids, mask, own, after))
 
     key = (pair, corpus, sequences.tobytes(), tuple(positions), token_budget, tuple(layers), into)
     place = {int(sequence): row for row, sequence in enumerate(sequences)}
     unpatched = subject.once("unpatched", Unpatched) if subject.keep_predictions else None
     for batch in batches() if unpatched is None else unpatched.of(key, batches):
-        rows = np.array([place[int(index)] for index in batch.sequences])
-        ends = corpus.offsets.tolist()
-        spans = [slice(ends[index], ends[index + 1]) for index in batch.sequences.tolist()]
-        batch.counted = [torch.from_numpy(counted[:, span]).double() for span in spans]
-        batch.following = [torch.from_numpy(following[span]) for span in spans]
-        own = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        sequences = batch.text.sequences
+        rows = np.array([place[int(index)] for index in sequences])
+        own = np.concatenate([np.arange(*corpus.offsets[i : i + 2]) for i in sequences])
         edited = {at: torch.from_numpy(at_tokens[own]) for at, at_tokens in masks.items()}
         for number, plan in enumerate(plans):
             found = sums[number]
@@ -160,39 +161,50 @@ class Unpatched:
         return self._batches
 
 
-class _Batch:
-    """A batch of sequences with both models' activations and own logits."""
+@dataclass(frozen=True)
+class _Text:
+    """A batch of sequences, and which of their predictions count."""
 
+    sequences: Int64[np.ndarray, " batch"]
+    ids: Int64[Tensor, "batch length"]
+    mask: Int64[Tensor, "batch length"]
     counted: list[Float64[Tensor, "positions _"]]
     following: list[Int64[Tensor, " _"]]
 
+    @property
+    def keep(self) -> Bool[Tensor, "batch length"]:
+        """Where a prediction counts at any of the positions."""
+        keep = torch.zeros(self.mask.shape, dtype=torch.bool)
+        for row, own in enumerate(self.counted):
+            keep[row, : own.shape[1]] = own.any(0)
+        return keep
+
+
+class _Batch:
+    """A batch of sequences with both models' activations and own predictions, where they count."""
+
     def __init__(
-        self,
-        pair: ModelPair,
-        layers: Sequence[int],
-        into: set[Side],
-        ids: Int64[Tensor, "batch length"],
-        mask: Int64[Tensor, "batch length"],
-        sequences: Int64[np.ndarray, " batch"],
+        self, pair: ModelPair, layers: Sequence[int], into: set[Side], text: _Text
     ) -> None:
-        self._pair, self._ids, self._mask, self.sequences = pair, ids, mask, sequences
+        self._pair, self.text, self._keep = pair, text, text.keep
+        ids, mask = text.ids, text.mask
+        ends = self._keep.sum(1).cumsum(0).tolist()
+        self._rows = [slice(start, end) for start, end in pairwise([0, *ends])]
         self._unedited: dict[tuple[int, Side], np.ndarray] = {}
         self._others: dict[Side, np.ndarray] = {}
         self.activations = {side: pair.run_to(side, ids, mask, layers) for side in _SIDES}
         deepest = layers[-1]
         # The tuned model runs whole, so that putting in h_tuned tests the cut; base goes on.
-        self.predictions: dict[Side, Predictions] = {}
+        self.predictions: dict[Side, list[Predictions]] = {}
         self._waiting: dict[Side, Tensor] = {}
         hidden = self.activations["base"][deepest]
-        self._keep("base", pair.run_from("base", deepest, hidden, ids, mask), into)
-        self._keep("tuned", pair.logits("tuned", ids, mask), into)
+        self._take("base", pair.run_from("base", deepest, hidden, ids, mask, self._keep), into)
+        self._take("tuned", pair.logits("tuned", ids, mask, self._keep), into)
 
-    def _keep(
-        self, side: Side, logits: Float[Tensor, "batch length vocab"], into: set[Side]
-    ) -> None:
-        self.predictions[side] = Predictions.of(logits.flatten(0, 1))
+    def _take(self, side: Side, logits: Float[Tensor, "kept vocab"], into: set[Side]) -> None:
+        self.predictions[side] = [Predictions.of(logits[own]) for own in self._rows]
         if _other(side) in into:
-            self._waiting[side] = logits.flatten(0, 1)
+            self._waiting[side] = logits
 
     def baseline(self, plan: Plan) -> Float[Tensor, "batch length d"]:
         """Return the activation that an edit which adds nothing leaves in place."""
@@ -201,7 +213,7 @@ class _Batch:
     def unedited(self, plan: Plan) -> Float64[np.ndarray, "two measures positions batch"]:
         """Return the sums under the baseline and those of the other model as it is."""
         key = (plan.layer, plan.into)
-        every = np.arange(len(self._ids))
+        every = np.arange(len(self.text.ids))
         if plan.into not in self._others:
             logits = self._waiting.pop(_other(plan.into))
             self._others[plan.into] = self.sums(plan.into, logits, every)
@@ -217,9 +229,9 @@ class _Batch:
         rows: Int64[np.ndarray, " some"],
     ) -> Float64[np.ndarray, "measures positions some"]:
         """Return the sums of the given sequences with edited activations put in."""
-        ids, mask = self._ids[rows], self._mask[rows]
-        logits = self._pair.run_from(plan.into, plan.layer, edited, ids, mask)
-        return self.sums(plan.into, logits.flatten(0, 1), rows)
+        ids, mask, keep = self.text.ids[rows], self.text.mask[rows], self._keep[rows]
+        logits = self._pair.run_from(plan.into, plan.layer, edited, ids, mask, keep)
+        return self.sums(plan.into, logits, rows)
 
     def changed(
         self,
@@ -232,11 +244,12 @@ class _Batch:
         A hundred rare latents so cost as much as their firings and not a hundred batches. To
         ``pushed`` are added each intervention's squared length and active latents.
         """
-        real = self._mask.bool()
+        real = self.text.mask.bool()
         base, tuned = (self.activations[side][plan.layer][real].float().cpu() for side in _SIDES)
         activations = Activations(base, tuned, plan.dictionary)
         baseline = self.baseline(plan)
         start = tuned if plan.into == "base" else base
+        counts = self._keep.any(1)
         waiting: list[tuple[int, int, Tensor]] = []
         for number, intervention in enumerate(plan.interventions):
             here = edited_at[intervention.at]
@@ -249,7 +262,7 @@ class _Batch:
                 pushed[1, number] += len(codes.indices)
             edited = baseline.clone()
             edited[real] = flat.to(edited)
-            changed = (edited != baseline).any(dim=2).any(dim=1)
+            changed = (edited != baseline).any(dim=2).any(dim=1).cpu() & counts
             rows = changed.nonzero()[:, 0].tolist()
             waiting += [(number, row, edited[row]) for row in rows]
             while len(waiting) >= len(real):
@@ -259,27 +272,28 @@ class _Batch:
             yield from self._run(plan, waiting)
 
     def sums(
-        self, side: Side, patched: Float[Tensor, "tokens vocab"], rows: Int64[np.ndarray, " some"]
+        self, side: Side, patched: Float[Tensor, "kept vocab"], rows: Int64[np.ndarray, " some"]
     ) -> Float64[np.ndarray, "measures positions some"]:
         """Return the measures of the given sequences, summed over the tokens that count.
 
-        ``patched`` has the logits of the rows one after the other, padding included.
+        ``patched`` has the logits that count of the rows, one row after the other.
         """
-        length = self._ids.shape[1]
-        own, other = self.predictions[side], self.predictions[_other(side)]
-        found = np.zeros((len(MEASURES), len(self.counted[0]), len(rows)))
+        counted, following = self.text.counted, self.text.following
+        found = np.zeros((len(MEASURES), len(counted[0]), len(rows)))
+        start = 0
         for place, row in enumerate(rows):
-            counted = self.counted[row]
-            chosen = counted.any(0).nonzero()[:, 0]
-            if len(chosen) == 0:
+            chosen = self._keep[row, : counted[row].shape[1]]
+            count = int(chosen.sum())
+            if count == 0:
                 continue
             values = token_measures(
-                own.at(chosen + row * length),
-                other.at(chosen + row * length),
-                patched[chosen + place * length],
-                self.following[row][chosen],
+                self.predictions[side][row],
+                self.predictions[_other(side)][row],
+                patched[start : start + count],
+                following[row][chosen],
             )
-            found[:, :, place] = (values.cpu() @ counted[:, chosen].T).numpy()
+            found[:, :, place] = (values.cpu() @ counted[row][:, chosen].T).numpy()
+            start += count
         return found
 
     def _run(

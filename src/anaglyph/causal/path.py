@@ -79,14 +79,13 @@ def path_gradients(
         with torch.no_grad():
             reached = pair.run_both_to(ids, mask, [layer])
             base, tuned = (reached[side][layer] for side in ("base", "tuned"))
-            own = pair.run_from("tuned", layer, tuned, ids, mask)[counted].float().softmax(-1)
+            own = pair.run_from("tuned", layer, tuned, ids, mask, counted).float().softmax(-1)
         total = torch.zeros_like(base, dtype=torch.float32)
         for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
             h = (base + (1 + node) / 2 * (tuned - base)).requires_grad_()
-            logits = pair.run_from("tuned", layer, h, ids, mask)
-            # Of KL(p || softmax(z)) by z: softmax(z) - p. Nothing flows to what does not count.
-            slope = torch.zeros_like(logits)
-            slope[counted] = (logits.detach()[counted].float().softmax(-1) - own).to(logits)
+            logits = pair.run_from("tuned", layer, h, ids, mask, counted)
+            # Of KL(p || softmax(z)) by z: softmax(z) - p.
+            slope = (logits.detach().float().softmax(-1) - own).to(logits)
             (gradient,) = torch.autograd.grad(logits, h, slope)
             total += weight / 2 * gradient.float()
         flat = total[real].cpu()

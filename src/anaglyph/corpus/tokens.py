@@ -16,6 +16,11 @@ from anaglyph.corpus.account import Reading
 from anaglyph.corpus.roles import ROLES
 from anaglyph.corpus.split import split_mask
 
+LEAST_FULL = 0.75
+"""Of a batch's longest sequence: shorter ones begin the next batch,"""
+LEAST_BATCH = 0.25
+"""if this share of the tokens that a batch may have is reached."""
+
 
 @dataclass(frozen=True, eq=False)
 class TokenCorpus:
@@ -197,7 +202,8 @@ def padded_batches(
 
     Yields:
         Indices of the batch's sequences, their token ids padded with 0 on the right, and the
-        attention mask (1 for a token, 0 for padding). Long sequences come first, so that a run
+        attention mask (1 for a token, 0 for padding). Much shorter sequences begin the next batch,
+        unless this one would be small. Long sequences come first, so that a run
         that does not fit in memory fails at once; ties follow the order of ``sequence_indices``.
 
     Raises:
@@ -213,7 +219,9 @@ def padded_batches(
     start = 0
     while start < len(order):
         width = int(lengths[order[start]])
-        rows = indices[order[start : start + max(1, token_budget // width)]]
+        some = order[start : start + max(1, token_budget // width)]
+        alike = some[lengths[some] >= LEAST_FULL * width]
+        rows = indices[alike if len(alike) * width >= LEAST_BATCH * token_budget else some]
         input_ids = np.zeros((len(rows), width), np.int64)
         attention_mask = np.zeros((len(rows), width), np.int64)
         for row, index in enumerate(rows):

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -192,17 +192,18 @@ class BlockModel:
         edited: Float[Tensor, "batch length d"],
         input_ids: Int64[Tensor, "batch length"],
         attention_mask: Int64[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length vocab"]:
+        keep: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "*places vocab"]:
         """Return the logits when block ``layer`` outputs ``edited``; no block up to it is computed.
 
-        Gradients flow back to ``edited`` if it requires them.
+        Gradients flow back to ``edited`` if it requires them. ``keep`` as in `logits`.
         """
         edited = edited.to(device=self.device, dtype=self.model.dtype)
 
         def run(part: slice) -> Tensor:
             with ExitStack() as stack:
                 self._skip(stack, layer, edited[part])
-                return self._forward(input_ids[part], attention_mask[part])
+                return self._forward(input_ids[part], attention_mask[part], _part(keep, part))
 
         with torch.set_grad_enabled(edited.requires_grad):
             return _joined(self._fitting.run(run, *input_ids.shape))
@@ -225,11 +226,16 @@ class BlockModel:
         self,
         input_ids: Int64[Tensor, "batch length"],
         attention_mask: Int64[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length vocab"]:
-        """Return the whole model's logits."""
+        keep: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "*places vocab"]:
+        """Return the whole model's logits, [batch, length, vocab].
+
+        With ``keep``, those after the tokens where it is true, [kept, vocab]: the output embedding,
+        a third of a small model's work, is computed nowhere else.
+        """
 
         def run(part: slice) -> Tensor:
-            return self._forward(input_ids[part], attention_mask[part])
+            return self._forward(input_ids[part], attention_mask[part], _part(keep, part))
 
         return _joined(self._fitting.run(run, *input_ids.shape))
 
@@ -241,12 +247,27 @@ class BlockModel:
         ids = torch.arange(_PROBE_LENGTH, device=self.device)[None] % self.vocabulary
         return ids, torch.ones_like(ids)
 
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(
-            input_ids=input_ids.to(self.device),
-            attention_mask=attention_mask.to(self.device),
-            use_cache=False,
-        ).logits
+    def _forward(
+        self, input_ids: Tensor, attention_mask: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        with ExitStack() as stack:
+            head = None if keep is None else self.model.get_output_embeddings()
+            if head is not None:
+                whole = head.forward
+
+                def at_kept(hidden: Tensor) -> Tensor:
+                    return whole(hidden[keep][None])
+
+                stack.enter_context(forward_replaced(head, at_kept))
+            logits = self.model(
+                input_ids=input_ids.to(self.device),
+                attention_mask=attention_mask.to(self.device),
+                use_cache=False,
+            ).logits
+        if keep is None:
+            return logits
+        # Some families multiply by the output embedding themselves.
+        return logits[keep] if logits.shape[:2] == keep.shape else logits[0]
 
     def _as_output(self, hidden: Tensor) -> Any:
         """Return ``hidden`` as a block of this family returns it: a tensor or a tuple."""
@@ -281,6 +302,10 @@ class BlockModel:
                 " blocks depend on more than the residual stream, such as keys and values of"
                 " earlier blocks; `weights` still works"
             )
+
+
+def _part(keep: Tensor | None, part: slice) -> Tensor | None:
+    return None if keep is None else keep[part]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

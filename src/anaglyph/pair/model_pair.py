@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -399,10 +399,12 @@ class ModelPair:
         edited: Array,
         input_ids: Array,
         attention_mask: Array,
-    ) -> Float[Tensor, "batch length vocab"]:
+        keep: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "*places vocab"]:
         """Return one model's logits when decoder block ``layer`` outputs ``edited``.
 
         Blocks 0 to ``layer`` are not computed. Gradients flow to ``edited`` if it asks for them.
+        ``keep`` as in `logits`.
 
         Raises:
             InputError: A layer, shape, token id or the padding is out of order.
@@ -418,15 +420,20 @@ class ModelPair:
                     f"edited activations have shape {tuple(edited.shape)}, the tokens and model"
                     f" need {expected}"
                 )
-            return self.shared(side, model.run_from(layer, edited, input_ids, attention_mask))
+            logits = model.run_from(layer, edited, input_ids, attention_mask, keep)
+            return self.shared(side, logits)
 
     def logits(
         self,
         side: Side,
         input_ids: Array,
         attention_mask: Array,
-    ) -> Float[Tensor, "batch length vocab"]:
-        """Return one model's logits.
+        keep: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "*places vocab"]:
+        """Return one model's logits, [batch, length, vocab].
+
+        With ``keep``, those after the tokens where it is true, [kept, vocab], in the order of the
+        batch; the others are not computed.
 
         Raises:
             InputError: A token id or the padding is out of order.
@@ -434,7 +441,7 @@ class ModelPair:
         input_ids, attention_mask = self._checked(input_ids, attention_mask)
         self._check_predictions()
         with self._running(side) as model:
-            return self.shared(side, model.logits(input_ids, attention_mask))
+            return self.shared(side, model.logits(input_ids, attention_mask, keep))
 
     @torch.no_grad()
     def span_logprobs(
