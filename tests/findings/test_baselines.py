@@ -1,12 +1,14 @@
 """What cheap looks say of a finding: a planted weight edit's direction, and KL where it fires."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anaglyph.behaviour.outputs import kept_gap
 from anaglyph.behaviour.predictions import both_models
 from anaglyph.core.schemas import Finding
 from anaglyph.core.settings import FindSettings
@@ -17,6 +19,7 @@ from anaglyph.direct.tokens import token_differences
 from anaglyph.findings.baselines import with_baselines
 from anaglyph.findings.discovery import Discovery
 from anaglyph.pair import ModelPair
+from anaglyph.store import collect
 from anaglyph.subject import Subject
 
 WIDTH, MOST, THRESHOLD = 128, 600, 0.01
@@ -53,10 +56,19 @@ def found() -> Discovery:
     return Discovery((new, new, shift), dic, (0, 1, None), None, None)
 
 
-def told(pair: ModelPair, layer: int) -> Discovery:
+def told(pair: ModelPair, layer: int, gap_tokens: int = MOST) -> Discovery:
     corpus = load_corpus(tiny_pair().corpus[0], pair.tokenizer)
-    subject = Subject.of(pair=pair, corpus=corpus, layer=layer)
-    return with_baselines(subject, found(), FindSettings(find_tokens=MOST))
+    with tempfile.TemporaryDirectory() as folder:
+        store = collect(pair, corpus, layers=[layer], out=Path(folder) / "activations")
+        subject = Subject.of(pair=pair, corpus=corpus, store=store)
+        kept_gap(subject, gap_tokens)
+        return with_baselines(subject, found(), FindSettings(find_tokens=MOST))
+
+
+def test_texts_whose_predictions_were_not_compared_before_are_read(edited: ModelPair):
+    before, now = (told(edited, 1, tokens).findings[0].evidence for tokens in (MOST, 50))
+    assert now["kl_here"] == pytest.approx(before["kl_here"], rel=1e-4)
+    assert now["kl_elsewhere"] == pytest.approx(before["kl_elsewhere"], rel=1e-4)
 
 
 def test_the_edit_s_direction_is_one_that_the_weights_write(edited: ModelPair):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.core.schemas import RoleGap
@@ -22,10 +23,12 @@ class Gap:
     Attributes:
         kl: Mean KL(p_tuned || p_base), nats a token, with its 95% interval over sequences.
         roles: The same by role of the token at which the prediction is made, largest share first.
+        by_token: The KL at each token of each sequence that was read, nats.
     """
 
     kl: Interval
     roles: tuple[RoleGap, ...]
+    by_token: dict[int, Float[np.ndarray, " tokens"]]
 
 
 @torch.no_grad()
@@ -43,7 +46,7 @@ def prediction_gap(subject: Subject, max_tokens: int = 4096) -> Gap:
     chosen = corpus.draw_heldout(max_tokens, subject.seed)
     lengths = corpus.lengths
     total = int(lengths[chosen].sum())
-    sums, tokens, done = [], [], 0
+    sums, tokens, done, by_token = [], [], 0, dict[int, np.ndarray]()
     by_role = np.zeros((2, len(ROLES)))
     for sequences, ids, mask in padded_batches(corpus, chosen, TOKEN_BUDGET):
         tuned, base = pair.logits("tuned", ids, mask), pair.logits("base", ids, mask)
@@ -51,6 +54,8 @@ def prediction_gap(subject: Subject, max_tokens: int = 4096) -> Gap:
         kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape)
         sums.append((kl * mask).sum(1).numpy())
         tokens.append(lengths[sequences])
+        for row, sequence in enumerate(sequences.tolist()):
+            by_token[sequence] = kl[row, : lengths[sequence]].numpy()
         roles = np.concatenate([corpus.sequence(int(each))[1] for each in sequences])
         by_role[0] += np.bincount(roles, kl[mask.bool()].numpy(), len(ROLES))
         by_role[1] += np.bincount(roles, minlength=len(ROLES))
@@ -70,4 +75,9 @@ def prediction_gap(subject: Subject, max_tokens: int = 4096) -> Gap:
         if count
     ]
     gaps.sort(key=lambda gap: -(gap.share or 0.0))
-    return Gap(mean_kl(np.concatenate(sums), counted, draws), tuple(gaps))
+    return Gap(mean_kl(np.concatenate(sums), counted, draws), tuple(gaps), by_token)
+
+
+def kept_gap(subject: Subject, max_tokens: int) -> Gap:
+    """Return the subject's `prediction_gap`, measured the first time it is asked for."""
+    return subject.once("prediction gap", lambda: prediction_gap(subject, max_tokens))

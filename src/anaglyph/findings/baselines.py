@@ -5,6 +5,7 @@ that a changed weight matrix writes, or its tokens are those at which prediction
 cheap look would have led there too.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from anaglyph.behaviour.kl import token_kl
-from anaglyph.behaviour.predictions import both_models
+from anaglyph.behaviour.outputs import TOKEN_BUDGET as AT_ONCE
+from anaglyph.behaviour.outputs import kept_gap
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.settings import FindSettings
+from anaglyph.corpus import padded_batches
 from anaglyph.dictionaries import Dictionary
 from anaglyph.direct.weights import directions, weight_changes
 from anaglyph.findings.discovery import Discovery
@@ -59,7 +62,8 @@ def with_baselines(
     if texts is None:
         drawn = subject.corpus.draw_heldout(settings.find_tokens, subject.seed)
         texts = Texts(drawn, np.ones(len(drawn)))
-    here, elsewhere = _kl(subject, dic, texts)
+    known = kept_gap(subject, settings.find_tokens).by_token
+    here, elsewhere = _kl(subject, dic, texts, known)
     findings = []
     for finding, atom in zip(found.findings, found.atoms, strict=True):
         if atom is not None:
@@ -86,26 +90,37 @@ def _written(subject: Subject, dic: Dictionary) -> Float64[ndarray, " atoms"]:
     return np.abs(atoms @ np.stack(rows).T).max(1)
 
 
-@torch.no_grad()
 def _kl(
-    subject: Subject, dic: Dictionary, texts: Texts
+    subject: Subject, dic: Dictionary, texts: Texts, known: Mapping[int, ndarray]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Return mean KL at the tokens where each atom fires, and at all others."""
-    pair, corpus, layer = subject.pair, subject.corpus, subject.layer
-    weights = np.zeros(corpus.n_sequences)
-    weights[texts.sequences] = texts.weights
-    weights = np.repeat(weights, corpus.lengths)
-    sums, counts = np.zeros((2, dic.n_latents)), np.zeros((2, dic.n_latents))
-    for batch in both_models(pair, corpus, [layer], sequences=texts.sequences):
-        kl = np.concatenate([token_kl(c.tuned, c.base).cpu().numpy() for c in batch.chunks()])
-        sides = (batch.base[layer].cpu().float(), batch.tuned[layer].cpu().float())
-        fires = dic.encode(*sides).dense(dic.n_latents) > 0
-        counted = weights[batch.tokens]
-        for row, there in enumerate((fires, ~fires)):
-            sums[row] += (counted * kl) @ there
-            counts[row] += counted @ there
+    """Return mean KL at the tokens where each atom fires, and at all others.
+
+    ``known`` is the KL at each token of the texts that were read before; others are read now.
+    """
+    corpus = subject.corpus
+    known = {**known, **_read(subject, [i for i in texts.sequences.tolist() if i not in known])}
+    tokens = np.concatenate([np.arange(*corpus.offsets[i : i + 2]) for i in texts.sequences])
+    kl = np.concatenate([known[i] for i in texts.sequences.tolist()])
+    counted = np.repeat(texts.weights, corpus.lengths[texts.sequences])
+    fires = dic.encode(*subject.store.gather(tokens)).dense(dic.n_latents) > 0
+    sums, counts = (
+        np.stack([values @ there for there in (fires, ~fires)])
+        for values in (counted * kl, counted)
+    )
     here, elsewhere = (
         [float(total / count) if count else None for total, count in zip(*each, strict=True)]
         for each in zip(sums, counts, strict=True)
     )
     return here, elsewhere
+
+
+@torch.no_grad()
+def _read(subject: Subject, sequences: list[int]) -> dict[int, ndarray]:
+    """Return the KL of the models' predictions at each token of some texts, nats."""
+    found = {}
+    for rows, ids, mask in padded_batches(subject.corpus, np.array(sequences, np.int64), AT_ONCE):
+        tuned, base = (subject.pair.logits(side, ids, mask) for side in ("tuned", "base"))
+        kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape)
+        for row, sequence in enumerate(rows.tolist()):
+            found[sequence] = kl[row, : subject.corpus.lengths[sequence]].numpy()
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from anaglyph.behaviour.outputs import Gap, prediction_gap
+from anaglyph.behaviour.outputs import kept_gap
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Apart, Finding, Verdict
@@ -377,7 +377,7 @@ def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict
     if subject.pair.spans is not None:
         said = "predictions are not compared, for they are of different tokens"
         return verdict.model_copy(update={"reason": f"{said}; {verdict.reason}"})
-    gap = _gap(subject, settings)
+    gap = kept_gap(subject, settings.find_tokens)
     update = {"kl": gap.kl.value, "kl_low": gap.kl.low, "kl_high": gap.kl.high, "roles": gap.roles}
     apart = apart.model_copy(update=update)
     kl = gap.kl.value or 0.0
@@ -394,10 +394,6 @@ def _with_predictions(subject: Subject, settings: FindSettings, verdict: Verdict
     return verdict.model_copy(update={"reason": said, "apart": apart})
 
 
-def _gap(subject: Subject, settings: FindSettings) -> Gap:
-    return subject.once("prediction gap", lambda: prediction_gap(subject, settings.find_tokens))
-
-
 def first_look(subject: Subject, settings: FindSettings) -> str | None:
     """Say in a sentence how far apart the models are; None where that says nothing.
 
@@ -405,7 +401,7 @@ def first_look(subject: Subject, settings: FindSettings) -> str | None:
     """
     if not subject.has_models or subject.pair.spans is not None or subject.pair.same_weights:
         return None
-    gap, relative = _gap(subject, settings), relative_difference(subject.store)
+    gap, relative = kept_gap(subject, settings.find_tokens), relative_difference(subject.store)
     apart = Apart(layer=subject.layer, activations=relative, kl=gap.kl.value, roles=gap.roles)
     said = f"Predictions differ by {gap.kl.value or 0.0:.3g} nats a token{_where(apart)}"
     if relative is not None:

@@ -34,7 +34,11 @@ def rough_products(model: PreTrainedModel) -> Iterator[None]:
         ...     model.generate(ids)
     """
     head = model.get_output_embeddings()
-    layers = [each for each in model.modules() if _is_slow(each) and each is not head]
+    layers = [
+        each
+        for each in model.modules()
+        if isinstance(each, nn.Linear) and each is not head and _is_slow(each)
+    ]
     if not multiplies_bfloat16(model.device) or model.num_parameters() > _MOST_WEIGHTS:
         layers = []
     with ExitStack() as stack:
@@ -43,13 +47,13 @@ def rough_products(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-def _is_slow(module: nn.Module) -> bool:
-    """Say whether a module is a plain float32 linear layer, large and not replaced already."""
+def _is_slow(layer: nn.Linear) -> bool:
+    """Say whether a layer is plain, in float32, large and not replaced already."""
     return (
-        type(module) is nn.Linear
-        and module.weight.dtype == torch.float32
-        and module.weight.numel() >= _LEAST_WEIGHTS
-        and "forward" not in vars(module)
+        type(layer) is nn.Linear
+        and layer.weight.dtype == torch.float32
+        and layer.weight.numel() >= _LEAST_WEIGHTS
+        and "forward" not in vars(layer)
     )
 
 
