@@ -165,10 +165,6 @@ def test_settings_of_the_benchmark(anaglyph):
     refused(anaglyph("planted", "--preset", "easy", "--k", "many"), "many")
 
 
-def test_a_number_that_no_loop_can_count_to(anaglyph):
-    refused(anaglyph("planted", "--preset", "easy", "--seeds", "9" * 23), "too large")
-
-
 def test_memory_that_there_is_not(finished, anaglyph):
     """On a CPU torch tells of it by a RuntimeError."""
     refused(anaglyph("train", finished, "--latents", str(10**13)), "out of memory")

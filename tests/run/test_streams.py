@@ -1,4 +1,4 @@
-"""What a shell does to the streams of a command: closed, full, a reader that has gone."""
+"""Commands in a shell: closed and full streams, a reader that has gone, a number beyond counting."""
 
 import subprocess
 import sys
@@ -19,6 +19,7 @@ CASES = [
     ("methods --json | true", 141),
     ("--version | true", 141),
     ("diff --help | true", 141),
+    (f"planted --preset easy --seeds {'9' * 23}", 2),
 ]
 
 
