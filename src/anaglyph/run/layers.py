@@ -82,7 +82,6 @@ def chosen_layers(subject: Subject, folder: Path) -> ChosenLayers:
         {
             "pair": subject.pair.fingerprints,
             "corpus": subject.corpus.fingerprint,
-            "seed": subject.seed,
             "computed": subject.computed,
             "code": CODE,
         }
@@ -126,7 +125,14 @@ def _measured(subject: Subject) -> list[Readable]:
     visited = np.unique(np.linspace(0, last, min(last + 1, MOST_LAYERS)).round().astype(int))
     rank = min(RANK, width // 2)
     settings = CausalSettings(positions=("all",), edit_at=(), causal_tokens=TOKENS)
-    swept = layer_sweep(subject, visited.tolist(), settings, ranks=(rank,))
+    # Another seed reads the same activations, so it must not choose other layers.
+    unseeded = Subject.of(
+        pair=subject.pair,
+        corpus=subject.corpus,
+        settings=subject.settings.changed(seed=0),
+        progress=subject.progress,
+    )
+    swept = layer_sweep(unseeded, visited.tolist(), settings, ranks=(rank,))
     found = []
     for layer in visited.tolist():
         rows = swept.filter(layer=layer)
