@@ -4,7 +4,7 @@ One pass without dictionaries, over the few texts of many in which the predictio
 each layer l let K(l) be the KL to the tuned model with the base's activation put in there: that
 much of the change is formed up to l. Let R(l) be what 16 principal components of the difference,
 fitted on every other text, close of K(l) in the rest, in nats a token: that much is formed and can
-be read from few directions. The layers are the first at which R reaches 50%, 90% and
+be read from few directions. The layers are the first at which R reaches 50%, 75% and
 25% of its largest value. The first of these is that of the dictionaries. Earlier layers show what
 the change starts from, later ones what is formed last. The last block is left out: a direction of
 its output is a change of single next tokens.
@@ -30,7 +30,7 @@ from anaglyph.core.validation import validate
 from anaglyph.run.folder import LAYERS
 from anaglyph.subject import Subject
 
-READABLE = (0.5, 0.9, 0.25)
+READABLE = (0.5, 0.75, 0.25)
 """Shares of the most that can be read at any layer; the first layer to reach each is chosen."""
 RANK = 16
 READ, TOKENS = 4096, 512
@@ -120,7 +120,7 @@ def choose(measured: list[Readable]) -> tuple[tuple[int, ...], str]:
     chosen = {each.layer: each.readable / most for each in firsts}
     said = ", ".join(f"layer {layer} ({share:.0%})" for layer, share in chosen.items())
     reason = (
-        f"{said}: the first at which {RANK} directions carry 50%, 90% and 25% of the most that "
+        f"{said}: the first at which {RANK} directions carry 50%, 75% and 25% of the most that "
         f"they carry at any layer ({most:.3g} nats a token)"
     )
     return tuple(chosen), reason
