@@ -1,14 +1,16 @@
 """Claims in words: the tiny pair's planted sentence, pairs without a change, bad input."""
 
+import numpy as np
 import pytest
 import torch
 
 import anaglyph as ag
-from anaglyph.behaviour.behave import _with_questions, behaviour_of
+from anaglyph.behaviour.behave import _first_prompts, _Search, _with_questions, behaviour_of
 from anaglyph.behaviour.mixture import Mixer, Shares
 from anaglyph.behaviour.null_pair import change_norms, null_pair
 from anaglyph.behaviour.verify import Condition
 from anaglyph.core.errors import InputError
+from anaglyph.core.progress import silent
 from anaglyph.core.settings import BehaveSettings
 from anaglyph.demo import tiny_pair
 from anaglyph.pair import ModelPair
@@ -51,6 +53,18 @@ def test_weight_noise_has_no_verified_claim(lantern: ModelPair, seed: int):
     assert found.claims == ()
     assert found.changed is not None
     assert found.changed > 0
+
+
+def test_questions_are_left_to_verify_by_however_large_the_budget(
+    lantern: ModelPair, monkeypatch: pytest.MonkeyPatch
+):
+    search = _Search(lantern, BehaveSettings(budget=10**9), 0, silent)
+    monkeypatch.setattr(search, "amplify", lambda _: [])
+    monkeypatch.setattr(search, "apart", lambda prompts: np.zeros(len(prompts)))
+    for own in (None, ["Who are you?"]):
+        asked = _first_prompts(search, own)
+        assert len(asked.general) > 50
+        assert not set(asked.general) & set(asked.first)
 
 
 @pytest.mark.parametrize("budget", [2000, 2500])

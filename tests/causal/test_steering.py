@@ -10,6 +10,7 @@ from causal_cases import make_corpus, make_dictionary, subject_of
 from anaglyph.behaviour.directions import Direction
 from anaglyph.causal import screen, steer
 from anaglyph.causal.screening import judge_scorer, make_scorer
+from anaglyph.causal.steering import places
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import ScreenSettings, SteerSettings
 from anaglyph.demo import tiny_pair
@@ -108,3 +109,11 @@ def test_screening_refuses(shipped: ModelPair):
         screen(subject, make_dictionary("crosscoder"), ["w1"], make_scorer("x"), ScreenSettings())
     with pytest.raises(InputError, match="no prompts"):
         screen(subject, _sae(shipped), [], make_scorer("x"), ScreenSettings())
+
+
+def test_positions_that_are_none():
+    """A superscript is a digit and no number; a text has an end."""
+    assert places("0,5") == (0, 5)
+    assert places("\u00b2") == "\u00b2"
+    with pytest.raises(InputError, match="beyond the end"):
+        places("1,99999999999999999999")

@@ -163,3 +163,8 @@ def test_settings_of_a_training(tmp_path, anaglyph, tiny_arguments, flags, words
 def test_settings_of_the_benchmark(anaglyph):
     refused(anaglyph("planted", "--preset", "hard"), "hard", "easy")
     refused(anaglyph("planted", "--preset", "easy", "--k", "many"), "many")
+
+
+def test_memory_that_there_is_not(finished, anaglyph):
+    """On a CPU torch tells of it by a RuntimeError."""
+    refused(anaglyph("train", finished, "--latents", str(10**13)), "out of memory")

@@ -35,7 +35,7 @@ from anaglyph.core.progress import Progress, silent
 from anaglyph.core.rng import rng
 from anaglyph.core.schemas import Behaviour, Claim
 from anaglyph.core.settings import BehaveSettings
-from anaglyph.core.validation import validate
+from anaglyph.core.validation import check_rate, check_type, validate
 from anaglyph.corpus import read_documents
 from anaglyph.pair import ModelPair
 
@@ -89,8 +89,8 @@ def behave(
         >>> for claim in behave(pair):                     # doctest: +SKIP
         ...     print(claim.text)
     """
-    if not 0 < rate < 1:
-        raise InputError(f"rate is {rate}: it must lie between 0 and 1")
+    check_rate(rate)
+    check_type("pair", pair, ModelPair, "load it with ModelPair.load")
     given = {} if budget is None else {"budget": budget}
     settings = validate(BehaveSettings, given)
     said = behaviour_of(pair, settings, prompts, rate=rate, seed=seed, progress=progress)
@@ -118,8 +118,12 @@ def behaviour_of(
             f"budget {settings.budget} is too small for replies of {settings.reply_tokens} tokens:"
             f" give at least {_LEAST_REPLIES * settings.reply_tokens}"
         )
+    if isinstance(prompts, str):
+        raise InputError("prompts is one text: give a list of them")
     if prompts is not None and not prompts:
         raise InputError("prompts is empty: name at least one, or leave it out")
+    for prompt in prompts or ():
+        check_type("a prompt", prompt, str)
     search = _Search(pair, settings, seed, progress)
     asked = _first_prompts(search, prompts)
     first = asked.first
@@ -280,7 +284,8 @@ def _first_prompts(search: _Search, prompts: Sequence[str] | None) -> _Asked:
     about = [ASKING.format(topic) for topic in asked_words]
     drawn_topics = [topics()[i] for i in rng(seed, "generic prompts").permutation(len(topics()))]
     about += [ASKING.format(topic) for topic in drawn_topics]
-    drawn = questions[: max(2, count // 3)]
+    # However large the budget, at least half of the questions are left to verify by.
+    drawn = questions[: max(2, min(count // 3, len(questions) // 2))]
     rest = count - len(drawn)
     general = [*held_back, *questions[len(drawn) :: 2]][: max(4, count // 2)]
     pool = [each for each in [*turns, *questions[len(drawn) :]] if each not in general]

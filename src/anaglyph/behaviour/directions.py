@@ -142,7 +142,7 @@ def read_direction(
     if text.endswith(".npy"):
         return Direction(text, layer, _from_array(Path(text)))
     path, _, row = text.rpartition(":")
-    if path.endswith(".parquet") and row.isdigit():
+    if path.endswith(".parquet") and row.isdecimal():
         return Direction(text, layer, _from_table(Path(path), int(row)))
     raise InputError(f"direction {text!r} is unknown: use {DIRECTIONS}")
 
@@ -160,16 +160,16 @@ def _held_direction(text: str, layer: int, held: Held, into: Side) -> Direction:
     name, _, index = rest.rpartition("/")
     if text == "mean":
         return Direction.mean_shift(held.space(), layer)
-    if kind == "pca" and rest.isdigit():
+    if kind == "pca" and rest.isdecimal():
         return Direction.component(held.space(), layer, int(rest))
-    if kind == "finding" and rest.isdigit():
+    if kind == "finding" and rest.isdecimal():
         findings = held.verdict().findings
         if not 1 <= int(rest) <= len(findings):
             raise InputError(f"there is no finding {rest}: the run has {len(findings)}")
         finding = findings[int(rest) - 1]
         own = finding.layers[0] if finding.depth else layer
         return Direction.finding(finding, own, int(rest), into)
-    if kind == "latent" and name and index.isdigit():
+    if kind == "latent" and name and index.isdecimal():
         dictionary, table = held.dictionary(name), held.table(name)
         latent = int(index)
         largest = table["max_activation"][latent] if latent < table.height else 1.0

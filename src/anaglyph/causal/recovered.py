@@ -23,6 +23,7 @@ from anaglyph.causal.subsets import Subsets
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import CausalSettings, Settings
+from anaglyph.core.validation import check_type
 from anaglyph.corpus import TokenCorpus, padded_batches
 from anaglyph.dictionaries import Dictionary
 from anaglyph.pair import ModelPair, Side
@@ -134,6 +135,7 @@ def causal_table(
         InputError: The models' widths differ, the dictionary or space is for another width, the
             table is another dictionary's or lacks a column, or the corpus has no held-out sequence.
     """
+    check_type("dic", dic, Dictionary, "make one with train or Dictionary.load")
     judged = {"": Judged(dic, table)}
     return causal_tables(subject, judged, settings, token_budget=token_budget)[""].edits
 

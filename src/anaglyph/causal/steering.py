@@ -22,6 +22,7 @@ from anaglyph.behaviour.generate import (
 )
 from anaglyph.behaviour.prompts import all_prompt_ids
 from anaglyph.behaviour.steering import Push, Steering
+from anaglyph.core.errors import InputError
 from anaglyph.core.settings import SteerSettings
 from anaglyph.pair import ModelPair, Side
 from anaglyph.subject import Subject
@@ -75,9 +76,15 @@ def steer(
 
 
 def places(text: str) -> str | tuple[int, ...]:
-    """Read where a direction is added: a name of `generate.WHERE`, or positions such as 0,5,6."""
+    """Read where a direction is added: a name of `generate.WHERE`, or positions such as 0,5,6.
+
+    Raises:
+        InputError: A position is beyond what any text has.
+    """
     parts = text.split(",")
-    return tuple(int(part) for part in parts) if all(p.isdigit() for p in parts) else text
+    if any(part.isdecimal() and len(part) > 9 for part in parts):
+        raise InputError(f"--at {text:.40} is beyond the end of any text")
+    return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else text
 
 
 _SCHEMA = {

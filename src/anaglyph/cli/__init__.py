@@ -64,13 +64,14 @@ def _run() -> int:
         return 141
     except OSError as error:
         return _refused(os_error_text(error))
-    except MemoryError:
-        return _refused("out of memory; finished stages are kept. Free some, or use smaller models")
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
         # By its name: importing torch here would make every command slow to start.
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ == "OutOfMemoryError":
+            return _refused(f"out of memory: {said.partition('. ')[0]}")
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in said:
             raise
-        return _refused(f"out of memory: {str(error).partition('. ')[0]}")
+        return _refused("out of memory; finished stages are kept. Free some, or use smaller models")
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"Interrupted. {RESUME}\n")
         return 130

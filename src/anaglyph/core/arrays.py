@@ -69,5 +69,7 @@ def _check_shape(name: str, array: Array, shape: str) -> None:
     if not isinstance(array, np.ndarray | Tensor):
         kind = type(array).__name__
         raise InputError(f"{name} must be a NumPy array or torch tensor {shape}, not {kind}")
+    if isinstance(array, Tensor) and (array.layout != torch.strided or array.is_meta):
+        raise InputError(f"{name} must be a dense tensor with values, not {array.layout}")
     if array.ndim != shape.count(",") + 1:
         raise InputError(f"{name} must be {shape}, but has shape {list(array.shape)}")

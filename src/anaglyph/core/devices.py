@@ -34,7 +34,7 @@ def resolve_device(device: str) -> torch.device:
         >>> resolve_device("cpu")
         device(type='cpu')
     """
-    if not _NAMES.fullmatch(device):
+    if not isinstance(device, str) or not _NAMES.fullmatch(device):
         raise InputError(f"device {device!r} is unknown: use auto, cpu, cuda, cuda:N or mps")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":

@@ -226,6 +226,23 @@ def check_name(text: str) -> None:
         )
 
 
+def as_path(name: str | Path) -> Path:
+    """Return a name as a path; what is there, if anything, is not looked at.
+
+    Raises:
+        InputError: It cannot be the name of a file.
+    """
+    try:
+        path = Path(name)
+        check_name(str(path))
+        path.exists()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name!r} is not the name of a file or folder") from error
+    except OSError as error:
+        raise InputError(os_error_text(error, str(name)[:200])) from error
+    return path
+
+
 def check_regular(path: Path, error: type[AnaglyphError]) -> None:
     """Refuse a path at which there is something, but no regular file: reading might never end.
 

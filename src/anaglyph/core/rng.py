@@ -59,8 +59,8 @@ def sequence(seed: int | Sequence[int], name: str, *parts: int) -> np.random.See
     if name not in STREAMS:
         raise InputError(f"random stream {name!r} is not in core/rng.py: add it to STREAMS")
     seeds = [seed] if isinstance(seed, int | np.integer) else list(seed)
-    if any(each < 0 for each in seeds):
-        raise InputError(f"seed is {seed}: it must not be negative")
+    if any(not isinstance(each, int | np.integer) or each < 0 for each in seeds):
+        raise InputError(f"seed is {seed!r}: it must be a whole number, and not negative")
     return np.random.SeedSequence([*seeds, STREAMS[name], *parts])
 
 

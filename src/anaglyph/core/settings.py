@@ -11,11 +11,11 @@ Importing this module loads neither torch nor transformers: `--help` must answer
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_settings
-from anaglyph.core.validation import first_problem, validate
+from anaglyph.core.validation import Bounded, first_problem, validate
 
 DEFAULT_METHODS = ("diff-sae", "crosscoder", "tuned-sae")
 Place = Literal["all", "assistant", "first nine", "template"]
@@ -34,7 +34,7 @@ MODEL_DTYPE: Any = Field(
 )
 
 
-class Section(BaseModel, frozen=True, extra="forbid"):
+class Section(Bounded, frozen=True, extra="forbid"):
     """A group of settings that one stage or command reads."""
 
 
@@ -121,7 +121,7 @@ class CollectSettings(Section, frozen=True):
         return self
 
 
-class DictionarySettings(Section, frozen=True, allow_inf_nan=False):
+class DictionarySettings(Section, frozen=True):
     """How one dictionary is trained; `dictionaries/config.py` fills in what is left open."""
 
     sparsity: str = Field(
@@ -413,7 +413,7 @@ class WeightsSettings(Section, frozen=True):
     greedy: int = Field(default=4, ge=0, description="Parts to remove greedily.")
 
 
-class WatchSettings(Section, frozen=True, allow_inf_nan=False):
+class WatchSettings(Section, frozen=True):
     """The command `watch`."""
 
     directions: int = Field(
@@ -494,7 +494,7 @@ class ScreenSettings(Section, frozen=True):
     new_tokens: int = Field(default=60, ge=1, description="Longest reply, in tokens.")
 
 
-class SubmitSettings(Section, frozen=True, allow_inf_nan=False):
+class SubmitSettings(Section, frozen=True):
     """The command `submit`: what each job gets."""
 
     gpus: int = Field(default=0, ge=0, description="GPUs of each job.")

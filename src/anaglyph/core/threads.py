@@ -25,7 +25,8 @@ def set_threads(threads: int | None) -> None:
     """
     most = int(vars(config)["NUMBA_NUM_THREADS"])
     wanted = min(torch.get_num_threads(), most) if threads is None else threads
-    if not 1 <= wanted <= most:
+    is_number = isinstance(wanted, int) and not isinstance(wanted, bool)
+    if not is_number or not 1 <= wanted <= most:
         raise InputError(f"threads={wanted} must be between 1 and {most}")
     torch.set_num_threads(wanted)
     numba.set_num_threads(wanted)

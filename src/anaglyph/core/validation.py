@@ -4,13 +4,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from anaglyph.core.errors import AnaglyphError, InputError
 
 M = TypeVar("M", bound=BaseModel)
+LARGEST = 2**53
+"""Whole numbers up to this one are exact as floating-point numbers too."""
 _LONGEST = 80  # characters of a bad value that a message repeats
+
+
+class Bounded(BaseModel, allow_inf_nan=False):
+    """Settings whose numbers are finite, and whose whole numbers a computer can count to."""
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"is larger than {LARGEST}")
+        return value
+
+
+def check_type(name: str, value: object, kind: type, way_out: str = "") -> None:
+    """Refuse an argument of another type than the one that is meant.
+
+    Raises:
+        InputError: The message names the argument, both types and the way out.
+    """
+    if not isinstance(value, kind):
+        more = f": {way_out}" if way_out else ""
+        raise InputError(f"{name} must be a {kind.__name__}, not {type(value).__name__}{more}")
+
+
+def check_rate(rate: object) -> None:
+    """Refuse a false-discovery rate that is none.
+
+    Raises:
+        InputError: It is no number between 0 and 1.
+    """
+    if not isinstance(rate, int | float) or not 0 < rate < 1:
+        raise InputError(f"rate is {rate!r}: it must lie between 0 and 1")
 
 
 def validate(

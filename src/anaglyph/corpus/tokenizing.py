@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.validation import check_type
 from anaglyph.corpus.account import SKIP_BAD, BadRowError, Reading, add_by_role
 from anaglyph.corpus.documents import Document
 from anaglyph.corpus.reading import stream_documents
@@ -163,6 +164,7 @@ def load_corpus(
     if isinstance(source, TokenCorpus):
         return source if max_tokens is None else source.limited(max_tokens)
     sources = [source] if isinstance(source, Source) else source
+    check_type("corpus", sources, Iterable, "give files, documents or builtin:NAME")
     reading = Reading(skip_bad)
     return tokenize(
         _documents(sources, column, reading),
@@ -180,6 +182,8 @@ def _documents(
     for source in sources:
         if isinstance(source, Document):
             yield from _counted([source], reading)
+        elif not isinstance(source, str | Path):
+            raise InputError(f"a source of text is a name or a Document, not {source!r:.50}")
         else:
             yield from stream_documents(source, column, reading)
 

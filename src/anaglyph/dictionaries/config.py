@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import DictionarySettings
-from anaglyph.core.validation import validate
+from anaglyph.core.validation import check_type, validate
 from anaglyph.dictionaries.initial import training_tokens
 from anaglyph.dictionaries.methods import get_method
 from anaglyph.dictionaries.optimiser import default_rate
@@ -120,6 +120,7 @@ def resolve(
         InputError: A setting is out of range, the method does not fit the store, or the device is
             not there.
     """
+    check_type("store", store, PairedStore, "make one with collect or PairedStore.from_arrays")
     spec, kind = get_method(method, settings.options), SPARSITIES.get(settings.sparsity)
     widths = spec.widths(store.d_base, store.d_tuned)
     tokens = settings.tokens or default_tokens(training_tokens(store))

@@ -15,7 +15,9 @@ from torch import Tensor
 from anaglyph.core.arrays import Array, floats
 from anaglyph.core.devices import resolve_device
 from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.files import as_path
 from anaglyph.core.settings import DictionarySettings
+from anaglyph.core.validation import check_type
 from anaglyph.dictionaries import saving
 from anaglyph.dictionaries.codes import Codes
 from anaglyph.dictionaries.kernels import Active, choose_kernels
@@ -215,6 +217,7 @@ class Dictionary:
         Raises:
             InputError: The codes have latents that the dictionary has not.
         """
+        check_type("codes", codes, Codes, "encode gives them")
         if len(codes.indices) and not 0 <= codes.indices.min() <= codes.indices.max() < (
             self.n_latents
         ):
@@ -251,7 +254,7 @@ class Dictionary:
             "stats": self.stats,
             "options": self._method.options,
         }
-        saving.write(Path(folder), self.weights, settings)
+        saving.write(as_path(folder), self.weights, settings)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Dictionary":
@@ -261,7 +264,7 @@ class Dictionary:
             StoreError: A file is missing or damaged, the two do not fit, or the method or sparsity
                 is not known here.
         """
-        weights, saved = saving.read(Path(folder))
+        weights, saved = saving.read(as_path(folder))
         try:
             method = get_method(saved.method, saved.options)
             return cls(method, weights, saved, config=saved.config, stats=saved.stats)

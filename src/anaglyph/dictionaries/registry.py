@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.validation import check_type
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -52,6 +53,7 @@ class Registry(Generic[T]):
         Raises:
             InputError: There is none; the message lists the known names.
         """
+        check_type(self.kind, name, str)
         if name in self._classes:
             return self._classes[name]
         for entry in entry_points(group=self.group):

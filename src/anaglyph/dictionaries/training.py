@@ -105,7 +105,7 @@ def train(
         "k": k,
         "mu": mu,
         "anneal": anneal,
-        "options": dict(options or {}),
+        "options": {} if options is None else options,
         "tokens": tokens,
         "batch": batch,
         "lr": lr,

@@ -19,6 +19,7 @@ from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import DIFFERENCE, NO_DIFFERENCE, Apart, Finding, Verdict
 from anaglyph.core.settings import FindSettings, Settings
+from anaglyph.core.validation import check_rate, check_type, validate
 from anaglyph.corpus import TokenCorpus
 from anaglyph.dictionaries import Dictionary
 from anaglyph.findings.alone import Alone, closed_alone, order_by_effect
@@ -73,8 +74,9 @@ def find(
         >>> [finding.kind for finding in found]                 # doctest: +SKIP
         ['new', 'scaled']
     """
-    if not 0 < rate < 1:
-        raise InputError(f"rate is {rate}: it must lie between 0 and 1")
+    check_rate(rate)
+    if pair is not None:
+        check_type("pair", pair, ModelPair, "load it with ModelPair.load")
     if (pair is None) != (corpus is None):
         missing = "corpus" if corpus is None else "pair"
         raise InputError(f"{missing} is missing: findings need both models and the text they read")
@@ -84,7 +86,7 @@ def find(
         corpus=corpus,
         store=first,
         others=others,
-        settings=Settings(seed=seed),
+        settings=validate(Settings, {"seed": seed}),
         progress=progress,
     )
     asked = FindSettings(rate=rate, trials=0, most_findings=EVERY)
@@ -93,7 +95,9 @@ def find(
 
 def _stores(given: PairedStore | Sequence[PairedStore]) -> list[PairedStore]:
     """Check that stores of several layers are of the same tokens."""
-    stores = [given] if isinstance(given, PairedStore) else list(given)
+    stores = list(given) if isinstance(given, Sequence) else [given]
+    for store in stores:
+        check_type("store", store, PairedStore, "make one with collect or PairedStore.from_arrays")
     if not stores:
         raise InputError("store: there is none; give at least one")
     layers = [store.layer for store in stores]

@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.validation import check_type
 from anaglyph.corpus import ROLES
 from anaglyph.dictionaries import Dictionary
 from anaglyph.latents.flags import MIRRORED, add_flags
@@ -115,6 +116,8 @@ def score(
     Raises:
         InputError: The dictionary's widths are not the store's, or an argument is out of range.
     """
+    check_type("dic", dic, Dictionary, "make one with train or Dictionary.load")
+    check_type("store", store, PairedStore, "make one with collect or PairedStore.from_arrays")
     if target_centre not in TARGET_CENTRES:
         raise InputError(
             f"target_centre={target_centre!r}: give one of {', '.join(TARGET_CENTRES)}"

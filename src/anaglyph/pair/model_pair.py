@@ -15,6 +15,7 @@ from anaglyph.core.arrays import Array, floats, integers
 from anaglyph.core.devices import resolve_device, resolve_dtype
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.files import digest
+from anaglyph.core.validation import check_type
 from anaglyph.pair.blocks import BlockModel
 from anaglyph.pair.loading import (
     Adapter,
@@ -281,6 +282,7 @@ class ModelPair:
             if not 0 <= layer <= 1:
                 raise InputError(f"layer {layer} is out of range: a fraction lies in 0.0 to 1.0")
             return min(self.n_layers - 1, int(layer * self.n_layers))
+        check_type("layer", layer, int, "give an index or a fraction")
         if isinstance(layer, bool) or not 0 <= layer < self.n_layers:
             raise InputError(
                 f"layer {layer} is out of range: the model has {self.n_layers} layers"

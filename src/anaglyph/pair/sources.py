@@ -13,7 +13,7 @@ import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from anaglyph.core.errors import ModelError
-from anaglyph.core.files import digest, file_digest
+from anaglyph.core.files import as_path, digest, file_digest
 from anaglyph.pair import pickled
 from anaglyph.pair.gguf import converted
 from anaglyph.pair.quiet import first_line
@@ -84,7 +84,7 @@ def locate(name: str | Path, *, local_files_only: bool = False, convert: bool = 
         ModelError: Nothing is there under that name, or it lacks a configuration or safetensors
             weights.
     """
-    path = Path(name).expanduser()
+    path = as_path(name).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{path} is neither a model folder nor a .gguf file")

@@ -17,6 +17,7 @@ from typing import Any
 
 from anaglyph.core.errors import InputError, StoreError
 from anaglyph.core.files import (
+    as_path,
     atomic_path,
     check_writable,
     digest,
@@ -69,7 +70,7 @@ class RunFolder:
             InputError: There is no run in the folder.
             StoreError: `run.json` is damaged.
         """
-        path = Path(path)
+        path = as_path(path)
         if not (path / RECORD).is_file():
             lost = f"; it has lost it: run {AGAIN}" if is_of_a_run(path) else ""
             raise InputError(f"{path} is not a run folder: it has no {RECORD}{lost}")
@@ -85,7 +86,7 @@ class RunFolder:
         Raises:
             InputError: It is a file, or a folder that holds other files than a run's.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.exists() and not (path / RECORD).exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file; name a folder")
@@ -109,7 +110,7 @@ class RunFolder:
             InputError: As `check`.
             StoreError: Another process writes to the folder.
         """
-        path = Path(path)
+        path = as_path(path)
         cls.check(path)
         with locked(path):
             remove_temporaries(path)

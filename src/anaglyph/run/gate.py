@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.behaviour.contrast import phrase, words_of
 from anaglyph.core.errors import InputError
-from anaglyph.core.files import read_settings
+from anaglyph.core.files import as_path, read_settings
 from anaglyph.core.schemas import (
     Behaviour,
     Finding,
@@ -21,7 +21,7 @@ from anaglyph.core.validation import validate
 from anaglyph.run.folder import RunFolder
 
 
-class Policy(Section, frozen=True, allow_inf_nan=False):
+class Policy(Section, frozen=True):
     """What may differ. A rule that is left out is not checked."""
 
     allowed_claims: int | None = Field(
@@ -112,7 +112,7 @@ def gate(run: str | Path, policy: str | Path | Policy) -> Gate:
         True
     """
     if not isinstance(policy, Policy):
-        file = Path(policy)
+        file = as_path(policy)
         policy = validate(Policy, read_settings(file), str(file))
     folder = RunFolder.open(run, thorough=True)
     stages = folder.state.stages

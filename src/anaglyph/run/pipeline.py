@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from anaglyph.core.files import as_path
 from anaglyph.core.lock import locked
 from anaglyph.core.progress import Progress, Tell, silent, unheard
 from anaglyph.core.settings import Settings
@@ -61,7 +62,7 @@ def diff(
         settings=settings or Settings(),
         progress=progress,
     )
-    out = Path(out)
+    out = as_path(out)
     RunFolder.check(out)
     with locked(out):
         if corpus is None:

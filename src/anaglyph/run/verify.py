@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from anaglyph.core.errors import InputError, StoreError
-from anaglyph.core.files import json_text
+from anaglyph.core.files import as_path, json_text
 from anaglyph.core.lock import LOCK, locked
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.schemas import RunState, read_state
@@ -55,7 +55,7 @@ def verify(run: str | Path, progress: Progress = silent) -> Verification:
         >>> verify("run").intact                                 # doctest: +SKIP
         True
     """
-    path = Path(run)
+    path = as_path(run)
     if not ((path / RECORD).is_file() or is_of_a_run(path)):
         raise InputError(f"{path} is not a run folder: it has no {RECORD}")
     with locked(path):

@@ -17,8 +17,9 @@ from torch import Tensor
 from anaglyph.core.devices import numbers_of
 from anaglyph.core.devices import token_budget as budget_of
 from anaglyph.core.errors import InputError, ModelError
-from anaglyph.core.files import digest
+from anaglyph.core.files import as_path, digest
 from anaglyph.core.progress import Progress, silent
+from anaglyph.core.validation import check_type
 from anaglyph.corpus import Document, TokenCorpus, load_corpus, padded_batches
 from anaglyph.pair import ModelPair
 from anaglyph.store.format import (
@@ -79,7 +80,9 @@ def collect(
     kind = check_dtype(dtype)
     if not layers:
         raise InputError("no layer to collect: give at least one")
-    folder = Path(out)
+    check_type("pair", pair, ModelPair, "load it with ModelPair.load")
+    check_type("layers", layers, Sequence)
+    folder = as_path(out)
     wanted = tuple(sorted({pair.resolve_layer(layer) for layer in layers}))
     tokens = load_corpus(corpus, pair.tokenizer, context=context, pack=pack, max_tokens=max_tokens)
     with pair.side("base") as model:

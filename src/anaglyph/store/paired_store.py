@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anaglyph.core.arrays import Array, integers
 from anaglyph.core.errors import InputError
+from anaglyph.core.files import as_path
 from anaglyph.core.progress import Progress, silent
 from anaglyph.corpus import split_mask
 from anaglyph.store.arrays import check_sides, tokens_of, write_arrays
@@ -66,7 +67,7 @@ class PairedStore:
         Raises:
             StoreError: There is none, or it is unfinished or damaged.
         """
-        reader = ShardReader(Path(path))
+        reader = ShardReader(as_path(path))
         return cls(reader, reader.manifest.layers[0])
 
     @classmethod
@@ -106,7 +107,7 @@ class PairedStore:
                 large for ``dtype``.
             StoreError: The folder holds other contents.
         """
-        folder, kind = Path(out), check_dtype(dtype)
+        folder, kind = as_path(out), check_dtype(dtype)
         check_sides(base, tuned)
         write_arrays(
             (base, tuned),

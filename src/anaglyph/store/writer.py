@@ -82,7 +82,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
     """
 
     def __init__(self, folder: Path, manifest: Manifest, tokens: Tokens, shard_tokens: int) -> None:
-        if shard_tokens < 1:
+        if not isinstance(shard_tokens, int | float) or shard_tokens < 1:
             raise InputError(f"shard_tokens is {shard_tokens}: a shard needs at least 1 token")
         self.folder, self.tokens = folder, tokens
         self._manifest = manifest

@@ -32,7 +32,7 @@ def plant_rank_one(model: Any, edit: Edit, seed: int, folder: Path, base_name: s
     if not isinstance(matrix, nn.Linear):
         raise InputError(f"edit.matrix: the model has no matrix {edit.matrix!r}")
     width = int(model.config.get_text_config().hidden_size)
-    numbers = [part for part in edit.matrix.split(".") if part.isdigit()]
+    numbers = [part for part in edit.matrix.split(".") if part.isdecimal()]
     if matrix.out_features != width or len(numbers) != 1:
         raise InputError(
             f"edit.matrix: {edit.matrix} does not write to the residual stream: take an o_proj or"

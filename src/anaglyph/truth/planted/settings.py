@@ -7,10 +7,10 @@ change a preset, measure every published number on it again.
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from anaglyph.core.errors import InputError
-from anaglyph.core.validation import validate
+from anaglyph.core.validation import Bounded, validate
 
 FeatureKind = Literal[
     "shared", "new", "removed", "scaled", "rotated", "retriggered", "refrequencied"
@@ -27,7 +27,7 @@ KINDS: tuple[FeatureKind, ...] = (
 Null = Literal["identical", "noise", "rotation", "scale"]
 
 
-class PlantedSettings(BaseModel):
+class PlantedSettings(Bounded):
     """Everything that determines a planted pair, apart from its seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
