@@ -4,10 +4,10 @@ One pass without dictionaries, over the few texts of many in which the predictio
 each layer l let K(l) be the KL to the tuned model with the base's activation put in there: that
 much of the change is formed up to l. Let R(l) be what 16 principal components of the difference,
 fitted on every other text, close of K(l) in the rest, in nats a token: that much is formed and can
-be read from few directions. The layers are the first at which R reaches 50%, 75% and
-25% of its largest value. The first of these is that of the dictionaries. Earlier layers show what
-the change starts from, later ones what is formed last. The last block is left out: a direction of
-its output is a change of single next tokens.
+be read from few directions. The layers are the first at which R reaches 50%, 75% and 25% of its
+largest value. The first of these is that of the dictionaries. Earlier layers show what the change
+starts from, later ones what is formed last. The last block is left out: a direction of its output
+is a change of single next tokens.
 """
 
 from pathlib import Path
