@@ -1,4 +1,4 @@
-"""Commands in a shell: closed and full streams, a reader that has gone, numbers beyond counting."""
+"""Commands in a shell: closed and full streams, readers that have gone, numbers beyond counting."""
 
 import subprocess
 import sys
