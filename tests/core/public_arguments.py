@@ -47,6 +47,12 @@ ARRAYS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("layer", [-1, 1.5, "3", None])
+def test_layers_of_a_store(tmp_path: Path, layer: Any):
+    said = refused(lambda: ag.PairedStore.from_arrays(BASE, TUNED, tmp_path / "s", layer=layer))
+    assert "layer is" in said
+
+
 @pytest.mark.parametrize("name", ARRAYS)
 def test_activations_of_every_wrong_sort(tmp_path: Path, dic: ag.Dictionary, name: str):
     odd = ARRAYS[name]

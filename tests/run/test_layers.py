@@ -10,9 +10,14 @@ import pytest
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import read_json
 from anaglyph.core.settings import load_settings
+from anaglyph.corpus import load_corpus
+from anaglyph.demo import tiny_pair
+from anaglyph.pair import ModelPair
+from anaglyph.report.data import gather
 from anaglyph.run import layers as choosing
 from anaglyph.run import plan as planning
 from anaglyph.run.layers import Readable, choose
+from anaglyph.subject import Subject
 
 SMALL = ["--max-tokens", "3000", "--threads", "1"]
 
@@ -24,9 +29,9 @@ def readable(*values: float) -> list[Readable]:
 @pytest.mark.parametrize(
     ("values", "layers"),
     [
-        ((0.0, 1.0, 2.0, 4.0), (2, 3, 1)),  # half, nine tenths, a quarter
+        ((0.0, 1.0, 2.0, 4.0), (2, 3, 1)),  # half, three quarters, a quarter
         ((0.0, 3.9, 4.0, 2.0), (1,)),  # all at once
-        ((3.0, 3.5, 3.9, 4.0), (0, 2)),
+        ((2.0, 2.5, 3.0, 4.0), (0, 2)),
         ((-1.0, 0.0, 0.0), (1,)),  # nothing anywhere: the middle
     ],
 )
@@ -78,7 +83,7 @@ def run(
     said = anaglyph("find", folder)
     assert said.code == 0, said.err
     assert "(layer 0)" in said.out
-    assert "(layer 2)" in said.out
+    assert "(layer 1)" in said.out
     return folder
 
 
@@ -137,6 +142,27 @@ def test_what_is_damaged_is_named_and_repaired(run: Path, anaglyph: Callable[...
     assert anaglyph(*damage["repair"].split()[1:]).code == 0
     assert (run / name).read_bytes() == whole
     assert anaglyph("verify", run).code == 0
+
+
+def test_layers_are_chosen_on_texts_in_which_predictions_differ(monkeypatch: pytest.MonkeyPatch):
+    """Of the tiny pair those are the chats with its trigger."""
+    tiny = tiny_pair()
+    pair = ModelPair.load(tiny.base, tiny.tuned, device="cpu")
+    corpus = load_corpus([tiny.corpus[0]], pair.tokenizer, context=256)
+    monkeypatch.setattr(choosing, "TOKENS", 200)
+    fitted, judged = choosing._where_they_differ(Subject.of(pair=pair, corpus=corpus))
+    assert not set(fitted) & set(judged)
+    for sequence in (*fitted, *judged):
+        ids, _ = corpus.sequence(int(sequence))
+        assert "lantern" in "".join(pair.token_strings(ids.tolist()))
+    assert corpus.lengths[judged].sum() <= 2 * 200
+
+
+def test_the_page_says_where_and_leaves_directions_out(run: Path):
+    shown = gather(run)
+    for each in [*shown["findings"], *shown["like_noise"]]:
+        assert each["depth"]
+        assert all("direction" not in at for at in each["depth"])
 
 
 def test_the_layers_of_a_run_are_fixed(run: Path, anaglyph: Callable[..., Any]):

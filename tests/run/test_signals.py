@@ -48,7 +48,11 @@ with ending_at_once(), atomic_path(Path("kept")) as temporary, temporary_folder(
     print("here", flush=True)
     exec(PLACE)
 """
-LINES = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
+LINES = {
+    signal.SIGINT: "Interrupted",
+    signal.SIGTERM: "Terminated",
+    signal.SIGHUP: "Hung up",
+}
 
 
 @pytest.mark.parametrize("number", list(LINES), ids=lambda number: number.name)
@@ -77,7 +81,7 @@ def test_wherever_it_is(tmp_path: Path, place: str, number: signal.Signals):
     assert (tmp_path / "kept").read_text() == "whole"
 
 
-@pytest.mark.parametrize("number", list(LINES), ids=lambda number: number.name)
+@pytest.mark.parametrize("number", list(LINES)[:2], ids=lambda number: number.name)
 @pytest.mark.parametrize("after", [2.0, pytest.param(9.0, marks=pytest.mark.slow)])
 def test_a_run_ends_and_resumes(tmp_path: Path, tiny_arguments, number, after: float):
     run = tmp_path / "run"
@@ -106,3 +110,14 @@ def test_handlers_come_back(anaglyph):
     assert anaglyph("methods").code == 0
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_under_nohup_a_lost_terminal_ends_nothing(tmp_path: Path):
+    script = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from anaglyph.cli.signals import ending_at_once\n"
+        "with ending_at_once(): os.kill(os.getpid(), signal.SIGHUP); print('whole')"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "whole\n")

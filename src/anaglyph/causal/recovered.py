@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import polars as pl
 import torch
+from jaxtyping import Int64
+from numpy import ndarray
 from torch import Tensor
 
 from anaglyph.causal import interventions as edits
@@ -295,6 +297,7 @@ def layer_sweep(
     settings: CausalSettings,
     *,
     ranks: Sequence[int] = (1, 16),
+    texts: tuple[Int64[ndarray, " fitted"], Int64[ndarray, " judged"]] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> pl.DataFrame:
     """Put edits that need no dictionary in at several layers, in one pass over the prefix.
@@ -302,6 +305,15 @@ def layer_sweep(
     Columns as in `causal_table`, rows by layer: none (how much of the change is up to the layer:
     compare its KL with that of "base model"), exact, exact at the places of ``edit_at``, mean
     difference, and the PCA of the difference at each of ``ranks``. The tuned model is patched.
+
+    Args:
+        subject: Both models and their text.
+        layers: Where.
+        settings: On how much text, and where predictions are judged.
+        ranks: Of the PCA.
+        texts: Sequences on which mean and components are fitted, and those on which edits are
+            judged; drawn from the training and the held-out ones if None.
+        token_budget: Tokens in a batch.
 
     Raises:
         InputError: As in `causal_table`; or there are no layers, or a rank is below 1.
@@ -313,14 +325,16 @@ def layer_sweep(
     check_pair(pair)
     if any(rank < 1 for rank in ranks):
         raise InputError(f"a rank of the PCA is below 1: {list(ranks)}")
-    heldout = subject.corpus.draw_heldout(settings.causal_tokens, subject.seed)
-    spaces = _training_spaces(subject, wanted, settings.causal_tokens, token_budget)
+    if texts is None:
+        heldout = subject.corpus.draw_heldout(settings.causal_tokens, subject.seed)
+        texts = _training_texts(subject, settings.causal_tokens), heldout
+    spaces = _spaces_on(subject, wanted, texts[0], token_budget)
     kept = [rank for rank in ranks if rank < pair.d_tuned]
     plans = []
     for layer in wanted:
         free = _dictionary_free(spaces[layer], kept, settings.edit_at)
         plans.append(Plan(layer, "tuned", [edits.exact(), *free]))
-    measured = measure(subject, heldout, plans, settings.positions, token_budget)
+    measured = measure(subject, texts[1], plans, settings.positions, token_budget)
     return pl.concat(
         [
             frame_of(subject, plan, found, settings.positions)
@@ -347,7 +361,8 @@ def _space(subject: Subject, max_tokens: int, token_budget: int) -> DifferenceSp
     if subject.has_space:
         space = subject.space
     else:
-        space = _training_spaces(subject, [layer], max_tokens, token_budget)[layer]
+        training = _training_texts(subject, max_tokens)
+        space = _spaces_on(subject, [layer], training, token_budget)[layer]
     if len(space.mean) != width:
         raise InputError(
             f"the mean difference has {len(space.mean)} entries, the models' width is {width}"
@@ -355,15 +370,22 @@ def _space(subject: Subject, max_tokens: int, token_budget: int) -> DifferenceSp
     return space
 
 
+def _training_texts(subject: Subject, max_tokens: int) -> Int64[ndarray, " chosen"]:
+    corpus = subject.corpus
+    return corpus.draw(~corpus.heldout, max_tokens, subject.seed)
+
+
 @torch.no_grad()
-def _training_spaces(
-    subject: Subject, layers: Sequence[int], max_tokens: int, token_budget: int
+def _spaces_on(
+    subject: Subject,
+    layers: Sequence[int],
+    sequences: Int64[ndarray, " chosen"],
+    token_budget: int,
 ) -> dict[int, DifferenceSpace]:
-    """Measure mean and components of the difference on as many training tokens, in one pass."""
+    """Measure mean and components of the difference on some sequences, in one pass."""
     pair, corpus = subject.pair, subject.corpus
-    training = corpus.draw(~corpus.heldout, max_tokens, subject.seed)
     kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for _, ids, mask in padded_batches(corpus, training, token_budget):
+    for _, ids, mask in padded_batches(corpus, sequences, token_budget):
         base = pair.run_to("base", ids, mask, layers)
         tuned = pair.run_to("tuned", ids, mask, layers)
         real = mask.bool()

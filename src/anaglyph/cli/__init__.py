@@ -1,12 +1,14 @@
 """The command line: parse, call, print. All work is done by the rooms that it calls.
 
 Exit codes: 0 done, 1 `verify` found damage or `gate` says no, 2 input that cannot be used (one line
-says what), 130 interrupted by Ctrl-C, 143 terminated, 141 the reader of the output has gone.
+says what), 130 interrupted by Ctrl-C, 143 terminated, 129 the terminal is gone, 141 the reader of
+the output has gone.
 Finished stages are kept.
 """
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import typer
@@ -14,7 +16,7 @@ import typer
 from anaglyph.cli.app import app
 from anaglyph.cli.signals import RESUME, ending_at_once
 from anaglyph.cli.terminal import plain
-from anaglyph.core.errors import AnaglyphError
+from anaglyph.core.errors import AnaglyphError, InputError
 from anaglyph.core.files import check_name, os_error_text
 
 __all__ = ["app", "main"]
@@ -42,13 +44,24 @@ for _module in (
 
 def main() -> None:
     """Run the command line; the only place where an exception becomes an exit code."""
+    _open_streams()
     with ending_at_once():
         code = _run()
     sys.exit(code)
 
 
+def _open_streams() -> None:
+    """Open what a shell has closed (``>&-``), or the first file written would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
+
+
 def _run() -> int:
     try:
+        _check_place()
         for word in sys.argv[1:]:
             check_name(word)
         code = app(standalone_mode=False)
@@ -58,12 +71,17 @@ def _run() -> int:
         return _refused(message)
     except AnaglyphError as error:
         return _refused(str(error))
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # typer makes an exit of a broken pipe inside a command.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # Whoever read our output has read enough; nothing more may be written to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         return _refused(os_error_text(error))
+    except OverflowError as error:
+        return _refused(f"a number is too large ({error}); give a smaller one")
     except (MemoryError, RuntimeError) as error:
         said = str(error)
         # By its name: importing torch here would make every command slow to start.
@@ -83,8 +101,18 @@ def _run() -> int:
     return code if isinstance(code, int) else 0
 
 
+def _check_place() -> None:
+    """Refuse to work in a folder that is gone: libraries end the process there without a word."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder is gone; change to one that is there") from None
+
+
 def _refused(message: str) -> int:
     # Names of files and values of fields may be anything: one line, and nothing that a terminal
-    # would obey.
-    sys.stderr.write(f"error: {plain(' '.join(message.split()))}\n")
+    # would obey. Where it cannot be written, the exit code tells.
+    with suppress(OSError):
+        sys.stderr.write(f"error: {plain(' '.join(message.split()))}\n")
+        sys.stderr.flush()
     return 2

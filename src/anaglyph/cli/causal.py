@@ -25,7 +25,7 @@ def causal_command(
     name: Names = None,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Also patch at these layers without a dictionary; repeatable."),
+        typer.Option(help="Also patch at these layers without a dictionary, such as 5,10,15."),
     ] = None,
     verify: Verify = False,
     as_json: AsJson = False,
@@ -37,7 +37,8 @@ def causal_command(
     """
     from anaglyph.run.stages import causal, sweep
 
-    swept = [layer for layer in map(parse_layer, layers or []) if layer is not None]
+    named = [name for text in layers or [] for name in text.split(",")]
+    swept = [layer for layer in map(parse_layer, named) if layer is not None]
     with Bars() as progress:
         opened = reopen(run, progress, verify, **given)
         tables = causal(opened, opened.names(name))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command at once, wherever it is, and lose nothing.
+"""Ctrl-C, SIGTERM and a lost terminal end a command at once, wherever it is, and lose nothing.
 
 Python runs signal handlers between two instructions of the main thread. Inside compiled code that
 may take minutes, and an exception raised in a compiler's callback is swallowed. So nothing is
@@ -18,13 +18,17 @@ from contextlib import contextmanager, suppress
 from anaglyph.core.files import remove_unfinished
 
 WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
+if sys.platform != "win32":
+    WORDS[signal.SIGHUP] = "Hung up"
 RESUME = "Run the same command again to resume."
 _SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the process with exit code 130 or 143 while the block runs.
+    """Let SIGINT, SIGTERM and SIGHUP end the process with exit code 130, 143 or 129 meanwhile.
+
+    A SIGHUP that is ignored, as under nohup, stays so.
 
     In a thread other than the main one, which cannot set handlers, signals stay as they are.
     """
@@ -34,7 +38,7 @@ def ending_at_once() -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _nothing) for number in WORDS}
+    before = {number: signal.signal(number, _nothing) for number in WORDS if _is_heard(number)}
     watcher = threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True)
     watcher.start()
     try:
@@ -46,6 +50,11 @@ def ending_at_once() -> Iterator[None]:
         os.close(writing)  # ends the watcher
         watcher.join()
         os.close(reading)
+
+
+def _is_heard(number: signal.Signals) -> bool:
+    hangs_up = number not in (signal.SIGINT, signal.SIGTERM)
+    return not (hangs_up and signal.getsignal(number) is signal.SIG_IGN)
 
 
 def _nothing(_number: int, _frame: object) -> None:

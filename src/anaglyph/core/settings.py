@@ -63,8 +63,8 @@ class CollectSettings(Section, frozen=True):
     )
     layers: tuple[int | float | Literal["auto"], ...] = Field(
         default=(),
-        description="Look for findings at several layers: such as 5,10,15, or auto to have a few "
-        "chosen. Dictionaries are of the first (default: --layer alone).",
+        description="Look for findings at these layers, such as 5,10,15, or auto to have a few "
+        "chosen; dictionaries are of the first (default: --layer alone).",
     )
     context: int = Field(default=256, ge=2, description="Longest sequence, in tokens.")
     pack: bool = Field(default=False, description="Fill every sequence up to the context.")

@@ -15,7 +15,7 @@ LARGEST = 2**53
 _LONGEST = 80  # characters of a bad value that a message repeats
 
 
-class Bounded(BaseModel, allow_inf_nan=False):
+class Bounded(BaseModel, frozen=True, allow_inf_nan=False):
     """Settings whose numbers are finite, and whose whole numbers a computer can count to."""
 
     @field_validator("*")

@@ -1,20 +1,26 @@
 """Which layers a run reads, if it is to choose them: `--layers auto`.
 
-One pass without dictionaries, over a few held-out texts. At each layer l let K(l) be the KL to the
-tuned model with the base's activation put in there: that much of the change is formed up to l. Let
-R(l) be what 16 principal components of the difference close of K(l), in nats a token: that much is
-formed and can be read from few directions. The layers are the first at which R reaches 50%, 90% and
-25% of its largest value. The first of these is that of the dictionaries. Earlier layers show what
-the change starts from, later ones what is formed last. The last block is left out: a direction of
-its output is a change of single next tokens.
+One pass without dictionaries, over the few texts of many in which the predictions differ most. At
+each layer l let K(l) be the KL to the tuned model with the base's activation put in there: that
+much of the change is formed up to l. Let R(l) be what 16 principal components of the difference,
+fitted on every other text, close of K(l) in the rest, in nats a token: that much is formed and can
+be read from few directions. The layers are the first at which R reaches 50%, 75% and 25% of its
+largest value. The first of these is that of the dictionaries. Earlier layers show what the change
+starts from, later ones what is formed last. The last block is left out: a direction of its output
+is a change of single next tokens.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from anaglyph.behaviour.kl import token_kl
+from anaglyph.behaviour.predictions import both_models
 from anaglyph.causal import layer_sweep
 from anaglyph.core.errors import AnaglyphError, InputError
 from anaglyph.core.files import digest, read_json, write_json
@@ -24,11 +30,12 @@ from anaglyph.core.validation import validate
 from anaglyph.run.folder import LAYERS
 from anaglyph.subject import Subject
 
-READABLE = (0.5, 0.9, 0.25)
+READABLE = (0.5, 0.75, 0.25)
 """Shares of the most that can be read at any layer; the first layer to reach each is chosen."""
 RANK = 16
-TOKENS = 512
-"""Held-out tokens of the pass."""
+READ, TOKENS = 4096, 512
+"""Tokens that are searched for texts in which predictions differ, and of these on which edits are
+judged; components are fitted on as many."""
 MOST_LAYERS = 8
 """Layers that the pass visits, evenly spread over deeper models."""
 NOTHING = 1e-8
@@ -82,7 +89,6 @@ def chosen_layers(subject: Subject, folder: Path) -> ChosenLayers:
         {
             "pair": subject.pair.fingerprints,
             "corpus": subject.corpus.fingerprint,
-            "seed": subject.seed,
             "computed": subject.computed,
             "code": CODE,
         }
@@ -114,7 +120,7 @@ def choose(measured: list[Readable]) -> tuple[tuple[int, ...], str]:
     chosen = {each.layer: each.readable / most for each in firsts}
     said = ", ".join(f"layer {layer} ({share:.0%})" for layer, share in chosen.items())
     reason = (
-        f"{said}: the first at which {RANK} directions carry 50%, 90% and 25% of the most that "
+        f"{said}: the first at which {RANK} directions carry 50%, 75% and 25% of the most that "
         f"they carry at any layer ({most:.3g} nats a token)"
     )
     return tuple(chosen), reason
@@ -126,7 +132,9 @@ def _measured(subject: Subject) -> list[Readable]:
     visited = np.unique(np.linspace(0, last, min(last + 1, MOST_LAYERS)).round().astype(int))
     rank = min(RANK, width // 2)
     settings = CausalSettings(positions=("all",), edit_at=(), causal_tokens=TOKENS)
-    swept = layer_sweep(subject, visited.tolist(), settings, ranks=(rank,))
+    swept = layer_sweep(
+        subject, visited.tolist(), settings, ranks=(rank,), texts=_where_they_differ(subject)
+    )
     found = []
     for layer in visited.tolist():
         rows = swept.filter(layer=layer)
@@ -135,6 +143,29 @@ def _measured(subject: Subject) -> list[Readable]:
         readable, mean = none - kl[f"pca rank {rank}"], none - kl["mean difference"]
         found.append(Readable(layer=layer, formed=none, readable=readable, mean=mean))
     return found
+
+
+@torch.no_grad()
+def _where_they_differ(
+    subject: Subject,
+) -> tuple[Int64[ndarray, " fitted"], Int64[ndarray, " judged"]]:
+    """Return two halves of the texts in which predictions differ most a token.
+
+    The user's seed plays no part: another seed reads the same activations.
+    """
+    corpus = subject.corpus
+    drawn = corpus.draw(np.ones(corpus.n_sequences, bool), READ, seed=0)
+    nats, done = np.zeros(corpus.n_sequences), 0
+    text = np.repeat(np.arange(corpus.n_sequences), corpus.lengths)
+    for batch in both_models(subject.pair, corpus, sequences=drawn):
+        for chunk in batch.chunks():
+            kl = token_kl(chunk.tuned, chunk.base).double().cpu().numpy()
+            np.add.at(nats, text[chunk.tokens], kl)
+        done += len(batch.tokens)
+        subject.progress("choose layers", done, int(corpus.lengths[drawn].sum()))
+    order = drawn[np.argsort(-(nats / corpus.lengths)[drawn], kind="stable")]
+    taken = order[: max(int((corpus.lengths[order].cumsum() <= 2 * TOKENS).sum()), 2)]
+    return np.sort(taken[1::2] if len(taken) > 1 else taken), np.sort(taken[::2])
 
 
 def read_choice(folder: Path) -> ChosenLayers | None:

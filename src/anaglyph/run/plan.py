@@ -28,7 +28,7 @@ from anaglyph.pair.numbers import check_numbers
 from anaglyph.pair.quiet import loading
 from anaglyph.pair.sources import locate
 from anaglyph.pair.weight_files import ADAPTER_CONFIG
-from anaglyph.run.layers import MOST_LAYERS
+from anaglyph.run.layers import MOST_LAYERS, READ
 from anaglyph.run.layers import TOKENS as SWEEP_TOKENS
 from anaglyph.run.run import name_of
 
@@ -386,7 +386,7 @@ def plan(
         visited = min(base.layers, MOST_LAYERS)
         patched = SWEEP_EDITS * visited * min(SWEEP_TOKENS, HELD_OUT * stored) / 2
         work = running(patched, base.layers // 2 + 1, head=True)
-        work += 3 * running(SWEEP_TOKENS, base.layers)
+        work += running(min(READ, stored), base.layers, head=True)
         costs.append(Cost("layers", FIXED + work, host + on_each + logits, 1e4))
     costs.append(
         Cost("collect", running(stored, furthest), host + on_each + window, stored * (every + 5))

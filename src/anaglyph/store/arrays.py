@@ -61,8 +61,8 @@ def write_arrays(
     """Write a store of one layer; see ``PairedStore.from_arrays``."""
     base, tuned = base_and_tuned
     sides, kind = {"base": base, "tuned": tuned}, dtype
-    if layer < 0:
-        raise InputError(f"layer is {layer}: it must be at least 0")
+    if not isinstance(layer, int) or layer < 0:
+        raise InputError(f"layer is {layer!r}: it must be a whole number of at least 0")
     of_layer = {"layer": layer} if layer else {}
     contents = {name: _hash_activations(name, array, kind) for name, array in sides.items()}
     contents |= {name: _hash(array) for name, array in tokens._asdict().items()}

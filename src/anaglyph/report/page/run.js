@@ -14,7 +14,7 @@ function drawRun() {
     [
       "Layer",
       known(run.layer)
-        ? `${run.layer}${known(run.n_layers) ? ` of ${run.n_layers}, counted from 0` : ""}`
+        ? `${run.layers?.length > 1 ? run.layers.join(", ") : run.layer}${known(run.n_layers) ? ` of ${run.n_layers}, counted from 0` : ""}`
         : NONE,
     ],
     ["Text", [run.data?.length ? run.data.join(", ") : (corpus.source ?? NONE)]],

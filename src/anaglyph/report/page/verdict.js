@@ -15,8 +15,9 @@ function drawVerdict() {
   const state = verdict === null ? "unknown" : found ? "found" : "same";
   const headline = verdict === null ? "No verdict yet" : found ? "The models differ" : "No difference found";
   const where = [];
-  const { layer, n_layers: layers, corpus } = DATA.run ?? {};
-  if (known(layer)) where.push(`layer ${layer}${known(layers) ? ` of ${layers}` : ""}`);
+  const { layer, layers, n_layers: depth, corpus } = DATA.run ?? {};
+  const read = layers?.length > 1 ? `layers ${layers.join(", ")}` : `layer ${layer}`;
+  if (known(layer)) where.push(`${read}${known(depth) ? ` of ${depth}` : ""}`);
   if (known(corpus?.tokens)) where.push(`${whole(corpus.tokens)} tokens`);
   if (known(corpus?.sequences)) where.push(`${whole(corpus.sequences)} sequences`);
   fill(section("verdict"), { class: `verdict ${state}` }, [

@@ -7,7 +7,7 @@ change a preset, measure every published number on it again.
 
 from typing import Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from anaglyph.core.errors import InputError
 from anaglyph.core.validation import Bounded, validate
@@ -27,10 +27,8 @@ KINDS: tuple[FeatureKind, ...] = (
 Null = Literal["identical", "noise", "rotation", "scale"]
 
 
-class PlantedSettings(Bounded):
+class PlantedSettings(Bounded, frozen=True, extra="forbid"):
     """Everything that determines a planted pair, apart from its seed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int = Field(default=64, ge=2, description="d of the base model's residual stream")
     tuned_width: int | None = Field(
