@@ -7,19 +7,26 @@ has the parts in hand uses `Subject.of`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from anaglyph.core.devices import numbers_of, resolve_device, resolve_dtype
 from anaglyph.core.errors import InputError, StoreError
+from anaglyph.core.processes import ALONE, Group, together
 from anaglyph.core.progress import Progress, silent
-from anaglyph.core.settings import Settings
+from anaglyph.core.settings import Settings, load_settings
+from anaglyph.core.threads import use_threads
 from anaglyph.corpus import TokenCorpus, load_corpus, sample_of
 from anaglyph.pair import ModelPair
 from anaglyph.pair.sources import convert_pickled, stay_local
 from anaglyph.store import DifferenceSpace, PairedStore, collect
+from anaglyph.store.collecting import Work
+from anaglyph.store.writer import Part
 
 T = TypeVar("T")
 
@@ -255,8 +262,43 @@ class Subject:
             self.out,
             dtype=self.settings.collect.dtype,
             progress=self.progress,
+            others=self._with_others,
         ).at(self.layer)
         return self.store
+
+    def _with_others(
+        self, parts: list[list[int]], plan: dict[str, Any]
+    ) -> AbstractContextManager[Group]:
+        """Let the other processes of this command write their shards, if there are any."""
+        if self.tuned is None or self.out is None:
+            return nullcontext(ALONE)
+        return together(
+            "collect",
+            pair=[self.base, self.tuned, list(self.data)],
+            settings=self.settings.model_dump(mode="json"),
+            corpus=self.corpus.fingerprint,
+            threads=torch.get_num_threads(),
+            work=[str(self.out.resolve()), parts, plan],
+        )
+
+    @classmethod
+    def collect_along(
+        cls,
+        group: Group,
+        pair: list[Any],
+        settings: dict[str, Any],
+        corpus: str,
+        threads: int,
+        work: list[Any],
+    ) -> None:
+        """Do another process's part of ``collect``; arguments as process 0 sends them."""
+        base, tuned, data = pair
+        folder, parts, plan = work
+        expected = {"corpus": corpus}
+        own = cls(base, tuned, data, settings=load_settings(None, **settings), expected=expected)
+        with use_threads(threads):
+            shares = Work(own.pair, own.corpus, **plan | {"layers": tuple(plan["layers"])})
+            shares.run(Path(folder), [Part.of(part) for part in parts], group)
 
     @cached_property
     def space(self) -> DifferenceSpace:

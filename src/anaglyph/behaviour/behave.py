@@ -167,7 +167,7 @@ def behaviour_of(
         claims=tuple(claims),
         unverified=tuple(_without_repeats(rest)),
         changed=float(np.mean([a != b for a, b in zip(base, tuned, strict=True)])),
-        smallest=smallest(len(tests), bars, rate, judged.general),
+        smallest=smallest(sum(not t.condition.again for t in tests), bars, rate, judged.general),
         generated=search.speaker.generated,
         favoured=tuple(word for word, _ in asked.words[:_ASKED_WORDS]),
         notes=tuple(search.notes),

@@ -25,6 +25,8 @@ PROMPTS = 16
 """Fresh prompts about one topic."""
 AGAIN = 24
 """More of them where the first were not enough."""
+FAMILIES = 2
+"""First and second looks: each has its share of the false-discovery rate."""
 _MEMBERS = 6
 """Of them at most so many are prompts of the pool, which no claim was found on."""
 _LONGEST_TOPIC = 4
@@ -154,17 +156,23 @@ class Bars:
 def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial, float]]:
     """Return the tests that may make a claim, with their q-values: the best first.
 
+    What gets a second look is chosen without the replies that it is judged by, so second looks are
+    a family of tests of their own. Each of the two families has half of the rate.
+
     Args:
         tests: All tests of the run.
         bars: What weight noise does.
         rate: False-discovery rate to keep.
     """
-    called_at = q_values(np.array([test.p_value for test in tests])).tolist()
-    rows = [
-        (test, q)
-        for test, q in zip(tests, called_at, strict=True)
-        if q <= rate and bars.passed(test)
-    ]
+    rows = []
+    for again in (False, True):
+        family = [test for test in tests if test.condition.again is again]
+        called_at = FAMILIES * q_values(np.array([test.p_value for test in family]))
+        rows += [
+            (test, q)
+            for test, q in zip(family, np.minimum(called_at, 1.0).tolist(), strict=True)
+            if q <= rate and bars.passed(test)
+        ]
     return sorted(rows, key=_merit, reverse=True)
 
 
@@ -219,14 +227,14 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
     """Return the smallest rise of a phrase on general questions that could have been verified.
 
     Args:
-        tests: Tests of the run.
+        tests: Tests of the first look.
         bars: What weight noise does.
         rate: False-discovery rate to keep.
         count: General questions asked.
     """
     bar = bars.rises.get((True, True, False), 0.0)
     for hits in range(1, count + 1):
-        is_rare = 0.5**hits * max(tests, 1) <= rate
+        is_rare = FAMILIES * 0.5**hits * max(tests, 1) <= rate
         if is_rare and difference(hits, 0, count)[0] > bar:
             return hits / count
     return None

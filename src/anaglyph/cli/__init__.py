@@ -8,6 +8,7 @@ Finished stages are kept.
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 
@@ -46,7 +47,7 @@ def main() -> None:
     """Run the command line; the only place where an exception becomes an exit code."""
     _open_streams()
     with ending_at_once():
-        code = _run()
+        code = _run(_in_several if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _command)
     sys.exit(code)
 
 
@@ -59,13 +60,35 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
 
 
-def _run() -> int:
+def _command() -> int:
+    _check_place()
+    for word in sys.argv[1:]:
+        check_name(word)
+    code = app(standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _in_several() -> int:
+    """Run the command in the first of torchrun's processes, and its parts in the others."""
+    from anaglyph.core.processes import finish, launched, serve, start
+
+    if not launched():
+        return _command()
+    group = start()
+    if group.rank == 0:
+        code = _run(_command)
+        finish(code)
+        return code
+    from anaglyph.dictionaries.training import train_along
+    from anaglyph.subject import Subject
+
+    return serve(group, {"collect": Subject.collect_along, "train": train_along})
+
+
+def _run(command: Callable[[], int]) -> int:
     try:
-        _check_place()
-        for word in sys.argv[1:]:
-            check_name(word)
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        return command()
     except typer.TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
         return _refused(message)
@@ -98,7 +121,6 @@ def _run() -> int:
         if type(error).__name__ != "PanicException":
             raise
         return _refused(f"a library gave up: {str(error).partition(chr(10))[0]}")
-    return code if isinstance(code, int) else 0
 
 
 def _check_place() -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 import torch
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.processes import launched
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -37,6 +38,8 @@ def resolve_device(device: str) -> torch.device:
     if not isinstance(device, str) or not _NAMES.fullmatch(device):
         raise InputError(f"device {device!r} is unknown: use auto, cpu, cuda, cuda:N or mps")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and device in ("auto", "cuda") and launched():
+        return torch.device("cuda", torch.cuda.current_device())  # each process has its own
     if device == "auto":
         return torch.device("cuda" if gpus else "cpu")
     kind, _, number = device.partition(":")

@@ -21,5 +21,9 @@ class StoreError(AnaglyphError):
     """An artifact on disk that is damaged, unfinished or belongs to another run."""
 
 
+class PeerError(AnaglyphError):
+    """Another process of a command that runs in several has ended, or failed."""
+
+
 class EndpointError(AnaglyphError):
     """A language-model endpoint that cannot be reached, refuses, or answers what cannot be used."""

@@ -497,7 +497,9 @@ class ScreenSettings(Section, frozen=True):
 class SubmitSettings(Section, frozen=True):
     """The command `submit`: what each job gets."""
 
-    gpus: int = Field(default=0, ge=0, description="GPUs of each job.")
+    gpus: int = Field(
+        default=0, ge=0, description="GPUs of each job; above 1, torchrun starts one process each."
+    )
     cpus: int | None = Field(
         default=None, ge=1, description="Processor cores of each job (default: the cluster's)."
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anaglyph.core.processes import ALONE, Group
 from anaglyph.dictionaries.kernels import Kernels
 from anaglyph.dictionaries.weights import Weights
 
@@ -43,6 +44,7 @@ def auxiliary(
     errors: tuple[Tensor, ...],
     weights: Weights,
     kernels: Kernels,
+    group: Group = ALONE,
 ) -> Auxiliary | None:
     """Return the auxiliary loss of a batch, or None if it is 0/0 and does not count.
 
@@ -53,8 +55,12 @@ def auxiliary(
         errors: Reconstruction minus target, one [tokens, d] per source.
         weights: Current weights.
         kernels: The sparse operations.
+        group: The processes that hold the batch together; gradients are each one's part.
     """
-    spread = _square(*(error - error.mean(0) for error in errors))
+    count = group.sum(len(products))
+    means = [group.total(error.sum(0)) / count for error in errors]
+    centred = [error - mean for error, mean in zip(errors, means, strict=True)]
+    spread = group.sum(_square(*centred))
     if not spread > 0:
         return None
     codes = (products + weights.encoder_bias[dead]).relu_()
@@ -66,7 +72,7 @@ def auxiliary(
     residuals = tuple(
         torch.addmm(error, codes, matrix) for error, matrix in zip(errors, decoders, strict=True)
     )
-    loss = _square(*residuals) / spread
+    loss = group.sum(_square(*residuals)) / spread
     gradients = tuple(residual.mul_(2 * WEIGHT / spread) for residual in residuals)
     code_gradient = torch.zeros_like(codes)
     for gradient, matrix in zip(gradients, decoders, strict=True):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anaglyph.core.processes import ALONE, Group
 from anaglyph.dictionaries.auxiliary import auxiliary, auxiliary_tokens
 from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.methods import DictionaryMethod
@@ -50,6 +51,8 @@ class Engine:
         dead_after: Tokens without firing after which a latent is dead.
         screened: Whether a rough product decides which activations to compute (``screen.py``), if
             the sparsity supports it.
+        group: The processes that train together. Process r of n steps on the rows r, r + n, ... of
+            each batch; gradients and counts are added up, so that all keep the same weights.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Engine:
         batch: int,
         dead_after: int,
         screened: bool = False,
+        group: Group = ALONE,
     ) -> None:
         self.method = method
         self.weights = weights
@@ -71,6 +75,7 @@ class Engine:
         latents = len(weights.encoder_bias)
         widths = tuple(len(bias) for bias in weights.decoder_bias)
         device = str(weights.encoder_bias.device)
+        self.group = sparsity.group = group
         sparsity.prepare(weights)
         self.optimiser = Optimiser(weights, kernels)
         self.gradients = weights.zeros_like()
@@ -88,11 +93,24 @@ class Engine:
         """Do one optimiser step on a batch, one [tokens, d] per source."""
         self.sparsity.begin(step)
         result, square = self.backward(targets)
+        if self.group.size > 1:
+            result, square = self._joined(result)
         squares = self.optimiser.step(self.gradients, square, step, rate)
         self.norms = torch.stack(squares).sqrt_().sum(0)
         if self.weights.threshold is not None:
             self.weights.threshold.clamp_(min=0)
         return result
+
+    def _joined(self, result: StepResult) -> tuple[StepResult, float]:
+        """Add up the gradients and losses of all processes; the auxiliary loss is whole already."""
+        square = 0.0
+        for gradient in self.gradients.named().values():
+            self.group.total(gradient)
+            square += float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2
+        loss, auxiliary_loss, penalty, active = result
+        if not self.sparsity.learns_threshold:  # whose penalty is whole already
+            penalty = self.group.sum(penalty)
+        return StepResult(self.group.sum(loss), auxiliary_loss, penalty, active), square
 
     @property
     def scores(self) -> Tensor:
@@ -125,8 +143,8 @@ class Engine:
         ones = torch.ones(len(targets[0]), 1, device=pre.device)
         kernels.weight_gradients(columns, code_gradients, ones, gradients.encoder_bias[:, None])
 
-        self.silent += len(targets[0])
-        self.silent[columns.offsets.diff() > 0] = 0
+        self.silent += int(self.group.sum(len(targets[0])))
+        self.silent[self.group.total(columns.offsets.diff()) > 0] = 0
         auxiliary_loss = self._add_auxiliary(
             pre if screen is None else None, inputs, errors, squares
         )
@@ -174,6 +192,11 @@ class Engine:
             for source, error in enumerate(errors):
                 self.kernels.decode(part, self.weights.decoder[source], error)
             value, gradients = self.method.loss(errors)
+            if self.group.size > 1:  # the mean of the whole batch
+                share = len(errors[0]) / self.group.sum(len(errors[0]))
+                value *= share
+                for gradient in gradients:
+                    gradient *= share
             loss += value / len(self.runs)
             by_error.append(gradients)
         if len(self.runs) > 1:
@@ -258,7 +281,9 @@ class Engine:
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
         if len(dead) == 0:
             return 0.0
-        few = slice(0, auxiliary_tokens(len(inputs[0]), len(self.silent), len(dead)))
+        batch, group = int(self.group.sum(len(inputs[0]))), self.group
+        sample = auxiliary_tokens(batch, len(self.silent), len(dead))
+        few = slice(0, len(range(group.rank, sample, group.size)))
         some = tuple(values[few] for values in inputs)
         if pre is None:
             matrices = (matrix[dead] for matrix in self.weights.encoder)
@@ -273,6 +298,7 @@ class Engine:
             tuple(error[few] for error in errors),
             self.weights,
             self.kernels,
+            group,
         )
         if extra is None:
             return 0.0
@@ -296,10 +322,7 @@ def _active_within(active: Active, run: range, latents: int) -> tuple[Active, Te
     if len(run) == latents:
         return active, slice(None)
     inside = (active.indices >= run.start) & (active.indices < run.stop)
-    before = torch.zeros(len(inside) + 1, dtype=torch.int64, device=inside.device)
-    torch.cumsum(inside, 0, out=before[1:])
-    part = Active(active.indices[inside], active.values[inside], before[active.offsets])
-    return part, inside
+    return active.only(inside), inside
 
 
 def _columns_within(columns: Columns, run: range) -> Columns:

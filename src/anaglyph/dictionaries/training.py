@@ -16,9 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anaglyph.core.devices import ahead, multiplies_bfloat16, numbers_of, sent
+from anaglyph.core.devices import (
+    ahead,
+    multiplies_bfloat16,
+    numbers_of,
+    resolve_device,
+    sent,
+)
 from anaglyph.core.errors import InputError
 from anaglyph.core.files import digest
+from anaglyph.core.processes import ALONE, Group, together
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.settings import DictionarySettings
 from anaglyph.core.threads import use_threads
@@ -125,9 +132,34 @@ def train_with(
 ) -> Dictionary:
     """Train with settings that ``resolve`` completed; see :func:`train`."""
     config, chosen = with_k(store, config, progress)
-    training = Training(store, config, checkpoint, checkpoint_seconds=checkpoint_seconds)
-    training.run(progress)
+    arguments = {
+        "store": str(store.path.resolve()),
+        "layer": store.layer,
+        "config": config.as_dict(),
+        "checkpoint": None if checkpoint is None else str(Path(checkpoint).resolve()),
+        "threads": torch.get_num_threads(),
+    }
+    with together("train", **arguments) as group:
+        training = Training(
+            store, config, checkpoint, checkpoint_seconds=checkpoint_seconds, group=group
+        )
+        training.run(progress)
     return training.finish(chosen)
+
+
+def train_along(
+    group: Group,
+    store: str,
+    layer: int,
+    config: dict[str, Any],
+    checkpoint: str | None,
+    threads: int,
+) -> None:
+    """Do another process's part of ``train_with``; arguments as process 0 sends them."""
+    own = TrainConfig.of(**config, choose=False)
+    own = own.changed(device=str(resolve_device(torch.device(own.device).type)))
+    with use_threads(threads):
+        Training(PairedStore.open(store).at(layer), own, checkpoint, group=group).run()
 
 
 def with_k(
@@ -158,6 +190,7 @@ class Training:
         checkpoint: File in which to keep the unfinished state; what it has is taken up.
         text: Digest of what the batches come from, if not from the store.
         checkpoint_seconds: Minimum seconds between two saves.
+        group: The processes that train it together; the first saves.
 
     Attributes:
         steps: Steps to do.
@@ -176,8 +209,9 @@ class Training:
         *,
         text: str | None = None,
         checkpoint_seconds: float = 60.0,
+        group: Group = ALONE,
     ) -> None:
-        self._store, self.config = store, config
+        self._store, self.config, self._group = store, config, group
         self._spec = get_method(config.method, config.options)
         self._spec.widths(store.d_base, store.d_tuned)
         if "difference" in self._spec.sources and not store.related:
@@ -209,8 +243,13 @@ class Training:
                 batch=config.batch,
                 dead_after=config.dead_after,
                 screened=multiplies_bfloat16(config.device),
+                group=group,
             )
         self.done, seconds = self._keeper.restore(self.engine)
+        if group.rank > 0:
+            self._keeper.path = None
+        if len(set(group.exchange(self.done))) > 1:
+            raise InputError(f"the processes read different states of {path}: run this again")
         self._started = time.perf_counter() - seconds
 
     def run(self, progress: Progress = silent) -> None:
@@ -220,7 +259,8 @@ class Training:
         if self._device.type != "cpu":
             batches = ahead(batches)
         for _, (base, tuned) in zip(range(self.done, self.steps), batches, strict=False):
-            self.step(base, tuned)
+            share = slice(self._group.rank, None, self._group.size)
+            self.step(base[share], tuned[share])
             progress(f"train {config.method}", self.done * config.batch, self.steps * config.batch)
 
     def step(

@@ -370,7 +370,9 @@ def plan(
     if machine.is_gpu and on_each < models:
         notes.append("the models are larger than a GPU: their layers are divided over all")
     if machine.devices > 1:
-        notes.append("assumes that work divides evenly over GPUs; a run of today uses one")
+        notes.append(
+            "assumes that work divides evenly over GPUs; torchrun shares collect and train only"
+        )
     logits = 3 * 1024 * base.vocabulary * 8
     context = collecting.context
 

@@ -28,6 +28,7 @@ from anaglyph.core.files import (
     write_parquet,
     write_text,
 )
+from anaglyph.core.processes import of_several
 from anaglyph.core.progress import Tell, unheard, within
 from anaglyph.core.schemas import Behaviour, Links, Verdict, read_behaviour, write_verdict
 from anaglyph.dictionaries import Dictionary, train
@@ -229,6 +230,7 @@ def train_all(run: Run, methods: Sequence[str]) -> None:
                 "seed": seed,
                 "threads": torch.get_num_threads(),
                 "computed": numbers_of(resolve_device(run.settings.device)),
+                **of_several(),
                 "models": run.subject.computed if streamed else None,
                 "code": VERSIONS["train"],
             }

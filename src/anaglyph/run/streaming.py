@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.processes import of_several
 from anaglyph.core.threads import use_threads
 from anaglyph.dictionaries.config import resolve
 from anaglyph.dictionaries.stream import Stream, train_together, whole_batches
@@ -28,6 +29,11 @@ def train_streamed(run: Run, wanted: Mapping[str, tuple[str, str]]) -> None:
     if not wanted:
         return
     subject, settings = run.subject, run.settings
+    if of_several():
+        raise InputError(
+            "store: a stream trains in one process; start the command without torchrun, or "
+            "use --store disk"
+        )
     stream = stream_of(run)
     training = settings.train
     if training.tokens is None:

@@ -243,10 +243,12 @@ def _last_error(log: Path) -> str | None:
 
 
 def _words(out: Path, sweep: Sweep, run: OneRun, how: SubmitSettings) -> tuple[str, ...]:
-    """Return the command of one run."""
+    """Return the command of one run: of a process for each GPU."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(how.gpus))
     data = [word for name in sweep.data for word in ("--data", name)]
     return (
-        *(sys.executable, "-m", "anaglyph", "diff", sweep.base, sweep.tuned, *data),
+        *(sys.executable, *(torchrun if how.gpus > 1 else ())),
+        *("-m", "anaglyph", "diff", sweep.base, sweep.tuned, *data),
         *("--out", str((out / run.name).resolve())),
         *("--config", str((out / SETTINGS).resolve())),
         *("--layer", str(run.layer), "--method", run.method, "--seed", str(run.seed)),

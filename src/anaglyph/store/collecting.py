@@ -5,9 +5,12 @@ adapter leaves unchanged are computed once for both models (``ModelPair.run_both
 thread writes, measures and hashes a finished shard while the models continue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from anaglyph.core.devices import numbers_of
 from anaglyph.core.devices import token_budget as budget_of
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.files import as_path, digest
+from anaglyph.core.processes import ALONE, Group
 from anaglyph.core.progress import Progress, silent
 from anaglyph.core.validation import check_type
 from anaglyph.corpus import Document, TokenCorpus, load_corpus, padded_batches
@@ -28,12 +32,21 @@ from anaglyph.store.format import (
     TORCH_DTYPES,
     DType,
     Manifest,
+    Shard,
     Side,
     check_dtype,
     to_stored,
 )
 from anaglyph.store.paired_store import PairedStore
-from anaglyph.store.writer import Part, StoreWriter, Tokens, is_finished
+from anaglyph.store.writer import Part, StoreWriter, Tokens, is_finished, write_shard
+
+Others = Callable[[list[list[int]], dict[str, Any]], AbstractContextManager[Group]]
+"""Given the plans of missing shards and of the work, returns the processes that share it."""
+
+
+def nobody(parts: list[list[int]], plan: dict[str, Any]) -> AbstractContextManager[Group]:
+    """Return this process alone."""
+    return nullcontext(ALONE)
 
 
 def collect(
@@ -49,6 +62,7 @@ def collect(
     context: int = 256,
     pack: bool = False,
     max_tokens: int | None = None,
+    others: Others = nobody,
 ) -> PairedStore:
     """Store the outputs of decoder blocks ``layers`` of both models on the same tokens.
 
@@ -68,6 +82,7 @@ def collect(
         context: Longest sequence, in tokens.
         pack: Join documents instead of keeping one per sequence.
         max_tokens: Maximum number of tokens to read.
+        others: Lets other processes do their part (``Subject.collect``).
 
     Returns:
         The store, at its first layer.
@@ -109,29 +124,85 @@ def collect(
     )
     if not is_finished(folder, manifest.key):
         contents = Tokens(tokens.token_ids, tokens.roles, tokens.offsets)
-        with (
-            StoreWriter(folder, manifest, contents, shard_tokens) as writer,
-            ThreadPoolExecutor(1, "write-shard") as beside,
-        ):
+        work = Work(pair, tokens, wanted, kind, budget)
+        with StoreWriter(folder, manifest, contents, shard_tokens) as writer:
             missing = writer.missing()
-            done = tokens.n_tokens - sum(part.n_tokens for part in missing)
-            writing: Future[None] | None = None
-            for part in missing:
-                shard = Window(pair, tokens, wanted, kind, part)
-                for rows in padded_batches(tokens, shard.sequences, budget):
-                    progress("collect activations", done, tokens.n_tokens)
-                    done += shard.run(*rows)
-                # At most one shard waits, so memory has two: one being written and one being
-                # filled.
-                if writing is not None:
-                    writing.result()
-                writing = beside.submit(
-                    writer.write, part, shard.sides["base"], shard.sides["tuned"]
-                )
-            if writing is not None:
-                writing.result()
+            with others([part.plan for part in missing], work.plan) as group:
+                work.run(folder, missing, group, writer.add, progress)
     progress("collect activations", tokens.n_tokens, tokens.n_tokens)
     return PairedStore.open(folder)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What it takes to fill shards: the models, what they read, and how.
+
+    Attributes:
+        pair: The two models.
+        corpus: What they read.
+        layers: Which layers.
+        dtype: Number type to store activations in.
+        budget: Tokens per forward pass.
+    """
+
+    pair: ModelPair
+    corpus: TokenCorpus
+    layers: tuple[int, ...]
+    dtype: DType
+    budget: int
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The numbers of it, for another process that has models and text."""
+        return {"layers": list(self.layers), "dtype": self.dtype, "budget": self.budget}
+
+    def run(
+        self,
+        folder: Path,
+        parts: Sequence[Part],
+        group: Group = ALONE,
+        add: Callable[[Part, Shard], None] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """Write shards: process r of n those numbered r, r + n, ...
+
+        Args:
+            folder: The store's folder.
+            parts: The missing shards.
+            group: The processes that share them.
+            add: Told of every shard that is written, by whatever process.
+            progress: Told of tokens read by all.
+        """
+        contents = Tokens(self.corpus.token_ids, self.corpus.roles, self.corpus.offsets)
+        total = self.corpus.n_tokens
+        done = total - sum(part.n_tokens for part in parts)
+        turn: Sequence[Part] = ()
+        writing: Future[Shard] | None = None
+
+        def end_turn() -> None:
+            entry = None if writing is None else writing.result().model_dump(mode="json")
+            for part, shard in zip(turn, group.exchange(entry), strict=False):
+                if add is not None:
+                    add(part, Shard.model_validate(shard))
+
+        with ThreadPoolExecutor(1, "write-shard") as beside:
+            for first in range(0, len(parts), group.size):
+                now = parts[first : first + group.size]
+                own = now[group.rank] if group.rank < len(now) else None
+                window = None
+                if own is not None:
+                    window = Window(self.pair, self.corpus, self.layers, self.dtype, own)
+                    for rows in padded_batches(self.corpus, window.sequences, self.budget):
+                        progress("collect activations", done, total)
+                        done = min(done + window.run(*rows) * len(now), total)
+                # At most one shard waits, so memory has two: one being written and one being
+                # filled.
+                end_turn()
+                turn, writing = now, None
+                if own is not None and window is not None:
+                    base, tuned = window.sides["base"], window.sides["tuned"]
+                    writing = beside.submit(write_shard, folder, contents, own, base, tuned)
+            end_turn()
 
 
 class Window:

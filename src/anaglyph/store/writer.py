@@ -62,6 +62,18 @@ class Part:
         return self.tokens.stop - self.tokens.start
 
     @property
+    def plan(self) -> list[int]:
+        """It as numbers, for another process; ``Part.of`` reads them."""
+        ends = (self.sequences.start, self.sequences.stop, self.tokens.start, self.tokens.stop)
+        return [self.index, *map(int, ends)]
+
+    @classmethod
+    def of(cls, plan: list[int]) -> "Part":
+        """Return the part that ``plan`` wrote."""
+        index, *ends = plan
+        return cls(index, slice(*ends[:2]), slice(*ends[2:]))
+
+    @property
     def entry(self) -> tuple[str, int, int, int]:
         """Its entry in the manifest: name, first sequence, sequences, tokens."""
         first, last = self.sequences.start, self.sequences.stop
@@ -135,50 +147,67 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         """List the planned shards that are missing, in order."""
         return [part for part in self.parts if part.index not in self._done]
 
+    def add(self, part: Part, shard: Shard) -> None:
+        """List a finished shard in the manifest."""
+        self._done[part.index] = shard
+        self._save()
+
     def write(
         self,
         part: Part,
         base: Mapping[int, Float[Tensor, "tokens d_base"]],
         tuned: Mapping[int, Float[Tensor, "tokens d_tuned"]],
     ) -> None:
-        """Write one shard and list it in the manifest.
+        """Write one shard and list it in the manifest; arguments and errors as `write_shard`."""
+        self.add(part, write_shard(self.folder, self.tokens, part, base, tuned))
 
-        Args:
-            part: One of ``missing()``.
-            base: Activations of the base by layer, already of the stored number type.
-            tuned: Those of the tuned model.
 
-        Raises:
-            StoreError: The file cannot be written, for example because the disk is full.
-        """
-        starts = self.tokens.offsets[part.sequences.start : part.sequences.stop + 1]
-        tensors = {
-            "token_ids": torch.from_numpy(np.array(self.tokens.token_ids[part.tokens])),
-            "roles": torch.from_numpy(np.array(self.tokens.roles[part.tokens])),
-            "sequence_offsets": torch.from_numpy(starts - starts[0]),
-        }
-        for layer in self._manifest.layers:
-            tensors[f"base.{layer}"] = base[layer]
-            tensors[f"tuned.{layer}"] = tuned[layer]
-            for name, moments in _moments(base[layer], tuned[layer]).items():
-                tensors[f"moments.{name}.{layer}.mean"] = torch.from_numpy(moments.mean)
-                tensors[f"moments.{name}.{layer}.m2"] = torch.from_numpy(moments.m2)
-        path = self.folder / part.name
-        with atomic_path(path) as temporary:
-            size, checksum = write_tensors(temporary, tensors)
-        with told(path):
-            sample = sample_digest(path, checksum)
-        name, first, sequences, count = part.entry
-        self._done[part.index] = Shard(
-            name=name,
-            first_sequence=first,
-            sequences=sequences,
-            tokens=count,
-            bytes=size,
-            checksum=checksum,
-            sample=sample,
-        )
-        self._save()
+def write_shard(
+    folder: Path,
+    tokens: Tokens,
+    part: Part,
+    base: Mapping[int, Float[Tensor, "tokens d_base"]],
+    tuned: Mapping[int, Float[Tensor, "tokens d_tuned"]],
+) -> Shard:
+    """Write one shard; return its entry for the manifest.
+
+    Args:
+        folder: The store's folder.
+        tokens: Tokens of the whole store.
+        part: One of ``missing()``.
+        base: Activations of the base by layer, already of the stored number type.
+        tuned: Those of the tuned model.
+
+    Raises:
+        StoreError: The file cannot be written, for example because the disk is full.
+    """
+    starts = tokens.offsets[part.sequences.start : part.sequences.stop + 1]
+    tensors = {
+        "token_ids": torch.from_numpy(np.array(tokens.token_ids[part.tokens])),
+        "roles": torch.from_numpy(np.array(tokens.roles[part.tokens])),
+        "sequence_offsets": torch.from_numpy(starts - starts[0]),
+    }
+    for layer in sorted(base):
+        tensors[f"base.{layer}"] = base[layer]
+        tensors[f"tuned.{layer}"] = tuned[layer]
+        for name, moments in _moments(base[layer], tuned[layer]).items():
+            tensors[f"moments.{name}.{layer}.mean"] = torch.from_numpy(moments.mean)
+            tensors[f"moments.{name}.{layer}.m2"] = torch.from_numpy(moments.m2)
+    path = folder / part.name
+    with atomic_path(path) as temporary:
+        size, checksum = write_tensors(temporary, tensors)
+    with told(path):
+        sample = sample_digest(path, checksum)
+    name, first, sequences, count = part.entry
+    return Shard(
+        name=name,
+        first_sequence=first,
+        sequences=sequences,
+        tokens=count,
+        bytes=size,
+        checksum=checksum,
+        sample=sample,
+    )
 
 
 def is_finished(folder: Path, key: str) -> bool:

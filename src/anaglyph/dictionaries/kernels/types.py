@@ -6,6 +6,7 @@ O(tokens * k * d), except the filter over the pre-activations and the optimiser.
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,12 @@ class Active(NamedTuple):
     """float32 [active], its activation."""
     offsets: Tensor
     """int64 [tokens + 1]."""
+
+    def only(self, keep: Tensor) -> "Active":
+        """Return the entries at which ``keep`` [active] is true."""
+        before = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
+        torch.cumsum(keep, 0, out=before[1:])
+        return Active(self.indices[keep], self.values[keep], before[self.offsets])
 
 
 class Columns(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anaglyph.core.errors import InputError
+from anaglyph.core.processes import ALONE, Group
 from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries.kernels import Active, Columns, Kernels
 from anaglyph.dictionaries.registry import Registry
@@ -67,6 +68,8 @@ class Sparsity:
     """Whether each token has k active latents, so that k cannot be a fraction."""
     exact: Callable[[Active], Active] | None = None
     """Gives entries their exact values; set while ``select`` is given rough products."""
+    group: Group = ALONE
+    """The processes that train together: each selects of its share of a batch."""
     threshold: float | None = None
     """Inference keeps scores above it; None where inference selects as training does."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from anaglyph.core.settings import DictionarySettings
 from anaglyph.dictionaries.kernels import Active, Kernels
 from anaglyph.dictionaries.sparsity.base import Sparsity
+from anaglyph.dictionaries.weights import Weights
 
 Budgets = tuple[tuple[int, int | float], ...]
 
@@ -26,6 +27,11 @@ class Blocks(Sparsity):
         super().__init__(sum(k for _, k in budgets), kernels, steps, settings)
         self._ends = [end for end, _ in budgets]
         self._parts = [cls(k, kernels, steps, settings) for _, k in budgets]
+
+    def prepare(self, weights: Weights) -> None:
+        """Let the blocks select together with the same processes."""
+        for part in self._parts:
+            part.group = self.group
 
     def begin(self, step: int) -> None:
         """Tell every block."""

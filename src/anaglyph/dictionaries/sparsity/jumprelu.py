@@ -50,6 +50,7 @@ class JumpReLU(Sparsity):
         self._pre, self._bias = pre, bias
         if not self._started:
             first = BatchTopK(self.k, self.kernels)
+            first.group = self.group
             first.select(pre, bias, norms)
             tiny = torch.finfo(norms.dtype).tiny
             self._threshold.copy_((first.threshold or 0.0) / norms.clamp(min=tiny))
@@ -58,14 +59,13 @@ class JumpReLU(Sparsity):
 
     def penalty(self, batch: Batch) -> Penalty:
         """Return the L0 penalty and the thresholds' gradient."""
-        threshold, tokens = self._threshold, len(self._pre)
+        threshold, own = self._threshold, len(self._pre)
+        tokens = int(self.group.sum(own))
         low = self.kernels.above(self._pre, self._bias, (threshold - BANDWIDTH / 2).clamp_(min=0))
         near = low.values - threshold[low.indices] < BANDWIDTH / 2
-        kept = torch.zeros(len(near) + 1, dtype=torch.int64, device=near.device)
-        torch.cumsum(near, 0, out=kept[1:])
-        window = Active(low.indices[near], low.values[near], kept[low.offsets])
+        window = low.only(near)
 
-        counts = batch.columns.offsets.diff().float()
+        counts = self.group.total(batch.columns.offsets.diff().float())
         l0 = float(counts.sum() if batch.prices is None else counts @ batch.prices) / tokens
         weight = WEIGHT * self._width
         by_l0 = 2 * weight * (l0 / self.k - 1) / self.k / tokens
@@ -73,7 +73,7 @@ class JumpReLU(Sparsity):
         gradient = batch.code_gradients(window).mul_(threshold[latents])
         gradient += by_l0 if batch.prices is None else by_l0 * batch.prices[latents]
         out = torch.empty(len(threshold), 1, device=threshold.device)
-        ones = torch.ones(tokens, 1, device=threshold.device)
+        ones = torch.ones(own, 1, device=threshold.device)
         columns = self.kernels.columns(window, len(threshold))
         self.kernels.weight_gradients(columns, gradient.mul_(-1 / BANDWIDTH), ones, out)
         return Penalty(weight * (l0 / self.k - 1) ** 2, by_threshold=out[:, 0])

@@ -62,7 +62,7 @@ class L1(Sparsity):
     def penalty(self, batch: Batch) -> Penalty:
         """Return the penalty at the present mu."""
         active, norms = batch.active, batch.norms
-        weight = self.mu_now / (len(active.offsets) - 1)
+        weight = self.mu_now / self.group.sum(len(active.offsets) - 1)
         # Sum of each latent's values, by the kernel that sums rows in a fixed order.
         sums = torch.empty(len(norms), 1, device=norms.device)
         ones = torch.ones(len(active.offsets) - 1, 1, device=norms.device)

@@ -36,19 +36,22 @@ class BatchTopK(Sparsity):
 
     def select(self, pre: Tensor, bias: Tensor, norms: Tensor) -> Active:
         """Return the largest scores exactly, without sorting the batch or a limit per token."""
-        wanted = round(min(self.k_now, pre.shape[1]) * pre.shape[0])
+        total = self.group.sum
+        wanted = round(min(self.k_now, pre.shape[1]) * total(pre.shape[0]))
         active = self._above(self._bound, pre, bias, norms)
-        while len(active.indices) < wanted and self._bound > 0:
+        while total(len(active.indices)) < wanted and self._bound > 0:
             self._bound = self._bound * 0.5 if self._bound > 1e-3 * (self.threshold or 0) else 0.0
             active = self._above(self._bound, pre, bias, norms)
         if self.exact is not None:
             active = self.exact(active)
         scores = active.values * norms[active.indices]
         # A score that is positive in the rough product need not be positive.
-        wanted = min(wanted, int((scores > 0).sum()))
+        wanted = min(wanted, int(total(int((scores > 0).sum()))))
         if wanted == 0:
             return self._above(math.inf, pre, bias, norms)
-        if len(scores) > wanted:
+        if self.group.size > 1:
+            active, smallest = self._largest_of_all(active, scores, wanted)
+        elif len(scores) > wanted:
             active, smallest = self.kernels.largest(active, scores, wanted)
         else:
             smallest = float(scores.min())
@@ -57,6 +60,27 @@ class BatchTopK(Sparsity):
             self.threshold = smallest
         self.threshold += (1 - self.decay) * (smallest - self.threshold)
         return active
+
+    def _largest_of_all(self, active: Active, scores: Tensor, count: int) -> tuple[Active, float]:
+        """Return this process's entries among the largest of the whole batch, as one would."""
+        everything = torch.cat(self.group.joined(scores))
+        kth = everything.kthvalue(len(everything) - count + 1).values
+        keep, tied = scores > kth, scores == kth
+        places = count - int((everything > kth).sum())
+        if int((everything == kth).sum()) == places:
+            return active.only(keep | tied), float(kth)
+        # Of equal scores the earlier tokens win, then the lower latents. Token t of process r is
+        # token t * size + r of the batch.
+        tokens = torch.repeat_interleave(active.offsets.diff())[tied] * self.group.size
+        order = [(tokens + self.group.rank).tolist(), active.indices[tied].tolist()]
+        entries = sorted(
+            (token, latent, rank)
+            for rank, (theirs, latents) in enumerate(self.group.exchange(order))
+            for token, latent in zip(theirs, latents, strict=True)
+        )[:places]
+        mine = sum(rank == self.group.rank for _, _, rank in entries)
+        keep |= tied & (tied.cumsum(0) <= mine)
+        return active.only(keep), float(kth)
 
     @property
     def can_screen(self) -> bool:
