@@ -67,10 +67,10 @@ def test_models_and_replies_are_the_same_in_halves(pair, monkeypatch):
     whole = everything()
     forward = BlockModel._forward
 
-    def small(self, input_ids, attention_mask):
+    def small(self, input_ids, attention_mask, keep=None):
         if len(input_ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, input_ids, attention_mask)
+        return forward(self, input_ids, attention_mask, keep)
 
     monkeypatch.setattr(BlockModel, "_forward", small)
     *halves, replies = everything()

@@ -165,6 +165,7 @@ def test_settings_of_the_benchmark(anaglyph):
     refused(anaglyph("planted", "--preset", "easy", "--k", "many"), "many")
 
 
-def test_memory_that_there_is_not(finished, anaglyph):
+def test_memory_that_there_is_not(finished, anaglyph, tmp_path):
     """On a CPU torch tells of it by a RuntimeError."""
-    refused(anaglyph("train", finished, "--latents", str(10**13)), "out of memory")
+    run = shutil.copytree(finished, tmp_path / "run")
+    refused(anaglyph("train", run, "--latents", str(10**13)), "out of memory")

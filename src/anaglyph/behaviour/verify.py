@@ -25,8 +25,8 @@ PROMPTS = 16
 """Fresh prompts about one topic."""
 AGAIN = 24
 """More of them where the first were not enough."""
-FAMILIES = 2
-"""First and second looks: each has its share of the false-discovery rate."""
+SHARES = {False: 0.8, True: 0.2}
+"""Of the false-discovery rate, for first looks and for second ones."""
 _MEMBERS = 6
 """Of them at most so many are prompts of the pool, which no claim was found on."""
 _LONGEST_TOPIC = 4
@@ -157,7 +157,7 @@ def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial
     """Return the tests that may make a claim, with their q-values: the best first.
 
     What gets a second look is chosen without the replies that it is judged by, so second looks are
-    a family of tests of their own. Each of the two families has half of the rate.
+    a family of tests of their own. Each of the two families has its share of the rate.
 
     Args:
         tests: All tests of the run.
@@ -165,9 +165,9 @@ def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial
         rate: False-discovery rate to keep.
     """
     rows = []
-    for again in (False, True):
+    for again, share in SHARES.items():
         family = [test for test in tests if test.condition.again is again]
-        called_at = FAMILIES * q_values(np.array([test.p_value for test in family]))
+        called_at = q_values(np.array([test.p_value for test in family])) / share
         rows += [
             (test, q)
             for test, q in zip(family, np.minimum(called_at, 1.0).tolist(), strict=True)
@@ -234,7 +234,7 @@ def smallest(tests: int, bars: Bars, rate: float, count: int) -> float | None:
     """
     bar = bars.rises.get((True, True, False), 0.0)
     for hits in range(1, count + 1):
-        is_rare = FAMILIES * 0.5**hits * max(tests, 1) <= rate
+        is_rare = 0.5**hits * max(tests, 1) <= SHARES[False] * rate
         if is_rare and difference(hits, 0, count)[0] > bar:
             return hits / count
     return None
