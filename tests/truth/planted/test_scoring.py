@@ -99,7 +99,7 @@ def test_peak_memory_is_that_of_the_work_alone():
     kept = np.ones(40 * 2**17)
     with peak_memory() as first:
         # Pages of its own: an array may get memory that the process was given before.
-        held = mmap.mmap(-1, 30 * 2**20)
+        held = mmap.mmap(-1, 30 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         np.frombuffer(held, np.uint8)[:] = 1
         time.sleep(0.1)  # sampled, so a flash of memory can be missed
         held.close()
