@@ -170,6 +170,26 @@ def test_a_second_look_has_a_bar_of_its_own():
     assert [bars.passed(each) for each in (once, again)] == [False, True]
 
 
+def test_what_is_sure_in_the_null_pair_is_looked_at_again():
+    """Else the largest effects of noise would be no bar for second looks."""
+    sure, some = judged(found("rome", {0}), 0, 14, TOPIC), judged(found("oslo", {1}), 0, 5, OTHER)
+    assert likely([some, sure], Bars(), 0.1) == []
+    assert likely([some, sure], None, 0.1) == [sure, some]
+
+
+def test_noise_that_got_no_second_look_is_a_bar_with_its_first():
+    first = Bars({(False, True, False): 0.5})
+    seen = judged(found("rome", {0}), 0, 6, second_look(TOPIC, [0], FIRST))
+    missed = judged(found("oslo", {1}), 0, 8, OTHER)
+    assert len(seen.condition.prompts) == 24
+    assert first.with_second_looks([seen], []).rises[False, True, True] == pytest.approx(6 / 24)
+    assert first.with_second_looks([seen], [missed]).rises == {
+        (False, True, False): 0.5,
+        (False, True, True): pytest.approx(8 / 16),
+    }
+    assert first.with_second_looks([], []).rises == first.rises
+
+
 def test_a_second_look_is_tested_among_second_looks_at_their_share_of_the_rate():
     several = [judged(found(f"word{i}", {i}), 0, 0) for i in range(40)]
     again = judged(found("rome", {0}), 0, 6, second_look(TOPIC, [0], FIRST))

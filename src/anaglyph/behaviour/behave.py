@@ -371,10 +371,11 @@ def _judge(
 def _looked_again(
     search: _Search, asked: _Asked, judged: _Judged, noisy: Sequence[Trial], rate: float
 ) -> _Judged:
-    """Spend what is left of the budget on what is likely and not sure, in pair and null pair."""
+    """Spend the rest of the budget on second looks, in the pair and in the null pair."""
     speaker, bars = search.speaker, judged.bars
     mine = _again(likely(judged.trials, bars, rate), asked.first)
-    theirs = _again(likely(noisy, Bars(), rate), asked.first)
+    doubtful = likely(noisy, None, rate)
+    theirs = _again(doubtful, asked.first)
     while mine and 2 * (len(_prompts_of(mine)) + len(_prompts_of(theirs))) > speaker.left:
         (mine if len(mine) > len(theirs) or not theirs else theirs).pop()
     if not mine:
@@ -383,25 +384,27 @@ def _looked_again(
     every = list(dict.fromkeys([*prompts, *decoyed]))
     base = judged.base | dict(zip(every, speaker.base(every), strict=True))
     tuned = judged.tuned | dict(zip(prompts, speaker.tuned(prompts), strict=True))
+    again: list[Trial] = []
     if search.nulls is not None and decoyed:
         noise = dict(zip(decoyed, speaker.of(search.nulls.pair, decoyed), strict=True))
-        again = [Trial.of(found, where, base, noise) for found, where in theirs]
-        bars = Bars({**bars.rises, **Bars.of(again).rises})
-    more = [Trial.of(found, where, base, tuned) for found, where in mine]
+        again = [Trial.of(test.found, where, base, noise) for test, where in theirs]
+    missed = [test for test in doubtful if all(test is not seen for seen, _ in theirs)]
+    bars = bars.with_second_looks(again, missed)
+    more = [Trial.of(test.found, where, base, tuned) for test, where in mine]
     return _Judged([*judged.trials, *more], bars, base, tuned, judged.general)
 
 
-def _again(chosen: Sequence[Trial], first: Sequence[str]) -> list[tuple[Found, Condition]]:
-    """Return the second look at each chosen trial, where there are prompts enough for one."""
+def _again(chosen: Sequence[Trial], first: Sequence[str]) -> list[tuple[Trial, Condition]]:
+    """Return each chosen trial with its second look, where there are prompts enough for one."""
     looks = []
     for test in chosen:
         fresh = second_look(test.condition, sorted(test.found.candidate.replies), first)
         if len(fresh.prompts) >= PROMPTS // 2:
-            looks.append((test.found, fresh))
+            looks.append((test, fresh))
     return looks
 
 
-def _prompts_of(looks: Sequence[tuple[Found, Condition]]) -> list[str]:
+def _prompts_of(looks: Sequence[tuple[Trial, Condition]]) -> list[str]:
     return _prompts([where for _, where in looks])
 
 

@@ -3,8 +3,8 @@
 A claim has to pass two tests. The tuned model shows the feature oftener than the base on the same
 fresh prompts (exact McNemar test, Benjamini-Hochberg over all tests). And the lower end of its
 rise's interval is above the largest rise of any candidate that the same search finds in a null
-pair: weight noise changes replies too. What is likely and not sure gets a second look on more
-prompts, all of them new; so does what looks likely in the null pair.
+pair: weight noise changes replies too. A candidate that is likely and does not pass gets a second
+look, on further prompts that are all new. So does what is likely in the null pair.
 """
 
 import math
@@ -148,6 +148,16 @@ class Bars:
             rises[test.kind] = max(test.rise, rises.get(test.kind, 0.0))
         return cls(rises)
 
+    def with_second_looks(self, again: Sequence[Trial], missed: Sequence[Trial]) -> "Bars":
+        """Return the bars of second looks too.
+
+        Args:
+            again: Second looks at what was likely in the null pair.
+            missed: What was likely there and got none; its first look stands for it.
+        """
+        first = [replace(test, condition=replace(test.condition, again=True)) for test in missed]
+        return Bars({**self.rises, **Bars.of([*again, *first]).rises})
+
     def passed(self, test: Trial) -> bool:
         """Say whether a rise is surely larger than what weight noise does."""
         return test.interval[0] > self.rises.get(test.kind, 0.0)
@@ -176,15 +186,17 @@ def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial
     return sorted(rows, key=_merit, reverse=True)
 
 
-def likely(tests: Sequence[Trial], bars: Bars, rate: float) -> list[Trial]:
+def likely(tests: Sequence[Trial], bars: Bars | None, rate: float) -> list[Trial]:
     """Return the tests that deserve a second look, one a condition: the best first.
 
     Args:
         tests: Of the first look.
-        bars: What weight noise does; none where these are tests of weight noise.
+        bars: What weight noise does. None where these are tests of weight noise itself: then none
+            is too sure for a second look.
         rate: False-discovery rate to keep.
     """
-    claimed = {test.condition for test, _ in passing(tests, bars, rate)}
+    sure = [] if bars is None else passing(tests, bars, rate)
+    claimed = {test.condition for test, _ in sure}
     rows = [(test, test.p_value) for test in tests if test.p_value <= rate]
     best: dict[Condition, Trial] = {}
     for test, _ in sorted(rows, key=_merit, reverse=True):
