@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float64, Int64
 
 from anaglyph.behaviour.kl import token_kl
 from anaglyph.core.schemas import RoleGap
@@ -28,10 +28,9 @@ class Gap:
 
     kl: Interval
     roles: tuple[RoleGap, ...]
-    by_token: dict[int, Float[np.ndarray, " tokens"]]
+    by_token: dict[int, Float64[np.ndarray, " tokens"]]
 
 
-@torch.no_grad()
 def prediction_gap(subject: Subject, max_tokens: int = 4096) -> Gap:
     """Measure how far apart the predictions are on held-out sequences (docs/maths.md, section 7).
 
@@ -42,26 +41,16 @@ def prediction_gap(subject: Subject, max_tokens: int = 4096) -> Gap:
     Raises:
         InputError: The corpus has no held-out sequence.
     """
-    pair, corpus = subject.pair, subject.corpus
+    corpus = subject.corpus
     chosen = corpus.draw_heldout(max_tokens, subject.seed)
-    lengths = corpus.lengths
-    total = int(lengths[chosen].sum())
-    sums, tokens, done, by_token = [], [], 0, dict[int, np.ndarray]()
+    by_token = kl_by_token(subject, chosen)
+    sums = np.array([kl.sum() for kl in by_token.values()])
+    counted = corpus.lengths[list(by_token)]
     by_role = np.zeros((2, len(ROLES)))
-    for sequences, ids, mask in padded_batches(corpus, chosen, TOKEN_BUDGET):
-        tuned, base = pair.logits("tuned", ids, mask), pair.logits("base", ids, mask)
-        # Padding is computed too and left out of the sum: picking tokens would copy the logits.
-        kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape)
-        sums.append((kl * mask).sum(1).numpy())
-        tokens.append(lengths[sequences])
-        for row, sequence in enumerate(sequences.tolist()):
-            by_token[sequence] = kl[row, : lengths[sequence]].numpy()
-        roles = np.concatenate([corpus.sequence(int(each))[1] for each in sequences])
-        by_role[0] += np.bincount(roles, kl[mask.bool()].numpy(), len(ROLES))
+    for sequence, kl in by_token.items():
+        roles = corpus.sequence(sequence)[1]
+        by_role[0] += np.bincount(roles, kl, len(ROLES))
         by_role[1] += np.bincount(roles, minlength=len(ROLES))
-        done += int(tokens[-1].sum())
-        subject.progress("compare predictions", done, total)
-    counted = np.concatenate(tokens)
     draws = sequence_draws(len(counted), subject.seed)
     whole = by_role[0].sum()
     gaps = [
@@ -75,7 +64,26 @@ def prediction_gap(subject: Subject, max_tokens: int = 4096) -> Gap:
         if count
     ]
     gaps.sort(key=lambda gap: -(gap.share or 0.0))
-    return Gap(mean_kl(np.concatenate(sums), counted, draws), tuple(gaps), by_token)
+    return Gap(mean_kl(sums, counted, draws), tuple(gaps), by_token)
+
+
+@torch.no_grad()
+def kl_by_token(
+    subject: Subject, sequences: Int64[np.ndarray, " chosen"]
+) -> dict[int, Float64[np.ndarray, " _"]]:
+    """Return KL(p_tuned || p_base) at each token of some sequences, nats; longest first."""
+    pair, corpus = subject.pair, subject.corpus
+    found: dict[int, np.ndarray] = {}
+    done, total = 0, int(corpus.lengths[sequences].sum())
+    for rows, ids, mask in padded_batches(corpus, sequences, TOKEN_BUDGET):
+        keep = mask.bool()
+        tuned, base = (pair.logits(side, ids, mask, keep) for side in ("tuned", "base"))
+        ends = corpus.lengths[rows].cumsum()
+        parts = np.split(token_kl(tuned, base).cpu().numpy(), ends[:-1])
+        found |= dict(zip(rows.tolist(), parts, strict=True))
+        done += int(ends[-1])
+        subject.progress("compare predictions", done, total)
+    return found
 
 
 def kept_gap(subject: Subject, max_tokens: int) -> Gap:

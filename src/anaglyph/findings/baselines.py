@@ -9,16 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
-from anaglyph.behaviour.kl import token_kl
-from anaglyph.behaviour.outputs import TOKEN_BUDGET as AT_ONCE
-from anaglyph.behaviour.outputs import kept_gap
+from anaglyph.behaviour.outputs import kept_gap, kl_by_token
 from anaglyph.core.errors import InputError, ModelError
 from anaglyph.core.settings import FindSettings
-from anaglyph.corpus import padded_batches
 from anaglyph.dictionaries import Dictionary
 from anaglyph.direct.weights import directions, weight_changes
 from anaglyph.findings.discovery import Discovery
@@ -98,7 +94,8 @@ def _kl(
     ``known`` is the KL at each token of the texts that were read before; others are read now.
     """
     corpus = subject.corpus
-    known = {**known, **_read(subject, [i for i in texts.sequences.tolist() if i not in known])}
+    new = np.array([i for i in texts.sequences.tolist() if i not in known], np.int64)
+    known = {**known, **kl_by_token(subject, new)}
     tokens = np.concatenate([np.arange(*corpus.offsets[i : i + 2]) for i in texts.sequences])
     kl = np.concatenate([known[i] for i in texts.sequences.tolist()])
     counted = np.repeat(texts.weights, corpus.lengths[texts.sequences])
@@ -112,15 +109,3 @@ def _kl(
         for each in zip(sums, counts, strict=True)
     )
     return here, elsewhere
-
-
-@torch.no_grad()
-def _read(subject: Subject, sequences: list[int]) -> dict[int, ndarray]:
-    """Return the KL of the models' predictions at each token of some texts, nats."""
-    found = {}
-    for rows, ids, mask in padded_batches(subject.corpus, np.array(sequences, np.int64), AT_ONCE):
-        tuned, base = (subject.pair.logits(side, ids, mask) for side in ("tuned", "base"))
-        kl = token_kl(tuned.flatten(0, 1), base.flatten(0, 1)).cpu().view(mask.shape)
-        for row, sequence in enumerate(rows.tolist()):
-            found[sequence] = kl[row, : subject.corpus.lengths[sequence]].numpy()
-    return found

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 from numpy import ndarray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from anaglyph.behaviour.kl import token_kl
-from anaglyph.behaviour.predictions import both_models
+from anaglyph.behaviour.outputs import kl_by_token
 from anaglyph.causal import layer_sweep
 from anaglyph.core.errors import AnaglyphError, InputError
 from anaglyph.core.files import digest, read_json, write_json
@@ -145,7 +143,6 @@ def _measured(subject: Subject) -> list[Readable]:
     return found
 
 
-@torch.no_grad()
 def _where_they_differ(
     subject: Subject,
 ) -> tuple[Int64[ndarray, " fitted"], Int64[ndarray, " judged"]]:
@@ -155,15 +152,9 @@ def _where_they_differ(
     """
     corpus = subject.corpus
     drawn = corpus.draw(np.ones(corpus.n_sequences, bool), READ, seed=0)
-    nats, done = np.zeros(corpus.n_sequences), 0
-    text = np.repeat(np.arange(corpus.n_sequences), corpus.lengths)
-    for batch in both_models(subject.pair, corpus, sequences=drawn):
-        for chunk in batch.chunks():
-            kl = token_kl(chunk.tuned, chunk.base).double().cpu().numpy()
-            np.add.at(nats, text[chunk.tokens], kl)
-        done += len(batch.tokens)
-        subject.progress("choose layers", done, int(corpus.lengths[drawn].sum()))
-    order = drawn[np.argsort(-(nats / corpus.lengths)[drawn], kind="stable")]
+    kl = kl_by_token(subject, drawn)
+    mean = np.array([kl[sequence].mean() for sequence in drawn.tolist()])
+    order = drawn[np.argsort(-mean, kind="stable")]
     taken = order[: max(int((corpus.lengths[order].cumsum() <= 2 * TOKENS).sum()), 2)]
     return np.sort(taken[1::2] if len(taken) > 1 else taken), np.sort(taken[::2])
 
