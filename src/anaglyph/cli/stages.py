@@ -33,8 +33,8 @@ from anaglyph.cli.options import (
 from anaglyph.cli.terminal import Bars, say, table_text
 from anaglyph.core.errors import InputError
 from anaglyph.core.settings import (
+    OF_A_RUN,
     BehaveSettings,
-    CausalSettings,
     CollectSettings,
     FindSettings,
     PairSettings,
@@ -48,16 +48,7 @@ _OF_FINDINGS = tuple(name for name in FindSettings.model_fields if name != "rate
 
 
 @app.command()
-@with_settings(
-    PairSettings,
-    CollectSettings,
-    BehaveSettings,
-    TrainSettings,
-    CausalSettings,
-    FindSettings,
-    ReportSettings,
-    Settings,
-)
+@with_settings(*OF_A_RUN)
 def diff(
     base: BaseOrRun,
     given: dict[str, Any],

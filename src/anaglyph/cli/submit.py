@@ -11,34 +11,11 @@ from anaglyph.cli.common import parse_layer
 from anaglyph.cli.options import AsJson, Config, MaybeData, option_of, with_settings
 from anaglyph.cli.terminal import Bars, say, table_text
 from anaglyph.core.errors import InputError
-from anaglyph.core.settings import (
-    BehaveSettings,
-    CausalSettings,
-    CollectSettings,
-    FindSettings,
-    PairSettings,
-    ReportSettings,
-    Settings,
-    SubmitSettings,
-    TrainSettings,
-    load_settings,
-    section_of,
-)
+from anaglyph.core.settings import OF_A_RUN, SubmitSettings, load_settings, section_of
 
 
 @app.command("submit")
-@with_settings(
-    SubmitSettings,
-    PairSettings,
-    CollectSettings,
-    BehaveSettings,
-    TrainSettings,
-    CausalSettings,
-    FindSettings,
-    ReportSettings,
-    Settings,
-    leave=("layer", "layers", "seed"),
-)
+@with_settings(SubmitSettings, *OF_A_RUN, leave=("layer", "layers", "seed"))
 def submit_command(
     base: Annotated[str, typer.Argument(help="Base model, or a folder of such runs.")],
     given: dict[str, Any],

@@ -325,6 +325,19 @@ class Settings(Section, frozen=True):
         return _settings([self.model_dump(), changes], "")
 
 
+OF_A_RUN = (
+    PairSettings,
+    CollectSettings,
+    BehaveSettings,
+    TrainSettings,
+    CausalSettings,
+    FindSettings,
+    ReportSettings,
+    Settings,
+)
+"""What a whole run is set by, in the order in which `--help` shows it."""
+
+
 class GameSettings(Section, frozen=True):
     """The diffing game: what is the same for all players."""
 

@@ -185,7 +185,7 @@ class Work:
                 if add is not None:
                     add(part, Shard.model_validate(shard))
 
-        with ThreadPoolExecutor(1, "write-shard") as beside:
+        with ThreadPoolExecutor(1, "write-shard") as writer_pool:
             for first in range(0, len(parts), group.size):
                 now = parts[first : first + group.size]
                 own = now[group.rank] if group.rank < len(now) else None
@@ -201,7 +201,7 @@ class Work:
                 turn, writing = now, None
                 if own is not None and window is not None:
                     base, tuned = window.sides["base"], window.sides["tuned"]
-                    writing = beside.submit(write_shard, folder, contents, own, base, tuned)
+                    writing = writer_pool.submit(write_shard, folder, contents, own, base, tuned)
             end_turn()
 
 
