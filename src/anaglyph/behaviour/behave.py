@@ -398,7 +398,7 @@ def _again(chosen: Sequence[Trial], first: Sequence[str]) -> list[tuple[Trial, C
     """Return each chosen trial with its second look, where there are prompts enough for one."""
     looks = []
     for test in chosen:
-        fresh = second_look(test.condition, sorted(test.found.candidate.replies), first)
+        fresh = second_look(test.condition, first)
         if len(fresh.prompts) >= PROMPTS // 2:
             looks.append((test, fresh))
     return looks

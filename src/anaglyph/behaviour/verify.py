@@ -187,7 +187,10 @@ def passing(tests: Sequence[Trial], bars: Bars, rate: float) -> list[tuple[Trial
 
 
 def likely(tests: Sequence[Trial], bars: Bars | None, rate: float) -> list[Trial]:
-    """Return the tests that deserve a second look, one a condition: the best first.
+    """Return the tests that deserve a second look, one a topic: the best first.
+
+    The same questions in still other words are no second look: greedy replies to them are alike,
+    under weight noise too, so that chance would be counted again as evidence.
 
     Args:
         tests: Of the first look.
@@ -200,23 +203,19 @@ def likely(tests: Sequence[Trial], bars: Bars | None, rate: float) -> list[Trial
     rows = [(test, test.p_value) for test in tests if test.p_value <= rate]
     best: dict[Condition, Trial] = {}
     for test, _ in sorted(rows, key=_merit, reverse=True):
-        if test.condition not in claimed and not test.condition.is_general:
+        if test.condition.topic and test.condition not in claimed:
             best.setdefault(test.condition, test)
     return list(best.values())
 
 
-def second_look(condition: Condition, places: Sequence[int], first: Sequence[str]) -> Condition:
-    """Return the condition with new prompts, as far as there are any.
+def second_look(condition: Condition, first: Sequence[str]) -> Condition:
+    """Return a topic's condition with new prompts, as far as there are any.
 
     Args:
         condition: What was tried before.
-        places: Where its candidate was found.
         first: The prompts on which candidates were found.
     """
-    if condition.topic:
-        every = [wording.format(condition.topic) for wording in WORDINGS]
-    else:
-        every = _reworded([first[place] for place in places])
+    every = [wording.format(condition.topic) for wording in WORDINGS]
     known = {*first, *condition.prompts}
     fresh = [prompt for prompt in dict.fromkeys(every) if prompt not in known]
     return replace(condition, prompts=tuple(fresh[:AGAIN]), again=True)
